@@ -1,0 +1,91 @@
+"""aegen: autoencoders from the command line, every part a plugin.
+
+These names are all that a plugin may import. They are looked up when first used: `import aegen` loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aegen.data.decode import Target as Target
+    from aegen.data.decode import probe as probe_image
+    from aegen.data.decode import read_many as read_images
+    from aegen.data.decode import reshape as reshape_images
+    from aegen.data.decode import side as image_side
+    from aegen.errors import AegenError, EnvironmentFault, PluginError, RunError, UsageError
+    from aegen.model import Autoencoder
+    from aegen.plugins import hookimpl
+    from aegen.protocols import (
+        AUTOENCODER,
+        Architecture,
+        Bottleneck,
+        Dataset,
+        Exporter,
+        Images,
+        ImageShape,
+        Latent,
+        Likelihood,
+        Objective,
+        Outcome,
+        Pixels,
+        Posterior,
+        Sampler,
+        Turn,
+        Wrapper,
+    )
+    from aegen.registry import API_VERSION
+    from aegen.run import train
+    from aegen.schedules import Schedule
+    from aegen.spec import DataSettings, Range
+    from aegen.use import export, interpolate, load, reconstruct, sample
+    from aegen.checkpoint import save as save_checkpoint
+
+_HOME = {
+    "aegen.protocols": [
+        "AUTOENCODER",
+        "Architecture",
+        "Bottleneck",
+        "Dataset",
+        "Exporter",
+        "ImageShape",
+        "Images",
+        "Latent",
+        "Likelihood",
+        "Objective",
+        "Outcome",
+        "Pixels",
+        "Posterior",
+        "Sampler",
+        "Turn",
+        "Wrapper",
+    ],
+    "aegen.model": ["Autoencoder"],
+    "aegen.errors": ["AegenError", "EnvironmentFault", "PluginError", "RunError", "UsageError"],
+    "aegen.plugins": ["hookimpl"],
+    "aegen.registry": ["API_VERSION"],
+    "aegen.schedules": ["Schedule"],
+    "aegen.spec": ["DataSettings", "Range"],
+    "aegen.run": ["train"],
+    "aegen.use": ["export", "interpolate", "load", "reconstruct", "sample"],
+    "aegen.data.decode": ["Target", "probe_image=probe", "read_images=read_many", "reshape_images=reshape", "image_side=side"],
+    "aegen.checkpoint": ["save_checkpoint=save"],
+}
+_WHERE = {
+    name.partition("=")[0]: (module, name.rpartition("=")[2]) for module, names in _HOME.items() for name in names
+}
+__all__ = sorted(_WHERE)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'aegen' has no attribute {name!r}")
+    module, attribute = _WHERE[name]
+    value = getattr(import_module(module), attribute)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,195 @@
+"""Layers of configuration → one RunSpec, knowing where each value came from.
+
+Precedence: flag > `--set` > `--config` > default. An unknown key is an error with a suggestion.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aegen import registry
+from aegen.data.source import dataset_name
+from aegen.errors import UsageError, did_you_mean, listing
+from aegen.factory import load
+from aegen.model import objective_classes, objective_options
+from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
+from aegen.spec import COMPONENTS, SETTINGS, Option, RunSpec, check_options, flatten, nest, options_of
+
+DEFAULT_ARCH, DEFAULT_OBJECTIVE = "conv", "vae"
+Layer = tuple[str, dict[str, Any]]
+"""Where values come from (`--set`, a file's name) and the values by dotted key; later layers win."""
+
+
+def read_toml(path: Path) -> Layer:
+    """A configuration file as a layer.
+
+    Raises:
+        UsageError: it is missing or is not TOML.
+    """
+    try:
+        with open(path, "rb") as file:
+            return path.name, flatten(tomllib.load(file))
+    except OSError as error:
+        raise UsageError(f"cannot read --config {path} ({error.strerror})") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"--config {path} is not TOML ({error})") from error
+
+
+def parse_sets(texts: Sequence[str]) -> Layer:
+    """`--set key=value …` as a layer; values are read like those of flags.
+
+    Raises:
+        UsageError: there is no `=`.
+    """
+    values: dict[str, Any] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not equals or not key.strip():
+            raise UsageError(f"--set {text!r} is not key=value", hint="for example --set checkpoint.every_steps=20")
+        values.update(flatten({key.strip(): value.strip()}))
+    return "--set", values
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A complete configuration.
+
+    Attributes:
+        spec: of the run.
+        origins: dotted key → `default`, `--lr`, `--set`, or the name of a file.
+    """
+
+    spec: RunSpec
+    origins: dict[str, str]
+
+
+def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
+    """One flat table of the given values, and where each came from."""
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    for origin, layer in layers:
+        values.update(layer)
+        origins.update(dict.fromkeys(layer, origin))
+    return values, origins
+
+
+def chosen(values: Mapping[str, Any]) -> dict[str, str]:
+    """The names of the components that a table of values means; an objective says its bottleneck and likelihood.
+
+    Raises:
+        UsageError: a name is unknown.
+        PluginError: a component cannot be loaded.
+    """
+    for key in COMPONENTS:
+        name = values.get(f"{key}.name")
+        if name is not None and not isinstance(name, str):
+            raise UsageError(f"{key} is {name!r}, but takes a name")
+    objective = values.get("objective.name", DEFAULT_OBJECTIVE)
+    first = objective_classes(objective)[0][1]
+    return {
+        "arch": values.get("arch.name", DEFAULT_ARCH),
+        "objective": objective,
+        "bottleneck": values.get("bottleneck.name", first.bottleneck),
+        "likelihood": values.get("likelihood.name", first.likelihood),
+        "data": str(values.get("data.name", SETTINGS["data"]().name)),
+    }
+
+
+def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Component, dict[str, Option]]]:
+    """Section (`arch`, `objective`, `objective.adversarial`, …) → its component and its options."""
+    found = {}
+    for key, kind, base in (
+        ("arch", "architecture", Architecture),
+        ("bottleneck", "bottleneck", Bottleneck),
+        ("likelihood", "likelihood", Likelihood),
+        ("data", "dataset", Dataset),
+    ):
+        name = dataset_name(names[key]) if key == "data" else names[key]
+        found[key] = registry.find(kind, name), options_of(load(kind, name, base))  # type: ignore[type-abstract]
+    for i, (name, cls) in enumerate(objective_classes(names["objective"])):
+        section = f"objective.{name}" if i else "objective"
+        found[section] = registry.find("objective", name), options_of(cls, schedulable=True)
+    return found
+
+
+def resolve(layers: Sequence[Layer]) -> Resolved:
+    """Check every value and complete them by defaults.
+
+    Raises:
+        UsageError: an unknown key, name or option, or an unacceptable value.
+    """
+    values, origins = merge(layers)
+    names = chosen(values)
+    sections = component_options(names)
+    tables = nest(values)
+    strange = [k for k in tables if k not in (*COMPONENTS, *SETTINGS)]
+    if strange:
+        known = (*COMPONENTS, *SETTINGS)
+        hint = did_you_mean(strange[0], known) or f"sections are {listing(known)}"
+        raise UsageError(f"unknown section {strange[0]!r} in {origins.get(strange[0], 'the configuration')}", hint=hint)
+    full: dict[str, Any] = {}
+    for key in COMPONENTS:
+        given = {k: v for k, v in tables.get(key, {}).items() if k != "name"}
+        full[key] = {"name": names[key], **_component(key, names[key], given, sections)}
+    for key, settings in SETTINGS.items():
+        own = options_of(settings)
+        given = tables.get(key, {})
+        extra: dict[str, Any] = {}
+        if key == "data":
+            component, data_options = sections["data"]
+            for name in given:
+                if name not in own and name not in data_options:
+                    hint = did_you_mean(name, [*own, *data_options]) or f"it takes {listing([*own, *data_options])}"
+                    raise UsageError(f"unknown option data.{name} for data set {component.name}", hint=hint)
+            mine = {k: v for k, v in given.items() if k in data_options and k not in own}
+            extra = check_options(data_options, mine, "data.", f"data set {component.name}")
+            given = {k: v for k, v in given.items() if k in own}
+        full[key] = {**check_options(own, given, f"{key}.", f"section {key}"), **extra}
+    if len(full["train"]["betas"]) != 2:
+        raise UsageError(f"train.betas is {full['train']['betas']}, but takes two numbers")
+    spec = RunSpec.from_dict({k: {n: v for n, v in t.items() if v is not None} for k, t in full.items()})
+    every = flatten(spec.to_dict())
+    return Resolved(spec, {k: origins.get(k, "default") for k in every})
+
+
+def _component(
+    key: str, name: str, given: Mapping[str, Any], sections: Mapping[str, tuple[registry.Component, dict[str, Option]]]
+) -> dict[str, Any]:
+    """Checked options of one component; those of an objective's wrappers are nested under their names."""
+    if key != "objective":
+        return check_options(sections[key][1], given, f"{key}.", f"{sections[key][0].kind} {name}")
+    first, *wrappers = objective_options(name, given)
+    checked = check_options(sections["objective"][1], first.options, "objective.", f"objective {first.name}")
+    for part in wrappers:
+        section = f"objective.{part.name}"
+        checked[part.name] = check_options(sections[section][1], part.options, f"{section}.", f"objective {part.name}")
+    return {k: v for k, v in checked.items() if v != {}}
+
+
+def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
+    """The configuration of a resumed run: the saved one, with what may change.
+
+    Raises:
+        UsageError: something else was given another value than the run's.
+    """
+    from aegen.spec import RESUMABLE
+
+    before = flatten(saved.to_dict())
+    values, origins = merge(layers)
+    candidate = resolve([("the run", before), *layers]).spec
+    after = flatten(candidate.to_dict())
+    for key in values:
+        if before.get(key) != after.get(key) and key not in RESUMABLE and not key.startswith(("log.", "checkpoint.")):
+            raise UsageError(
+                f"{origins[key]} sets {key} to {after.get(key)!r}, but the run has {before.get(key)!r} and what is "
+                "computed cannot change in mid-run",
+                hint=f"only {listing(RESUMABLE)}, log.* and checkpoint.* may; or begin anew with --init-from",
+            )
+    if "train.epochs" in values and "train.steps" not in values:  # the last word on how far to go
+        candidate = dataclasses.replace(candidate, train=dataclasses.replace(candidate.train, steps=None))
+    return candidate

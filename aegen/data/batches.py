@@ -1,0 +1,73 @@
+"""Batches of uint8 images, a function of (seed, epoch) and the position in it, so that a run can resume anywhere."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+_DEVICE_SHARE = 0.25  # of the free GPU memory that images may fill
+
+
+def normalize(pixels: Tensor) -> Tensor:
+    """uint8 0…255 → float32 in [-1, 1], on the device where the pixels are."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1)
+
+
+class Batches:
+    """The training images in a new order each epoch.
+
+    Small sets live on the device as uint8 and a batch is one gather; larger ones stay in memory, and a batch is gathered
+    there and sent without waiting.
+
+    Args:
+        pixels: uint8 (N, C, H, W).
+        batch_size: images per process and micro-batch; made smaller where there are fewer.
+        seed: of the order.
+        rank, world: this process takes the rank-th part of each global batch.
+    """
+
+    def __init__(
+        self,
+        pixels: Tensor,
+        batch_size: int,
+        *,
+        seed: int,
+        device: torch.device,
+        rank: int = 0,
+        world: int = 1,
+        accumulate: int = 1,
+    ) -> None:
+        self.count = len(pixels)
+        self.batch_size = max(1, min(batch_size, self.count // (world * accumulate)))
+        self.per_epoch = max(1, self.count // (self.batch_size * world * accumulate))
+        """Optimizer steps in an epoch; what does not fill a step is left for other epochs to draw."""
+        self.seed, self.rank, self.world, self.accumulate = seed, rank, world, accumulate
+        self.device = device
+        self.resident = device.type == "cpu" or _fits(pixels, device)
+        self.pixels = pixels.to(device) if self.resident else pixels
+        self._order: Tensor = torch.empty(0)
+        self._epoch = -1
+
+    def micro(self, step: int, part: int) -> Tensor:
+        """Micro-batch `part` of optimizer step `step`: float32 (B, C, H, W) in [-1, 1] on the device."""
+        epoch, position = divmod(step, self.per_epoch)
+        if epoch != self._epoch:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+            order = torch.randperm(self.count, generator=generator)
+            self._order = order.to(self.device) if self.resident else order
+            self._epoch = epoch
+        # The global batch of a step is the same whatever the number of processes that share it.
+        start = ((position * self.accumulate + part) * self.world + self.rank) * self.batch_size
+        index = self._order[start : start + self.batch_size]
+        batch = self.pixels.index_select(0, index)
+        if not self.resident:
+            batch = batch.pin_memory() if self.device.type == "cuda" else batch
+            batch = batch.to(self.device, non_blocking=True)
+        return normalize(batch)
+
+
+def _fits(pixels: Tensor, device: torch.device) -> bool:
+    if device.type != "cuda":
+        return pixels.numel() < 2**31
+    free, _ = torch.cuda.mem_get_info(device)
+    return pixels.numel() < free * _DEVICE_SHARE

@@ -1,0 +1,195 @@
+"""One image file → uint8 (C, H, W), whatever its mode, depth, orientation and size."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from aegen.errors import UsageError
+from aegen.pictures import MODES, flat
+
+SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # not all that Pillow knows: its EPS reader runs a program
+_SIXTEEN_BIT = 257  # 65535 / 255
+
+
+class Unreadable(Exception):
+    """A file that is not a usable image; the text says why."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """What decoded images must be.
+
+    Attributes:
+        size: (height, width), or None for the image's own.
+        channels: 1 to 4, or None for the image's own.
+        fit: `crop` cuts the largest centred part of the right proportions, `resize` distorts.
+    """
+
+    size: tuple[int, int] | None = None
+    channels: int | None = None
+    fit: str = "crop"
+
+
+def read(path: Path, target: Target) -> Tensor:
+    """Decode one file to uint8 (C, H, W).
+
+    Raises:
+        Unreadable: it is empty, cut short, no image, or would decompress to an enormous one.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            warnings.filterwarnings("ignore", category=UserWarning)  # Pillow's remarks on odd metadata
+            with Image.open(path, formats=_FORMATS) as image:
+                if target.size is not None and image.format == "JPEG":
+                    # Draft decodes a JPEG at 1/2, 1/4 or 1/8, several times faster; a square covers turned ones too.
+                    side = max(target.size)
+                    image.draft(None, (side, side))
+                return to_tensor(_fit(_mode(image, target.channels), target))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise Unreadable("too large to open safely") from None
+    except UnidentifiedImageError:
+        raise Unreadable("empty file" if path.stat().st_size == 0 else "not an image") from None
+    except PermissionError:
+        raise Unreadable("no permission to read it") from None
+    except FileNotFoundError:
+        raise Unreadable("no such file") from None
+    except Exception as error:  # decoders raise anything on damaged data: OSError, SyntaxError, ValueError, struct.error
+        reason = "cut short or damaged" if "truncated" in str(error) or "broken" in str(error) else str(error)
+        raise Unreadable(reason.splitlines()[0] if reason else type(error).__name__) from None
+
+
+def _mode(image: Image.Image, channels: int | None) -> Image.Image:
+    """Upright, 8 bits a channel, in the mode for that many channels."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        image = _eight_bit(image)
+    if image.mode == "P" or (image.mode in ("L", "RGB", "1") and "transparency" in image.info):
+        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
+    elif image.mode == "PA":
+        image = image.convert("RGBA")
+    elif image.mode == "La":
+        image = image.convert("LA")
+    elif image.mode == "1":
+        image = image.convert("L")
+    elif image.mode not in MODES.values():
+        image = image.convert("RGB")  # CMYK, YCbCr, LAB, HSV
+    channels = channels or own_channels(image)
+    if channels in (1, 3):
+        image = flat(image)
+    if image.mode != MODES[channels]:
+        image = image.convert(MODES[channels])
+    return image
+
+
+def own_channels(image: Image.Image) -> int:
+    """1 for a grey image, 3 for one with colour; transparency is laid on white unless asked for."""
+    return 1 if image.mode in ("L", "LA", "1", "I", "F") or image.mode.startswith("I;16") else 3
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit and float greys; Pillow's own conversion clips everything above 255 to white."""
+    values = np.asarray(image, dtype=np.float64)
+    if not np.isfinite(values).all():
+        raise Unreadable("it holds values that are not finite")
+    if image.mode == "F":
+        top = 1.0 if values.max(initial=0) <= 1 else 255.0 if values.max() <= 255 else 65535.0
+        values = values / top * 255
+    else:
+        values = values / _SIXTEEN_BIT
+    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8), "L")
+
+
+def _fit(image: Image.Image, target: Target) -> Image.Image:
+    if target.size is None or (image.height, image.width) == target.size:
+        return image
+    height, width = target.size
+    if target.fit == "resize":
+        return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
+    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A PIL image → uint8 (C, H, W). Colours under full transparency, which nobody sees, are made white."""
+    array = np.array(image)
+    if array.ndim == 2:
+        array = array[:, :, None]
+    elif image.mode in ("LA", "RGBA"):
+        array[array[:, :, -1] == 0, :-1] = 255
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
+
+
+def read_many(paths: Sequence[Path], target: Target) -> tuple[list[Tensor | None], list[tuple[Path, str]]]:
+    """Decode files in parallel (Pillow releases the interpreter's lock).
+
+    Returns:
+        One tensor a file, None where it could not be read, and the unreadable files with their reasons.
+    """
+
+    def one(path: Path) -> Tensor | str:
+        try:
+            return read(path, target)
+        except Unreadable as error:
+            return str(error)
+
+    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        results = list(pool.map(one, paths))
+    bad = [(p, r) for p, r in zip(paths, results, strict=True) if isinstance(r, str)]
+    return [None if isinstance(r, str) else r for r in results], bad
+
+
+def probe(path: Path) -> tuple[tuple[int, int], int] | None:
+    """((height, width), channels) from a file's head without decoding it, or None if it is no image."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path, formats=_FORMATS) as image:
+                turned = image.getexif().get(0x0112, 1) >= 5
+                size = (image.width, image.height) if turned else (image.height, image.width)
+                grey = own_channels(image) == 1 or (image.mode == "P" and _grey_palette(image))
+                return size, 1 if grey else 3
+    except Exception:  # as in read(), where the reason is told
+        return None
+
+
+def _grey_palette(image: Image.Image) -> bool:
+    palette = np.asarray(image.getpalette() or [0, 0, 0]).reshape(-1, 3)
+    return bool((palette == palette[:, :1]).all())
+
+
+def side(size: int | list[int] | None) -> tuple[int, int] | None:
+    """The `--size` option as (height, width).
+
+    Raises:
+        UsageError: it is not one positive number or two.
+    """
+    if size is None:
+        return None
+    sides = [size, size] if isinstance(size, int) else list(size)
+    if len(sides) != 2 or min(sides) < 1:
+        raise UsageError(f"--size is {size!r}, but takes a number of pixels or [height, width]")
+    return sides[0], sides[1]
+
+
+def reshape(pixels: Tensor, target: Target) -> Tensor:
+    """Bring decoded images (N, C, H, W) uint8 to a target's size and channels.
+
+    For data sets that come as arrays; the same rules as for files.
+    """
+    if pixels.shape[2:] == (target.size or pixels.shape[2:]) and pixels.shape[1] == (target.channels or pixels.shape[1]):
+        return pixels
+    from aegen.pictures import to_pil
+
+    channels = target.channels or pixels.shape[1]
+    return torch.stack([to_tensor(_fit(_mode(to_pil(image), channels), target)) for image in pixels])

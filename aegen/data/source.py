@@ -1,0 +1,124 @@
+"""From `--data` to a training set and a validation set, fixed by the settings alone."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aegen import registry
+from aegen.data.decode import side
+from aegen.errors import UsageError, did_you_mean, listing
+from aegen.factory import create, load
+from aegen.protocols import Dataset, Images, ImageShape
+from aegen.spec import DataSettings, Spec
+
+_SPLIT_SEED = 20_131_220  # of the validation split, the same for every run so that runs can be compared
+SMALLEST = 8
+
+
+@dataclass
+class Data:
+    """Images ready for training.
+
+    Attributes:
+        train, validation: uint8 (N, C, H, W).
+        train_labels, validation_labels: int64 (N,) where the data has classes.
+        classes: their names.
+        skipped: "file: reason" for files that could not be read.
+        name: what the user asked for.
+    """
+
+    train: Tensor
+    validation: Tensor
+    train_labels: Tensor | None = None
+    validation_labels: Tensor | None = None
+    classes: list[str] = field(default_factory=list)
+    skipped: list[str] = field(default_factory=list)
+    name: str = ""
+
+    @property
+    def image(self) -> ImageShape:
+        """Shape of every image."""
+        return ImageShape(*self.train.shape[1:])
+
+    def fingerprint(self) -> str:
+        """A digest of the training pixels, so that a run is never resumed on other images."""
+        digest = hashlib.blake2b(str(tuple(self.train.shape)).encode(), digest_size=16)
+        digest.update(self.train.contiguous().numpy())
+        return digest.hexdigest()
+
+
+def dataset_name(name: str) -> str:
+    """The registered data set that `--data NAME` means: a name, or `folder` or `array` for a path.
+
+    Raises:
+        UsageError: neither a name nor an existing path.
+    """
+    known = registry.names("dataset")
+    if name in known or "/" in name and name.partition("/")[2] in known and not Path(name).exists():
+        return name
+    if registry.is_file(name):
+        return name
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return "folder"
+    if path.suffix in (".npy", ".npz") and path.exists():
+        return "array"
+    named = [n for n in known if n not in ("folder", "array")]
+    if path.is_file():
+        raise UsageError(f"--data {name} is a file, but takes a folder, a .npy or a .npz", hint="give its folder")
+    hint = did_you_mean(name, named) or "give an existing folder, .npy or .npz, or one of those names"
+    raise UsageError(f"--data {name!r} is no existing path and no data set ({listing(named)})", hint=hint)
+
+
+def load_data(settings: DataSettings, options: dict[str, Any] | None = None) -> Data:
+    """Read, check and split.
+
+    Raises:
+        UsageError: the data is missing, empty, unreadable, or too small.
+        EnvironmentFault: a data set that was not downloaded.
+    """
+    name = dataset_name(settings.name)
+    side(settings.size)
+    spec = Spec(name, options or {})
+    images = create(load("dataset", name, Dataset), "dataset", spec, "data.", {}).load(settings)
+    _check(images, settings)
+    if images.skipped and settings.strict:
+        raise UsageError(
+            f"{skipped_text(images.skipped, settings.name)}, which --strict-data refuses",
+            hint="mend or remove them, or leave --strict-data out",
+        )
+    train, labels = images.pixels, images.labels
+    if images.validation is None:
+        order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_SPLIT_SEED))
+        held = min(max(1, round(len(train) * settings.validation)), len(train) - 1)
+        # Sorted, so that neighbours on disk stay neighbours in memory.
+        out, kept = order[:held].sort().values, order[held:].sort().values
+        validation, validation_labels = train[out], labels[out] if labels is not None else None
+        train, labels = train[kept], labels[kept] if labels is not None else None
+    else:
+        validation, validation_labels = images.validation
+    return Data(train, validation, labels, validation_labels, images.classes, images.skipped, settings.name)
+
+
+def _check(images: Images, settings: DataSettings) -> None:
+    pixels = images.pixels
+    if pixels.dtype != torch.uint8 or pixels.ndim != 4:
+        raise TypeError(f"data set {settings.name!r} gave {pixels.dtype} {tuple(pixels.shape)}, not uint8 (N, C, H, W)")
+    if len(pixels) < 2:
+        raise UsageError(f"--data {settings.name} holds {len(pixels)} image, but training needs at least 2")
+    height, width = pixels.shape[2:]
+    if min(height, width) < SMALLEST:
+        hint = f"give --size {SMALLEST} or more"
+        raise UsageError(f"the images are {height}×{width} pixels, but must be at least {SMALLEST}×{SMALLEST}", hint=hint)
+
+
+def skipped_text(skipped: list[str], name: str, *, most: int = 5) -> str:
+    """`"3 files of photos cannot be used: a.png (not an image), …"`."""
+    shown = ", ".join(skipped[:most]) + (f" and {len(skipped) - most} more" if len(skipped) > most else "")
+    return f"{len(skipped)} file{'s' * (len(skipped) != 1)} of {name} cannot be used: {shown}"

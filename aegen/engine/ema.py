@@ -1,0 +1,46 @@
+"""An exponential moving average of the model's weights.
+
+The decay starts low, min(decay, (1 + t) / (10 + t)), or the random first weights would haunt a short run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+
+class EMA:
+    """Averages of a module's parameters; its buffers are copied, being state and not weights."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.module = module
+        self.shadow = {name: value.detach().clone() for name, value in module.state_dict().items()}
+        self._parameters = {name for name, _ in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the current weights; `step` counts the steps already taken."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        averages: list[Tensor] = []
+        weights: list[Tensor] = []
+        for name, value in self.module.state_dict().items():
+            if name in self._parameters and value.is_floating_point():
+                averages.append(self.shadow[name])
+                weights.append(value)
+            else:
+                self.shadow[name].copy_(value)
+        torch._foreach_lerp_(averages, weights, weight)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The module with the averaged weights, for validation and pictures."""
+        own = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
+        self.module.load_state_dict(self.shadow)
+        try:
+            yield
+        finally:
+            self.module.load_state_dict(own)

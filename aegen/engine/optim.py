@@ -1,0 +1,70 @@
+"""Optimizers by name, their learning rate as a function of the step, and their state by parameter name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from aegen.spec import TrainSettings
+
+
+def build(settings: TrainSettings, parameters: list[nn.Parameter], device: torch.device) -> Optimizer:
+    """The optimizer of one turn; fused where torch has it. Weight decay is for matrices and kernels, not for biases."""
+    groups = [{"params": parameters, "weight_decay": 0.0}]
+    if settings.weight_decay:
+        heavy = [p for p in parameters if p.ndim > 1]
+        light = [p for p in parameters if p.ndim <= 1]
+        groups = [{"params": heavy, "weight_decay": settings.weight_decay}, {"params": light, "weight_decay": 0.0}]
+        groups = [g for g in groups if g["params"]]
+    lr, fused = settings.lr, device.type in ("cpu", "cuda")
+    beta1, beta2 = settings.betas
+    if settings.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr, (beta1, beta2), fused=fused)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(groups, lr, (beta1, beta2), fused=fused)
+    if settings.optimizer == "rmsprop":
+        return torch.optim.RMSprop(groups, lr, momentum=settings.momentum)
+    return torch.optim.SGD(groups, lr, momentum=settings.momentum, nesterov=settings.momentum > 0, fused=fused)
+
+
+def learning_rate(settings: TrainSettings, step: int, total: int) -> float:
+    """Linear warm-up from lr/warmup, then constant, or a cosine that reaches 0 at `total`."""
+    if step < settings.warmup:
+        return settings.lr * (step + 1) / settings.warmup
+    if settings.schedule == "constant":
+        return settings.lr
+    done = (step - settings.warmup) / max(1, total - settings.warmup)
+    return settings.lr * (1 + math.cos(math.pi * min(1.0, done))) / 2
+
+
+def set_learning_rate(optimizer: Optimizer, lr: float) -> None:
+    """For every group."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+
+
+def state(optimizer: Optimizer, names: Mapping[nn.Parameter, str], prefix: str) -> dict[str, Tensor]:
+    """`prefix/<parameter>/<slot>` → tensor. By name, so that it outlives a change in the order of parameters."""
+    return {
+        f"{prefix}/{names[parameter]}/{slot}": value
+        for parameter, slots in optimizer.state.items()
+        for slot, value in slots.items()
+        if isinstance(value, Tensor)
+    }
+
+
+def restore(optimizer: Optimizer, names: Mapping[nn.Parameter, str], saved: Mapping[str, Tensor]) -> None:
+    """The inverse of `state`; `saved` is keyed `<parameter>/<slot>`."""
+    slots: dict[str, dict[str, Any]] = {}
+    for key, value in saved.items():
+        name, _, slot = key.rpartition("/")
+        slots.setdefault(name, {})[slot] = value
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    # load_state_dict knows which slots go to which device and dtype; it wants positions instead of names.
+    by_position = {i: slots[names[p]] for i, p in enumerate(parameters) if names[p] in slots}
+    optimizer.load_state_dict({"state": by_position, "param_groups": optimizer.state_dict()["param_groups"]})

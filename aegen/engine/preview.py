@@ -1,0 +1,39 @@
+"""The pictures of a run: a fixed batch above its reconstructions, and samples."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aegen import pictures
+from aegen.data.batches import normalize
+from aegen.model import Autoencoder, build_sampler
+from aegen.spec import Spec
+
+SHOWN = 24
+_SEED = 0  # of the noise in pictures: the same in every epoch, so that only the model changes between them
+
+
+@torch.no_grad()
+def reconstructions(model: Autoencoder, images: Tensor, path: Path) -> None:
+    """Originals (uint8) above reconstructions."""
+    device = next(model.parameters()).device
+    shown = images[:SHOWN]
+    again = pictures.to_uint8(model.reconstruct(normalize(shown.to(device))))
+    pictures.save(pictures.pairs(shown, again), path)
+
+
+@torch.no_grad()
+def samples(model: Autoencoder, train: Tensor, count: int, path: Path) -> None:
+    """From the prior, or, where there is none, from a Gaussian fitted on the latents of some training images."""
+    device = next(model.parameters()).device
+    has_prior = "prior" in model.bottleneck.offers
+    sampler = build_sampler(Spec("prior" if has_prior else "gaussian"), model)
+    if sampler.fitted:
+        latents = [model.encode(normalize(part.to(device))).mean.cpu() for part in train[:1024].split(128)]
+        sampler.fit(torch.cat(latents))
+    z = sampler.sample(count, torch.Generator().manual_seed(_SEED)).to(device)
+    images = [model.decode(part).mean for part in z.split(64)]
+    pictures.save(pictures.grid(torch.cat(images)), path)

@@ -1,0 +1,135 @@
+"""One turn as one module, and the player that steps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from aegen.engine import optim, precision
+from aegen.engine.parallel import World
+from aegen.model import Autoencoder
+from aegen.protocols import Objective, Outcome, Turn
+from aegen.spec import TrainSettings
+
+
+class Stage(nn.Module):
+    """A turn's loss as a module, so that DDP sees exactly one forward pass for each backward pass."""
+
+    def __init__(self, model: Autoencoder, objective: Objective, turn: Turn) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.turn = turn
+
+    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images (B, C, H, W) → the loss () and every term and watched number, each ()."""
+        return reduce(self.turn.loss(self.model, x))
+
+
+def reduce(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
+    """The batch mean of every term, and their sum: the only place where losses are averaged and added."""
+    terms = {name: term.float().mean() for name, term in outcome.terms.items()}
+    loss = torch.stack(list(terms.values())).sum()
+    watch = dict(outcome.watch)
+    if outcome.latent is not None:
+        watch.update(outcome.latent.watch)
+    seen = {name: value.detach().float().mean() for name, value in watch.items()}
+    return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}, **seen}
+
+
+class Player:
+    """A turn with its parameters, its optimizer and its gradient scaler.
+
+    Args:
+        names: of every parameter of the run, such as `model.encoder.0.weight`.
+        label: put before the names of the metrics of every turn but the first.
+    """
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        objective: Objective,
+        turn: Turn,
+        settings: TrainSettings,
+        world: World,
+        names: Mapping[nn.Parameter, str],
+        label: str = "",
+    ) -> None:
+        self.turn, self.settings, self.world, self.label = turn, settings, world, label
+        self.names = names
+        parts = [getattr(model, part) if isinstance(part, str) else part for part in turn.trains]
+        # A parameter that two parts share is stepped once.
+        self.parameters = list(dict.fromkeys(p for part in parts for p in part.parameters()))
+        self._others = [p for p in names if p not in set(self.parameters)]
+        self.optimizer = optim.build(settings, self.parameters, world.device) if self.parameters else None
+        self.scaler = precision.scaler(settings.precision, world.device)
+        self.stage: nn.Module = Stage(model, objective, turn)
+        self.seats()
+        if world.size > 1 and self.parameters:
+            # Buffers follow from the same computation on every rank; broadcasting them would undo what a turn changed.
+            self.stage = DistributedDataParallel(
+                self.stage, broadcast_buffers=False, device_ids=[world.device.index] if world.device.index is not None else None
+            )
+        if settings.compile:
+            self.stage = torch.compile(self.stage)  # type: ignore[assignment]
+
+    def due(self, step: int) -> bool:
+        """Whether the turn is taken at `step`."""
+        return step >= self.turn.after and (step - self.turn.after) % self.turn.every == 0
+
+    def seats(self) -> None:
+        """Only this turn's parameters require gradients, so none can leak into another player's."""
+        for parameter in self._others:
+            parameter.requires_grad_(False)
+        for parameter in self.parameters:
+            parameter.requires_grad_(True)
+
+    def accumulate(self, x: Tensor, *, share: float, last: bool) -> dict[str, Tensor]:
+        """Forward and backward for one micro-batch that is `share` of the step; its metrics, on the device."""
+        with self._quiet(not last):
+            with precision.autocast(self.settings.precision, self.world.device):
+                loss, metrics = self.stage(x)
+            if self.parameters:
+                self.scaler.scale(loss * share if share != 1 else loss).backward()
+        return {self.label + name: value for name, value in metrics.items()} if self.label else metrics
+
+    def _quiet(self, quiet: bool) -> AbstractContextManager[object]:
+        """DDP sums gradients at the last micro-batch of a step only."""
+        if quiet and isinstance(self.stage, DistributedDataParallel):
+            return self.stage.no_sync()
+        return nullcontext()
+
+    def step(self, lr: float) -> None:
+        """Move the parameters."""
+        if self.optimizer is None:
+            return
+        optim.set_learning_rate(self.optimizer, lr)
+        if self.settings.clip:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Tensor]:
+        """What `restore` needs, by name."""
+        prefix = f"optim/{self.turn.name}"
+        found = optim.state(self.optimizer, self.names, prefix) if self.optimizer else {}
+        if self.scaler.is_enabled():
+            scale = self.scaler.state_dict()
+            found[f"{prefix}/scaler/scale"] = torch.tensor(scale["scale"])
+            found[f"{prefix}/scaler/growth"] = torch.tensor(scale["_growth_tracker"])
+        return found
+
+    def restore(self, saved: dict[str, Tensor]) -> None:
+        """Continue from a `state`, keyed without its prefix."""
+        scale, growth = saved.pop("scaler/scale", None), saved.pop("scaler/growth", None)
+        if scale is not None and growth is not None and self.scaler.is_enabled():
+            current = self.scaler.state_dict()
+            self.scaler.load_state_dict(current | {"scale": scale.item(), "_growth_tracker": int(growth.item())})
+        if self.optimizer is not None:
+            optim.restore(self.optimizer, self.names, saved)

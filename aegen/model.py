@@ -1,0 +1,187 @@
+"""An autoencoder put together from named parts, and the check that the parts belong together."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aegen import registry
+from aegen.errors import PluginError, UsageError
+from aegen.factory import create, load
+from aegen.protocols import (
+    Architecture,
+    Bottleneck,
+    ImageShape,
+    Latent,
+    Likelihood,
+    Objective,
+    Pixels,
+    Sampler,
+    Wrapper,
+)
+from aegen.spec import Spec
+
+
+class Autoencoder(nn.Module):
+    """Encoder, bottleneck, decoder and likelihood for images of one shape.
+
+    Attributes:
+        image: the shape of the images.
+        latent_shape: of one latent, `(D,)` or `(D, h, w)`.
+    """
+
+    def __init__(
+        self,
+        image: ImageShape,
+        encoder: nn.Module,
+        bottleneck: Bottleneck,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        latent_shape: tuple[int, ...],
+    ) -> None:
+        super().__init__()
+        self.image = image
+        self.latent_shape = latent_shape
+        self.encoder = encoder
+        self.bottleneck = bottleneck
+        self.decoder = decoder
+        self.likelihood = likelihood
+
+    def encode(self, x: Tensor) -> Latent:
+        """Images (B, C, H, W) in [-1, 1] → Latent. `.z` is a draw from the posterior, `.mean` its mean."""
+        features = self.encoder(x)
+        with _full_precision(features):  # a KL or a codebook distance is not for bf16
+            latent: Latent = self.bottleneck(features.float())
+        return latent
+
+    def decode(self, z: Tensor) -> Pixels:
+        """Latents (B, *latent_shape) → p(x|z), whose `.mean` is the image in [-1, 1]."""
+        parameters = self.decoder(z)
+        with _full_precision(parameters):
+            pixels: Pixels = self.likelihood(parameters.float())
+        return pixels
+
+    def reconstruct(self, x: Tensor, *, stochastic: bool = False) -> Tensor:
+        """Images → images in [-1, 1], by the posterior mean; `stochastic` samples the posterior instead."""
+        latent = self.encode(x)
+        return self.decode(latent.z if stochastic else latent.mean).mean
+
+    def prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """`n` latents from the prior, (n, *latent_shape)."""
+        return self.bottleneck.prior(n, self.latent_shape, generator)
+
+
+def _full_precision(x: Tensor) -> Any:
+    kind = x.device.type
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
+        return nullcontext()
+    return torch.autocast(kind, enabled=False)
+
+
+# ---------------------------------------------------------------------------------------------------- building
+
+
+def build_model(arch: Spec, bottleneck: Spec, likelihood: Spec, image: ImageShape) -> Autoencoder:
+    """Put an autoencoder together; weights are drawn from torch's current random state.
+
+    Raises:
+        UsageError: unknown names or options, or parts that do not fit the image.
+    """
+    known = {"image": image}
+    neck = create(load("bottleneck", bottleneck.name, Bottleneck), "bottleneck", bottleneck, "bottleneck.", known)
+    pixels = create(load("likelihood", likelihood.name, Likelihood), "likelihood", likelihood, "likelihood.", known)
+    nets = create(
+        load("architecture", arch.name, Architecture), "architecture", arch, "arch.", known | {"fan_in": neck.fan_in}
+    )
+    with torch.device("meta"), torch.no_grad():  # shapes without arithmetic
+        features = nets.encoder().eval()(torch.empty(1, *image))
+        z = copy.deepcopy(neck).to("meta").eval()(features).z
+    latent_shape = tuple(z.shape[1:])
+    encoder = nets.encoder()
+    decoder = nets.decoder(latent_shape, pixels.fan_out)
+    return Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
+
+
+def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:
+    """`"vae+adversarial"` → the classes, innermost first.
+
+    Raises:
+        UsageError: a name is unknown, a wrapper stands first, or something that wraps nothing stands later.
+    """
+    parts = name.split("+")
+    classes = [(part, load("objective", part, Objective)) for part in parts]
+    first, *others = classes
+    if issubclass(first[1], Wrapper):
+        raise UsageError(f"objective {first[0]!r} wraps another", hint=f"put one before it: vae+{name}")
+    for part, cls in others:
+        if not issubclass(cls, Wrapper):
+            raise UsageError(f"{part!r} in objective {name!r} wraps nothing", hint=f"only wrappers follow {first[0]}+")
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"objective {name!r} names a part twice")
+    return classes
+
+
+def objective_options(name: str, options: Mapping[str, Any]) -> list[Spec]:
+    """One Spec for each part of a stack: options of the innermost stand bare, a wrapper's under its name."""
+    first, *wrappers = name.split("+")
+    own = {k: v for k, v in options.items() if k not in wrappers}
+    return [Spec(first, own), *(Spec(w, dict(options.get(w, {}))) for w in wrappers)]
+
+
+def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objective:
+    """The objective of a model, wrappers around it, checked against what the bottleneck offers.
+
+    Args:
+        size: number of training images, for objectives that need it.
+
+    Raises:
+        UsageError: unknown names or options, or a need that the bottleneck does not meet.
+    """
+    known: dict[str, Any] = {"image": model.image, "latent": model.latent_shape, "size": size}
+    objective: Objective | None = None
+    for (_, cls), part in zip(objective_classes(spec.name), objective_options(spec.name, spec.options), strict=True):
+        prefix = "objective." if objective is None else f"objective.{part.name}."
+        extra = {} if objective is None else {"inner": objective}
+        objective = create(cls, "objective", part, prefix, known | extra)
+    assert objective is not None
+    check_needs(f"objective {spec.name!r}", objective.needs, model.bottleneck)
+    return objective
+
+
+def build_sampler(spec: Spec, model: Autoencoder) -> Sampler:
+    """A sampler for a model's latents.
+
+    Raises:
+        UsageError: unknown name or option, or a need that the bottleneck does not meet.
+    """
+    cls = load("sampler", spec.name, Sampler)
+    check_needs(f"sampler {spec.name!r}", cls.needs, model.bottleneck)
+    known = {"model": model, "latent": model.latent_shape}
+    return create(cls, "sampler", spec, "sampler.", known)
+
+
+def check_needs(who: str, needs: frozenset[str] | set[str], bottleneck: Bottleneck) -> None:
+    """Refuse a combination that makes no sense, and name the bottlenecks that would do.
+
+    Raises:
+        UsageError: `needs` is not a subset of what the bottleneck offers.
+    """
+    lacking = set(needs) - set(bottleneck.offers)
+    if not lacking:
+        return
+    able = []
+    for name in registry.names("bottleneck"):
+        try:
+            offers = load("bottleneck", name, Bottleneck).offers
+        except (PluginError, UsageError):
+            continue  # a broken plugin is no advice
+        if set(needs) <= set(offers):
+            able.append(name)
+    have = type(bottleneck).__name__.lower()
+    what = "a sampler that needs none" if who.startswith("sampler") and not able else f"--bottleneck {' or '.join(able)}"
+    raise UsageError(f"{who} needs a {' and a '.join(sorted(lacking))}, which the {have} bottleneck has not", hint=f"choose {what}")

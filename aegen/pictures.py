@@ -1,0 +1,119 @@
+"""Images in [-1, 1] → PNG grids, strips and animations."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from aegen.errors import UsageError
+
+MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
+STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MOVING = (".gif", ".webp")
+_PAPER = 255
+_GAP = 2
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """[-1, 1] → 0…255, rounded and clamped: truncating shifts every value, and wrapping around turns white black."""
+    return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+
+
+def to_pil(image: Tensor) -> Image.Image:
+    """One image (C, H, W), uint8 or in [-1, 1]."""
+    pixels = image.cpu() if image.dtype == torch.uint8 else to_uint8(image)
+    array = pixels.permute(1, 2, 0).numpy()
+    return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array, MODES[array.shape[2]])
+
+
+def grid(images: Tensor, columns: int | None = None) -> Image.Image:
+    """Images (N, C, H, W), in [-1, 1] or uint8, in rows on white paper; small ones are enlarged without blur."""
+    count, channels, height, width = images.shape
+    columns = columns or math.ceil(math.sqrt(count))
+    rows = math.ceil(count / columns)
+    scale = _scale(height, width)
+    mode = "RGB" if channels >= 3 else "L"
+    cell_w, cell_h = width * scale + _GAP, height * scale + _GAP
+    sheet = Image.new(mode, (columns * cell_w + _GAP, rows * cell_h + _GAP), (_PAPER,) * 3 if mode == "RGB" else _PAPER)
+    for i, image in enumerate(images):
+        tile = flat(to_pil(image)).resize((width * scale, height * scale), Image.Resampling.NEAREST)
+        sheet.paste(tile, (_GAP + (i % columns) * cell_w, _GAP + (i // columns) * cell_h))
+    return sheet
+
+
+def pairs(originals: Tensor, again: Tensor, columns: int = 12) -> Image.Image:
+    """Rows of originals (uint8, (N, C, H, W)), each above the row of their reconstructions."""
+    columns = min(columns, len(originals))
+    short = -len(originals) % columns
+    if short:
+        blank = torch.full((short, *originals.shape[1:]), _PAPER, dtype=torch.uint8)
+        originals, again = torch.cat([originals, blank]), torch.cat([again, blank])
+    rows = [torch.cat(pair) for pair in zip(originals.split(columns), again.split(columns), strict=True)]
+    return grid(torch.cat(rows), columns)
+
+
+def _scale(height: int, width: int) -> int:
+    """How much to enlarge: a 28-pixel digit is a speck on today's screens."""
+    return max(1, min(round(64 / max(height, width)), 4))
+
+
+def enlarge(image: Image.Image) -> Image.Image:
+    """A small image at the size that it has in a grid."""
+    scale = _scale(image.height, image.width)
+    return image.resize((image.width * scale, image.height * scale), Image.Resampling.NEAREST)
+
+
+def flat(image: Image.Image) -> Image.Image:
+    """Without alpha: laid on white paper."""
+    if image.mode not in ("LA", "RGBA"):
+        return image
+    rgba = image.convert("RGBA")
+    paper = Image.new("RGBA", rgba.size, (_PAPER,) * 3 + (255,))
+    return Image.alpha_composite(paper, rgba).convert("L" if image.mode == "LA" else "RGB")
+
+
+def save(image: Image.Image, path: Path) -> None:
+    """Write a picture in the format of its ending, atomically.
+
+    Raises:
+        UsageError: the ending is none of a still picture's, or the folder cannot be written.
+    """
+    suffix = path.suffix.lower()
+    if suffix not in STILLS:
+        raise UsageError(f"cannot write a picture as {path.name}", hint=f"end its name in {', '.join(STILLS)}")
+    if suffix in (".jpg", ".jpeg", ".bmp"):  # these have no alpha
+        image = flat(image)
+    _write(path, [image], quality=95)
+
+
+def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 60) -> None:
+    """Write frames as a looping GIF or WebP, there and back again.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    there_and_back = [*frames, *frames[-2:0:-1]]
+    _write(path, [flat(f) for f in there_and_back], duration=milliseconds, loop=0)
+
+
+def _write(path: Path, frames: list[Image.Image], **options: int) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    kind = Image.registered_extensions()[path.suffix.lower()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if len(frames) > 1:
+            frames[0].save(temporary, kind, save_all=True, append_images=frames[1:], **options)
+        else:
+            frames[0].save(temporary, kind, **options)
+        os.replace(temporary, path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"cannot write {path} ({reason})", hint="give another place with -o") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,339 @@
+"""What crosses what: the pieces of an autoencoder and the values that pass between them.
+
+    image ─ Encoder ─► features ─ Bottleneck ─► Latent ─ Decoder ─► parameters ─ Likelihood ─► Pixels
+                                 Objective.turns() ─► [Turn]      turn.loss(model, x) ─► Outcome
+                                 Sampler.fit(latents) / sample(n) ─► latents ─► model.decode ─► Pixels
+
+Shapes: B batch, C image channels, H × W pixels, z the shape of one latent: `(D,)` or `(D, h, w)`.
+Images are float32 in [-1, 1]. Losses are nats per image: summed over pixels and latent dimensions, averaged over
+the batch, so that beta = 1 is the bound itself and no number depends on the batch size.
+
+In every constructor, what the framework knows is positional and is filled by name; what a user may choose is
+keyword-only, with a type and a default.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from aegen.schedules import Schedule
+from aegen.spec import DataSettings
+
+if TYPE_CHECKING:
+    from aegen.model import Autoencoder  # a type only: the model stands a floor above
+
+
+class ImageShape(NamedTuple):
+    """Channels, height and width of every image that a model sees."""
+
+    channels: int
+    height: int
+    width: int
+
+    def __str__(self) -> str:
+        return f"{self.height}×{self.width}×{self.channels}"
+
+
+# ---------------------------------------------------------------------------------------------------- values
+
+
+class Posterior(ABC):
+    """q(z|x): what a bottleneck with a density gives beside its sample."""
+
+    mean: Tensor  # (B, *z)
+
+    @abstractmethod
+    def sample(self) -> Tensor:
+        """A reparameterised draw, (B, *z)."""
+
+    @abstractmethod
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x) in nats, (B,)."""
+
+
+@dataclass
+class Latent:
+    """What every bottleneck returns.
+
+    Attributes:
+        z: what the decoder eats, (B, *z).
+        penalty: what the bottleneck charges, (B,): nats for a KL divergence, a commitment for a codebook, 0 for a
+            deterministic one.
+        posterior: q(z|x), where there is a density.
+        codes: integers (B, …), where the latent is discrete.
+        charges: the penalty by latent dimension, (B, *z), where it is a sum over them.
+        watch: numbers worth a curve that nothing minimises, each () or (B,).
+    """
+
+    z: Tensor
+    penalty: Tensor
+    posterior: Posterior | None = None
+    codes: Tensor | None = None
+    charges: Tensor | None = None
+    watch: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def mean(self) -> Tensor:
+        """The posterior mean, or `z` where nothing is sampled: what reconstruct, interpolate and export use."""
+        return self.z if self.posterior is None else self.posterior.mean
+
+
+class Pixels(ABC):
+    """p(x|z) for a batch of latents."""
+
+    mean: Tensor  # (B, C, H, W) in [-1, 1]
+
+    @abstractmethod
+    def nll(self, x: Tensor) -> Tensor:
+        """-log p(x|z) in nats, summed over the image, (B,). `x` is (B, C, H, W) in [-1, 1]."""
+
+    @abstractmethod
+    def sample(self) -> Tensor:
+        """Images drawn with their pixel noise, (B, C, H, W) in [-1, 1]."""
+
+
+@dataclass
+class Outcome:
+    """What a loss returns. The engine averages each term over the batch, adds them, and logs those very terms.
+
+    Attributes:
+        terms: what is minimised, by name, each (B,) or ().
+        recon: the reconstruction, (B, C, H, W) in [-1, 1], for wrappers that judge it.
+        latent: of the same images.
+        watch: numbers worth a curve that nothing minimises, each (B,) or ().
+    """
+
+    terms: dict[str, Tensor]
+    recon: Tensor | None = None
+    latent: Latent | None = None
+    watch: dict[str, Tensor] = field(default_factory=dict)
+
+
+AUTOENCODER = ("encoder", "bottleneck", "decoder", "likelihood")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One optimizer step of one loss on some parts.
+
+    Attributes:
+        name: of its metrics and its optimizer state.
+        loss: `loss(model, x) -> Outcome`.
+        trains: parts of the model by name, and the objective's own modules themselves.
+        every: taken at each so-many-th step only.
+        after: not taken before this step.
+    """
+
+    name: str
+    loss: Callable[[Autoencoder, Tensor], Outcome]
+    trains: Sequence[str | nn.Module] = AUTOENCODER
+    every: int = 1
+    after: int = 0
+
+
+# ---------------------------------------------------------------------------------------------------- pieces
+
+
+class Architecture(ABC):
+    """A family of encoder and decoder for one image shape: layers and nothing else, no loss and no sampling.
+
+    `__init__(self, image: ImageShape, fan_in: int, *, options…)`, where `fan_in` is the number of channels that the
+    bottleneck wants to receive.
+    """
+
+    @abstractmethod
+    def encoder(self) -> nn.Module:
+        """(B, C, H, W) → features, (B, fan_in) or (B, fan_in, h, w)."""
+
+    @abstractmethod
+    def decoder(self, latent: tuple[int, ...], fan_out: int) -> nn.Module:
+        """Latents (B, *latent) → (B, fan_out, H, W), the parameters of the likelihood."""
+
+
+class Bottleneck(nn.Module, ABC):
+    """What lies between encoder and decoder: the posterior, the prior, codebooks.
+
+    Attributes:
+        fan_in: channels that the encoder must emit.
+        offers: any of `prior`, `density` (a posterior), `charges`, `codes`.
+
+    State that is not trained by gradients (an EMA codebook) moves only when
+    `self.training and torch.is_grad_enabled()`.
+    """
+
+    fan_in: int
+    offers: frozenset[str] | set[str] = frozenset()
+
+    @abstractmethod
+    def forward(self, features: Tensor) -> Latent:
+        """Features (B, fan_in) or (B, fan_in, h, w), float32 → Latent."""
+
+    def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """`n` latents drawn from the prior, (n, *shape), if the bottleneck offers one."""
+        raise TypeError(f"{type(self).__name__} offers no prior")
+
+
+class Likelihood(nn.Module, ABC):
+    """p(x|z): `__init__(self, image: ImageShape, *, options…)`.
+
+    Attributes:
+        fan_out: channels that the decoder must emit.
+    """
+
+    fan_out: int
+
+    @abstractmethod
+    def forward(self, parameters: Tensor) -> Pixels:
+        """Decoder output (B, fan_out, H, W), float32 → Pixels."""
+
+
+class Objective(nn.Module):
+    """What is minimised. It owns its forward pass, its terms and its own networks.
+
+    A subclass writes `loss`. Its `float` options take a schedule instead of a number if they are kept under their own
+    name (`self.beta = beta`): the engine sets the attribute before each step.
+
+    Positional constructor parameters are filled by name: `image` (ImageShape), `latent` (shape of one latent),
+    `size` (number of training images), and `inner` for a wrapper.
+
+    Attributes:
+        bottleneck, likelihood: names used when the user gives none.
+        needs: what the bottleneck must offer.
+    """
+
+    bottleneck: ClassVar[str] = "deterministic"
+    likelihood: ClassVar[str] = "gaussian"
+    needs: frozenset[str] | set[str] = frozenset()
+
+    def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
+        """The loss of images `x` (B, C, H, W) in [-1, 1]. Also what validation measures."""
+        raise TypeError(f"{type(self).__name__} does not define loss()")
+
+    def turns(self) -> list[Turn]:
+        """What is stepped, in order; the first turn is the autoencoder's."""
+        return [Turn("autoencoder", self.loss)]
+
+    # Schedules live beside the attribute that they drive; set by the builder, read by the engine.
+    def schedule(self, name: str, schedule: Schedule) -> None:
+        """Drive the attribute `name` by `schedule`.
+
+        It becomes a buffer, so that it follows the device and a compiled loss need not be compiled again when it
+        changes; being a function of the step, it is not saved.
+        """
+        if not hasattr(self, name):
+            raise TypeError(f"{type(self).__name__} takes a schedule for {name!r} but keeps no attribute of that name")
+        delattr(self, name)
+        self.register_buffer(name, torch.tensor(schedule(0)), persistent=False)
+        self.__dict__.setdefault("_schedules", {})[name] = schedule
+
+    def at(self, step: int) -> None:
+        """Set every scheduled value, also those of wrapped objectives, for `step`."""
+        for module in self.modules():
+            for name, schedule in module.__dict__.get("_schedules", {}).items():
+                getattr(module, name).fill_(schedule(step))
+
+    def settled(self, step: int) -> bool:
+        """Whether every schedule has ended, so that losses of different epochs may be compared."""
+        return all(
+            step >= schedule.end
+            for module in self.modules()
+            for schedule in module.__dict__.get("_schedules", {}).values()
+        )
+
+
+class Wrapper(Objective):
+    """An objective around an objective, `--objective vae+adversarial`: `__init__(self, inner, …, *, options…)`.
+
+    It has the needs and, unless it changes them, the loss and the turns of what it wraps.
+    """
+
+    def __init__(self, inner: Objective) -> None:
+        super().__init__()
+        self.inner = inner
+        self.needs = frozenset(inner.needs)
+
+    def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
+        """The loss of what is wrapped, so that validation stays comparable with and without the wrapper."""
+        return self.inner.loss(model, x)
+
+    def turns(self) -> list[Turn]:
+        """The turns of what is wrapped."""
+        return self.inner.turns()
+
+
+class Sampler(nn.Module, ABC):
+    """How latents are drawn: a few buffers, fitted on latents, saved in the checkpoint.
+
+    Positional constructor parameters are filled by name: `model` (Autoencoder), `latent` (shape of one latent).
+    What `fit` finds is kept in buffers (or parameters) whose shapes the constructor fixes.
+
+    Attributes:
+        needs: what the bottleneck must offer.
+        fitted: whether `fit` must be called with training latents before `sample`.
+    """
+
+    needs: frozenset[str] | set[str] = frozenset()
+    fitted: ClassVar[bool] = True
+
+    def fit(self, latents: Tensor, seed: int = 0) -> None:
+        """Learn from the posterior means of the training images, (N, *z)."""
+        return None
+
+    @abstractmethod
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """`n` latents on the CPU, (n, *z)."""
+
+
+# ---------------------------------------------------------------------------------------------------- data, export
+
+
+@dataclass
+class Images:
+    """Decoded images.
+
+    Attributes:
+        pixels: uint8, (N, C, H, W).
+        labels: int64 (N,), where the data has classes.
+        classes: their names, by label.
+        validation: (pixels, labels) where the data has a split of its own.
+        skipped: "file: reason" for files that could not be read.
+    """
+
+    pixels: Tensor
+    labels: Tensor | None = None
+    classes: list[str] = field(default_factory=list)
+    validation: tuple[Tensor, Tensor | None] | None = None
+    skipped: list[str] = field(default_factory=list)
+
+
+class Dataset(ABC):
+    """A source of images: `__init__(self, *, options…)`, options written `--data.name`."""
+
+    @abstractmethod
+    def load(self, settings: DataSettings) -> Images:
+        """Read the images at the size and with the channels of `settings`, or at their own where those are None."""
+
+
+class Exporter(ABC):
+    """A file format that others read: `__init__(self, *, options…)`.
+
+    Attributes:
+        suffix: of the default output, such as `.safetensors`; empty for a folder.
+    """
+
+    suffix: ClassVar[str] = ""
+
+    @abstractmethod
+    def export(self, model: Autoencoder, path: Path, header: Mapping[str, Any]) -> list[Path]:
+        """Write the model; the files written."""
+
+    @abstractmethod
+    def parity(self, model: Autoencoder, path: Path, x: Tensor) -> dict[str, float]:
+        """Read back what was written and run it: largest absolute difference from `model` by output, for images `x`."""

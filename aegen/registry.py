@@ -1,0 +1,236 @@
+"""Kind → name → entry point. Names come from package metadata; a module is imported when its name is used.
+
+This is why `aegen --help` is instant however many plugins are installed, and why a broken plugin troubles only those
+who ask for it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from aegen.errors import PluginError, UsageError, did_you_mean, listing
+
+API_VERSION = 1
+"""The plugin interface of this aegen. A package says which it was written for with an entry point of that name:
+`[project.entry-points."aegen.api"]` and `1 = "its_package"`."""
+
+BUILTIN = "aegen"
+
+KINDS = {
+    "architecture": "aegen.architectures",
+    "bottleneck": "aegen.bottlenecks",
+    "likelihood": "aegen.likelihoods",
+    "objective": "aegen.objectives",
+    "sampler": "aegen.samplers",
+    "dataset": "aegen.datasets",
+    "exporter": "aegen.exporters",
+    "tracker": "aegen.trackers",
+    "command": "aegen.commands",
+}
+"""Kind → entry-point group."""
+
+# Shown when a name is unknown here but is known to be in a package that can be installed.
+KNOWN_ELSEWHERE = {("objective", "swae"): "aegen-swae"}
+
+
+@dataclass(frozen=True)
+class Component:
+    """One registered name: frozen data, nothing imported.
+
+    Attributes:
+        value: where it is, `"package.module:Class"`, or `"path.py:Class"` for a file.
+        package: the distribution that declares it.
+        api: the plugin interface that the distribution was written for.
+    """
+
+    kind: str
+    name: str
+    value: str
+    package: str
+    version: str
+    api: int = API_VERSION
+
+    @property
+    def builtin(self) -> bool:
+        """Whether it came with aegen itself."""
+        return self.package == BUILTIN
+
+    @property
+    def title(self) -> str:
+        """`"conv (aegen 0.1.0)"`, for panels and messages."""
+        return f"{self.name} ({self.package} {self.version})".replace(" )", ")")
+
+
+# ---------------------------------------------------------------------------------------------------- names
+
+
+def disabled(package: str) -> bool:
+    """Whether `AEGEN_DISABLE_PLUGINS` (`1`, `all`, or package names) switches this third party off."""
+    words = {w.strip().lower() for w in os.environ.get("AEGEN_DISABLE_PLUGINS", "").split(",")}
+    return package != BUILTIN and bool(words & {"1", "all", "true", package.lower()})
+
+
+def _package(entry: EntryPoint) -> tuple[str, str]:
+    return (entry.dist.name, entry.dist.version) if entry.dist is not None else ("unknown", "")
+
+
+@functools.cache
+def _apis() -> dict[str, int]:
+    found = {}
+    for entry in entry_points(group="aegen.api"):
+        if entry.name.isdecimal():
+            found[_package(entry)[0]] = int(entry.name)
+    return found
+
+
+@functools.cache
+def _scan(kind: str) -> tuple[Component, ...]:
+    found = []
+    for entry in entry_points(group=KINDS[kind]):
+        package, version = _package(entry)
+        found.append(Component(kind, entry.name, entry.value, package, version, _apis().get(package, API_VERSION)))
+    return tuple(sorted(found, key=lambda c: (not c.builtin, c.name, c.package)))
+
+
+def components(kind: str) -> list[Component]:
+    """Every registered component of a kind, the built-in ones first; nothing is imported."""
+    return [c for c in _scan(kind) if not disabled(c.package)]
+
+
+def names(kind: str) -> list[str]:
+    """The names that may be asked for, each once."""
+    return list(dict.fromkeys(c.name for c in components(kind)))
+
+
+def every_component() -> Iterator[Component]:
+    """All kinds, in the order of `KINDS`."""
+    for kind in KINDS:
+        yield from components(kind)
+
+
+def forget() -> None:
+    """Read the metadata anew; for tests and notebooks that install a package while they run."""
+    _scan.cache_clear()
+    _apis.cache_clear()
+    load.cache_clear()
+
+
+# ---------------------------------------------------------------------------------------------------- finding
+
+_trusted_files: set[str] = set()
+
+
+def trust(name: str) -> None:
+    """Allow `name` (`./mine.py:Mine`) to be run. Called with what the user typed, never with what a file says."""
+    for part in name.split("+"):
+        if is_file(part):
+            _trusted_files.add(part)
+
+
+def is_file(name: str) -> bool:
+    """Whether a name is a file component, `./mine.py:Mine`."""
+    return name.partition(":")[0].endswith(".py")
+
+
+def find(kind: str, name: str) -> Component:
+    """The component of that name; `package/name` chooses between two owners.
+
+    Raises:
+        UsageError: unknown, or a file that the user did not name.
+        PluginError: two packages own the name, or its package is switched off.
+    """
+    if is_file(name):
+        if name not in _trusted_files:
+            raise UsageError(
+                f"{name!r} is a file, and files named by a configuration or a checkpoint are never run",
+                hint=f"name it yourself: --{'arch' if kind == 'architecture' else kind} {name}, or --component {name}",
+            )
+        return Component(kind, name, name, "file", "")
+    package, slash, short = name.rpartition("/")
+    owners = [c for c in components(kind) if c.name == (short if slash else name)]
+    if slash:
+        owners = [c for c in owners if c.package == package]
+    if len(owners) > 1:
+        ways = " or ".join(f"{c.package}/{c.name}" for c in owners)
+        raise PluginError(f"{kind} {name!r} is provided by {len(owners)} packages", hint=f"say {ways}")
+    if owners:
+        return owners[0]
+    off = [c for c in _scan(kind) if disabled(c.package) and c.name == (short or name)]
+    if off:
+        raise PluginError(f"{kind} {name!r} is in {off[0].package}, which AEGEN_DISABLE_PLUGINS switches off")
+    known = names(kind)
+    hint = did_you_mean(name, known)
+    if (kind, name) in KNOWN_ELSEWHERE:
+        hint = f"pip install {KNOWN_ELSEWHERE[kind, name]} provides it"
+    raise UsageError(f"unknown {kind} {name!r}; installed: {listing(known)}", hint=hint)
+
+
+# ---------------------------------------------------------------------------------------------------- loading
+
+
+@functools.cache
+def load(component: Component) -> Any:
+    """Import what a component names.
+
+    Raises:
+        PluginError: its package asks for a newer aegen, or its import fails; the reason is in the message.
+    """
+    if component.api > API_VERSION:
+        raise PluginError(
+            f"{component.package} {component.version} needs plugin interface {component.api}, "
+            f"this aegen has {API_VERSION}",
+            hint="pip install --upgrade aegen",
+        )
+    try:
+        if is_file(component.value):
+            return _load_file(component.value)
+        return EntryPoint(component.name, component.value, KINDS[component.kind]).load()
+    except UsageError:
+        raise
+    except Exception as error:
+        if os.environ.get("AEGEN_STRICT_PLUGINS") == "1":
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PluginError(
+            f"{component.kind} {component.name!r} of {component.package} could not be loaded ({reason})",
+            hint="mend or uninstall that package; AEGEN_STRICT_PLUGINS=1 shows the traceback",
+        ) from error
+
+
+def get(kind: str, name: str) -> Any:
+    """`find`, then `load`."""
+    return load(find(kind, name))
+
+
+def _load_file(value: str) -> Any:
+    path_text, _, attribute = value.partition(":")
+    path = Path(path_text).resolve()
+    if not path.is_file():
+        raise UsageError(f"there is no file {path_text}", hint="a file component is written ./mine.py:ClassName")
+    if not attribute:
+        raise UsageError(f"{value!r} names no class", hint=f"write {path_text}:ClassName")
+    module_name = f"aegen_file_{path.stem}"
+    module = sys.modules.get(module_name)
+    if module is None or getattr(module, "__file__", None) != str(path):
+        spec = importlib.util.spec_from_file_location(module_name, path)
+        assert spec is not None and spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module  # dataclasses and get_type_hints look a class's module up here
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            del sys.modules[module_name]
+            raise
+    if not hasattr(module, attribute):
+        classes = [n for n, v in vars(module).items() if isinstance(v, type) and v.__module__ == module_name]
+        hint = did_you_mean(attribute, classes) or f"it defines {listing(classes)}"
+        raise UsageError(f"{path_text} has no {attribute!r}", hint=hint)
+    return getattr(module, attribute)

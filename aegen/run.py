@@ -1,0 +1,346 @@
+"""Train: what `aegen train` and a notebook both call."""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+
+from aegen import registry
+from aegen.checkpoint import Checkpoint, origins
+from aegen.config import Layer, merge_resume, resolve
+from aegen.data.source import Data, dataset_name, load_data
+from aegen.engine.loop import Trainer
+from aegen.engine.parallel import World, world
+from aegen.errors import EnvironmentFault, Interrupted, UsageError
+from aegen.factory import create
+from aegen.model import Autoencoder, build_model, build_objective, build_sampler
+from aegen.plugins import Hooks
+from aegen.protocols import Objective
+from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing, write_text
+from aegen.spec import RunSpec, Spec, to_toml
+from aegen.use import fit_sampler, save_sampler
+
+Say = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    """Talk that nobody listens to."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+        metrics: validation terms by name, nats per image.
+    """
+
+    run: Path | None
+    checkpoint: Path | None
+    best: Path | None
+    samples: Path | None
+    steps: int
+    epochs: int
+    images_per_second: float
+    metrics: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; the keys that `train --json` prints."""
+        paths = ("run", "checkpoint", "best", "samples")
+        return {k: str(v) if k in paths and v is not None else v for k, v in vars(self).items()}
+
+
+def train(
+    layers: Sequence[Layer] = (),
+    *,
+    resume: Path | None = None,
+    init_from: Path | None = None,
+    run_dir: Path | None = None,
+    dry_run: bool = False,
+    listeners: Sequence[object] = (),
+    say: Say = _silent,
+    **options: Any,
+) -> Result:
+    """Train a model, `aegen.train(objective="vae", arch="conv", **{"train.epochs": 5})`.
+
+    Args:
+        layers: configuration as (origin, flat dotted values); later ones win.
+        resume: run folder or checkpoint to go on with, bit for bit.
+        init_from: checkpoint whose weights to begin with.
+        run_dir: folder to make; `runs/<name>` by default.
+        dry_run: build everything, take one step, write nothing.
+        listeners: objects with hooks, beside the trackers of the configuration.
+        say: called with each line of talk.
+        options: a last layer, dotted keys with their values.
+
+    Raises:
+        AegenError: of whatever kind fits; see `aegen.errors`.
+    """
+    if options:
+        given = {f"{k}.name" if k in ("arch", "objective", "bottleneck", "likelihood", "data") else k: v for k, v in options.items()}
+        for value in given.values():
+            if isinstance(value, str):
+                registry.trust(value)
+        layers = [*layers, ("train()", given)]
+    saved = None
+    if resume is not None:
+        if init_from is not None or run_dir is not None:
+            raise UsageError("--resume goes on in the run's own folder", hint="leave --init-from and --run-dir out")
+        saved = Checkpoint(find_checkpoint(resume, prefer="last"))
+        saved.require_plugins(("architecture", "bottleneck", "likelihood", "objective", "dataset", "tracker"))
+        spec = merge_resume(saved.spec, layers)
+    else:
+        spec = resolve(layers).spec
+    with world(spec.train.device) as here:
+        return _train(spec, here, saved, init_from, run_dir, dry_run, listeners, say if here.first else _silent)
+
+
+def _train(
+    spec: RunSpec,
+    here: World,
+    saved: Checkpoint | None,
+    init_from: Path | None,
+    run_dir: Path | None,
+    dry_run: bool,
+    listeners: Sequence[object],
+    say: Say,
+) -> Result:
+    if run_dir is not None and here.first:
+        refuse_existing(run_dir)  # before minutes of reading data
+    data = load_data(spec.data, spec.data_options)
+    _tell_data(data, spec, say)
+    torch.manual_seed(spec.train.seed)
+    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image)
+    objective = build_objective(spec.objective, model, size=len(data.train))
+    source = Checkpoint(find_checkpoint(init_from)) if init_from is not None else None
+    if source is not None:
+        initialise(model, objective, source, spec)
+        say(f"weights from {source.path}")
+    hooks = Hooks()
+    for listener in listeners:
+        hooks.add(listener, type(listener).__name__)
+    fingerprint = data.fingerprint()
+    header = _header(spec, model, data, fingerprint)
+    if saved is not None and saved.header["data"]["fingerprint"] != fingerprint:
+        raise UsageError(f"--data {spec.data.name} holds other images than when {saved.path} was written")
+    stop = _Stop()
+    trainer = Trainer(spec, model, objective, data, here, run=None, header=header, hooks=hooks, stop=stop)
+    _tell_model(trainer, say)
+    if saved is not None:
+        trainer.restore(saved)
+    if dry_run:
+        trainer.take_step(trainer.progress.step)
+        trainer.read_metrics()
+        say("dry run: one step was taken, nothing was written")
+        return Result(None, None, None, None, 1, 0, 0.0, trainer.validate())
+    run = _open_run(spec, here, saved, run_dir, trainer)
+    trainer.run_dir = run if here.first else None
+    for name in spec.log.trackers if here.first else ():
+        hooks.add(create(registry.get("tracker", name), "tracker", Spec(name), "tracker.", {}), name)
+    say(f"run {run.path}" + (f", from step {trainer.progress.step}" if saved else ""))
+    return _drive(trainer, run, stop, hooks, say)
+
+
+def _drive(trainer: Trainer, run: RunDir, stop: _Stop, hooks: Hooks, say: Say) -> Result:
+    """Run the loop between the first hook and the last, and turn what ends it early into advice."""
+    spec, progress = trainer.spec, trainer.progress
+    error: BaseException | None = None
+    begin = {"run": run.path, "config": spec.to_dict(), "total_steps": trainer.total, "step": progress.step}
+    hooks.call("aegen_run_start", **begin)
+    done = progress.step >= trainer.total
+    if done:
+        say(f"nothing to do: {progress.step} of {trainer.total} steps are taken; --epochs or --steps goes further")
+    try:
+        with stop.listening():
+            if not done:
+                trainer.run()
+            samples = _finish(trainer, run)
+    except Interrupted as interrupt:
+        interrupt.hint = f"go on with: aegen train --resume {run.path}"
+        error = interrupt
+        raise
+    except OSError as fault:
+        error = disk_error(fault, run.path, last_good=trainer.last_good)
+        raise error from fault
+    except torch.OutOfMemoryError as fault:
+        error = EnvironmentFault("the device ran out of memory", hint="use a smaller --batch-size or --precision bf16")
+        raise error from fault
+    except BaseException as fault:
+        error = fault
+        raise
+    finally:
+        hooks.call("aegen_run_end", run=run.path, step=trainer.progress.step, error=error)
+    return Result(
+        run.path,
+        run.last,
+        run.best if run.best.exists() else None,
+        samples,
+        trainer.progress.step,
+        trainer.progress.step // trainer.batches.per_epoch,
+        round(trainer.images_per_second, 1),
+        trainer.validation,
+    )
+
+
+def _finish(trainer: Trainer, run: RunDir) -> Path:
+    """Fit the sampler of models without a prior, and draw the final picture as `aegen sample` will."""
+    from aegen.use import default_sampler, load, sample
+
+    picture = run.path / "samples.png"
+    if trainer.world.first:
+        model = load(run.path, device=str(trainer.world.device))
+        name = default_sampler(model.model)
+        if name != "prior":
+            sampler = build_sampler(Spec(name), model.model)
+            fit_sampler(sampler, model.model, trainer.data.train, trainer.spec.train.seed)
+            for path in {model.path, run.last}:
+                save_sampler(path, Spec(name), sampler)
+        sample(run.path, count=trainer.spec.log.images, out=picture, device=str(trainer.world.device))
+        trainer.hooks.call("aegen_images_logged", name="samples", path=picture, step=trainer.progress.step)
+    trainer.world.barrier()
+    return picture
+
+
+# ---------------------------------------------------------------------------------------------------- beginnings
+
+
+def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spec: RunSpec) -> None:
+    """Begin with another run's weights: its averaged ones if it has them, and its objective's if that is the same.
+
+    Raises:
+        UsageError: the architectures differ.
+    """
+    theirs = source.spec
+    for key in ("arch", "bottleneck", "likelihood"):
+        mine, other = getattr(spec, key), getattr(theirs, key)
+        if mine != other:
+            raise UsageError(
+                f"--init-from {source.path} has {key} {other.name} {other.options}, this run {mine.name} {mine.options}",
+                hint="give the same --arch, --bottleneck and --likelihood with the same options",
+            )
+    source.restore(model, "ema." if source.has("ema.") else "model.")
+    if spec.objective.name == theirs.objective.name and source.has("objective."):
+        source.restore(objective, "objective.")
+
+
+def _open_run(spec: RunSpec, here: World, saved: Checkpoint | None, run_dir: Path | None, trainer: Trainer) -> RunDir:
+    """The run's folder: rank 0 makes it, or finds it, and writes what the run is made of."""
+    if saved is not None:
+        run = RunDir(saved.path.parent.parent)
+        if here.first:
+            run.forget_after(trainer.progress.step)
+    elif here.first:
+        data = re.sub(r"[^A-Za-z0-9]+", "-", Path(spec.data.name).stem).strip("-") or "data"
+        stem = re.sub(r"[^A-Za-z0-9+.-]+", "-", f"{spec.arch.name}-{spec.objective.name}-{data}").strip("-.")
+        run = RunDir.create(run_dir, stem)
+    else:
+        run = RunDir(run_dir or Path("runs"))
+    if here.first:
+        try:
+            write_text(run.config, to_toml(spec.to_dict()))
+            write_text(run.environment, json.dumps(environment(here), indent=2) + "\n")
+        except OSError as error:
+            raise disk_error(error, run.path) from error
+    return run
+
+
+def _header(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str) -> dict[str, Any]:
+    parts = [
+        ("architecture", spec.arch.name),
+        ("bottleneck", spec.bottleneck.name),
+        ("likelihood", spec.likelihood.name),
+        *(("objective", name) for name in spec.objective.name.split("+")),
+        ("dataset", dataset_name(spec.data.name)),
+        *(("tracker", name) for name in spec.log.trackers),
+    ]
+    return {
+        "spec": spec.to_dict(),
+        "image": list(model.image),
+        "latent": list(model.latent_shape),
+        "data": {"name": spec.data.name, "count": len(data.train), "classes": data.classes, "fingerprint": fingerprint},
+        "plugins": origins(parts),
+        "samplers": {},
+        "versions": {"aegen": version("aegen"), "torch": torch.__version__},
+    }
+
+
+def environment(here: World) -> dict[str, Any]:
+    """What the run ran on: versions and device, and the command; nothing that names a person."""
+    names = ("aegen", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors")
+    device: dict[str, Any] = {"type": here.device.type, "processes": here.size, "threads": torch.get_num_threads()}
+    if here.device.type == "cuda":
+        device["name"] = torch.cuda.get_device_name(here.device)
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "versions": {name: version(name) for name in names},
+        "plugins": sorted({f"{c.package} {c.version}" for c in registry.every_component() if not c.builtin}),
+        "device": device,
+        "command": sys.argv[1:],
+    }
+
+
+def _tell_data(data: Data, spec: RunSpec, say: Say) -> None:
+    classes = f", {len(data.classes)} classes" if data.classes else ""
+    say(f"data {spec.data.name}: {len(data.train):,} images for training, {len(data.validation):,} for validation, {data.image}{classes}")
+    if data.skipped:
+        from aegen.data.source import skipped_text
+
+        say(f"{skipped_text(data.skipped, spec.data.name)}; training goes on without them")
+
+
+def _tell_model(trainer: Trainer, say: Say) -> None:
+    spec, model = trainer.spec, trainer.model
+    size = sum(p.numel() for p in model.parameters())
+    latent = "×".join(str(n) for n in model.latent_shape)
+    say(
+        f"model {spec.arch.name} with {spec.bottleneck.name} bottleneck of {latent} and {spec.likelihood.name} likelihood, "
+        f"{size:,} parameters; objective {spec.objective.name}"
+    )
+    where = str(trainer.world.device) + (f" ×{trainer.world.size}" if trainer.world.size > 1 else "")
+    smaller = f" (fewer than the {spec.train.batch_size} asked for)" if trainer.batches.batch_size < spec.train.batch_size else ""
+    say(
+        f"{trainer.total:,} steps of batch {trainer.batches.batch_size}{smaller}, "
+        f"{trainer.batches.per_epoch:,} an epoch, on {where} in {spec.train.precision}"
+    )
+
+
+class _Stop:
+    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self._asked = False
+
+    def __call__(self) -> bool:
+        return self._asked
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Catch the signals, in the main thread, where Python allows it."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _catch(self, number: int, frame: FrameType | None) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True

@@ -1,0 +1,163 @@
+"""The folder of a run: where it is made, what is in it, which one is the latest."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from aegen.errors import RunError, UsageError
+
+RUNS = Path("runs")
+
+
+class RunDir:
+    """`config.toml`, `environment.json`, `metrics.jsonl`, `samples/`, `checkpoints/`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.toml"
+        self.environment = path / "environment.json"
+        self.metrics = path / "metrics.jsonl"
+        self.samples = path / "samples"
+        self.checkpoints = path / "checkpoints"
+        self.last = self.checkpoints / "last.safetensors"
+        self.best = self.checkpoints / "best.safetensors"
+
+    @classmethod
+    def create(cls, path: Path | None, stem: str) -> RunDir:
+        """Make a new folder: `path`, or the first free `runs/stem`, `runs/stem-2`, ….
+
+        Raises:
+            UsageError: `path` exists, or cannot be made.
+        """
+        number = 1
+        while True:
+            folder = path or RUNS / (stem if number == 1 else f"{stem}-{number}")
+            try:
+                folder.mkdir(parents=True, exist_ok=False)
+                break
+            except FileExistsError:
+                if path is not None:
+                    refuse_existing(path)
+                number += 1
+            except OSError as error:
+                hint = "choose a --run-dir that can be written"
+                raise UsageError(f"cannot make the run folder {folder} ({error.strerror})", hint=hint) from error
+        run = cls(folder)
+        run.samples.mkdir()
+        run.checkpoints.mkdir()
+        run._point_latest()
+        return run
+
+    def _point_latest(self) -> None:
+        """`latest` beside the run: a link, or a text file where links fail."""
+        latest = self.path.parent / "latest"
+        temporary = latest.with_name(f".latest.{os.getpid()}")
+        temporary.unlink(missing_ok=True)
+        try:
+            temporary.symlink_to(self.path.name, target_is_directory=True)
+        except OSError:
+            temporary.write_text(self.path.name, encoding="utf-8")
+        try:
+            os.replace(temporary, latest)
+        except OSError:  # something else of that name stands there
+            temporary.unlink(missing_ok=True)
+
+    def log(self, line: dict[str, Any]) -> None:
+        """Append one line to metrics.jsonl."""
+        with open(self.metrics, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def forget_after(self, step: int) -> None:
+        """Drop the metrics of steps that a resumed run will take again, so that no step has two lines."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for text in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(text)["step"] <= step:
+                    kept.append(text)
+            except (ValueError, KeyError):
+                continue  # a line cut short by a crash
+        write_text(self.metrics, "".join(f"{line}\n" for line in kept))
+
+
+def refuse_existing(path: Path) -> None:
+    """Never write into a folder that is there already.
+
+    Raises:
+        UsageError: it is.
+    """
+    if path.exists():
+        hint = f"choose another --run-dir, or go on with it: aegen train --resume {path}"
+        raise UsageError(f"{path} exists already", hint=hint)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file atomically."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def latest_run() -> Path:
+    """The newest run under ./runs.
+
+    Raises:
+        UsageError: there is none.
+    """
+    pointer = RUNS / "latest"
+    if pointer.is_file():
+        named = RUNS / pointer.read_text(encoding="utf-8").strip()
+        if named.is_dir():
+            return named
+    if pointer.is_dir():
+        return RUNS / pointer.resolve().name if pointer.resolve().parent == RUNS.resolve() else pointer
+    runs = [p.parent for p in RUNS.glob("*/config.toml")]
+    if not runs:
+        raise UsageError("there is no run under ./runs", hint="run `aegen train` first, or name one with -c")
+    return max(runs, key=lambda p: p.stat().st_mtime)
+
+
+def find_checkpoint(place: Path | None, *, prefer: str = "best") -> Path:
+    """The checkpoint file meant by a run folder, a file, or nothing (the latest run).
+
+    Args:
+        prefer: `best` for using a model, `last` for training on.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if place is None:
+        place = latest_run()
+    if not place.exists():
+        raise UsageError(f"there is no {place}", hint="give a run folder or a .safetensors file with -c")
+    if place.is_file():
+        return place
+    folder = place / "checkpoints" if (place / "checkpoints").is_dir() else place
+    order = ("best", "last") if prefer == "best" else ("last", "best")
+    for name in order:
+        if (folder / f"{name}.safetensors").is_file():
+            return folder / f"{name}.safetensors"
+    raise UsageError(f"{place} holds no checkpoint", hint="it was stopped before the first one; train again")
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, … that does not exist: a default name never overwrites."""
+    number, free = 2, path
+    while free.exists():
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
+    return free
+
+
+def disk_error(error: OSError, path: Path, *, last_good: Path | None = None) -> RunError:
+    """A failed write as one sentence, with the last good checkpoint."""
+    reason = error.strerror or str(error)
+    good = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"
+    return RunError(f"cannot write {path} ({reason})", hint=f"{good}; free space or mend the folder, then resume")

@@ -1,0 +1,104 @@
+"""Data sets that torchvision knows: it checks their digests, and it fetches them only when told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from aegen import (
+    Dataset,
+    DataSettings,
+    EnvironmentFault,
+    Images,
+    Target,
+    image_side,
+    read_images,
+    reshape_images,
+)
+from torch import Tensor
+
+
+def fetch(name: str, settings: DataSettings, make: Callable[..., Any]) -> Any:
+    """Open a torchvision data set, or say both ways to get it.
+
+    Raises:
+        EnvironmentFault: it is not there, or could not be downloaded.
+    """
+    try:
+        return make(root=settings.root, download=settings.download)
+    except Exception as error:  # torchvision raises RuntimeError, URLError, OSError and more
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        if settings.download:
+            raise EnvironmentFault(
+                f"{name} could not be downloaded into {settings.root} ({reason})",
+                hint="fetch it elsewhere and give its folder with --data-root",
+            ) from error
+        raise EnvironmentFault(
+            f"{name} is not in {Path(settings.root).resolve()}",
+            hint="add --download to fetch it, or give the folder that holds it with --data-root",
+        ) from error
+
+
+class _Labelled(Dataset):
+    """A set of arrays with a test split, which serves for validation."""
+
+    name: ClassVar[str]
+
+    def load(self, settings: DataSettings) -> Images:
+        """Training and test images with their labels."""
+        import torchvision
+
+        source = getattr(torchvision.datasets, type(self).__name__)
+
+        def part(train: bool) -> tuple[Tensor, Tensor, list[str]]:
+            found = fetch(self.name, settings, lambda **where: source(train=train, **where))
+            pixels = torch.from_numpy(np.asarray(found.data))
+            # Grey sets are (N, H, W), coloured ones (N, H, W, C).
+            pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
+            target = Target(image_side(settings.size), settings.channels, settings.fit)
+            return reshape_images(pixels.contiguous(), target), torch.as_tensor(found.targets), list(found.classes)
+
+        train, labels, classes = part(True)
+        validation, validation_labels, _ = part(False)
+        return Images(train, labels, classes, (validation, validation_labels))
+
+
+class MNIST(_Labelled):
+    """70,000 handwritten digits, 28×28 grey. LeCun et al., 1998."""
+
+    name = "mnist"
+
+
+class FashionMNIST(_Labelled):
+    """70,000 articles of clothing, 28×28 grey. Xiao et al., 2017."""
+
+    name = "fashion-mnist"
+
+
+class CIFAR10(_Labelled):
+    """60,000 photographs in ten classes, 32×32 RGB. Krizhevsky, 2009."""
+
+    name = "cifar10"
+
+
+class CelebA(Dataset):
+    """202,599 faces, cut to the centre and brought to 64×64 RGB unless asked otherwise. Liu et al., 2015."""
+
+    def load(self, settings: DataSettings) -> Images:
+        """The train and the valid split."""
+        from torchvision.datasets import CelebA as Source
+
+        target = Target(image_side(settings.size) or (64, 64), settings.channels or 3, settings.fit)
+        skipped: list[str] = []
+
+        def part(split: str) -> Tensor:
+            found = fetch("celeba", settings, lambda **where: Source(split=split, **where))
+            folder = Path(found.root) / found.base_folder / "img_align_celeba"
+            tensors, bad = read_images([folder / name for name in found.filename], target)
+            skipped.extend(f"{path.name} ({reason})" for path, reason in bad)
+            return torch.stack([t for t in tensors if t is not None])
+
+        return Images(part("train"), validation=(part("valid"), None), skipped=skipped)

@@ -1,0 +1,61 @@
+"""A diagonal Gaussian posterior and a standard normal prior.
+
+Kingma & Welling, Auto-Encoding Variational Bayes, 2014, section 3 and appendix B.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+import torch
+from aegen import Bottleneck, Latent, Posterior, Range
+from torch import Tensor
+
+_LOWEST, _HIGHEST = -30.0, 20.0  # of the log-variance: beyond, its exponential leaves float32
+
+
+class DiagonalGaussian(Posterior):
+    """q(z|x) = N(mean, exp(logvar)), independent in every dimension; both (B, *z)."""
+
+    def __init__(self, mean: Tensor, logvar: Tensor) -> None:
+        self.mean = mean
+        self.logvar = logvar
+
+    def sample(self) -> Tensor:
+        """mean + std · noise, (B, *z); gradients pass to both."""
+        return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), torch.randn_like(self.mean))
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        """log q(z|x) in nats, (B,)."""
+        square = (z - self.mean) ** 2 * torch.exp(-self.logvar)
+        return -0.5 * (square + self.logvar + math.log(2 * math.pi)).flatten(1).sum(1)
+
+    def kl(self) -> Tensor:
+        """KL to the standard normal by dimension, (B, *z) nats: appendix B."""
+        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar)
+
+
+class Gaussian(Bottleneck):
+    """The variational autoencoder's bottleneck; charges KL(q(z|x) ‖ N(0, 1)).
+
+    Options:
+        dim: latent dimensions, or channels of a spatial latent.
+    """
+
+    offers = frozenset({"prior", "density", "charges"})
+
+    def __init__(self, *, dim: Annotated[int, Range(1)] = 16) -> None:
+        super().__init__()
+        self.fan_in = 2 * dim
+
+    def forward(self, features: Tensor) -> Latent:
+        """(B, 2·dim, …), mean and log-variance → a draw z (B, dim, …)."""
+        mean, logvar = features.chunk(2, 1)
+        posterior = DiagonalGaussian(mean, logvar.clamp(_LOWEST, _HIGHEST))
+        charges = posterior.kl()
+        return Latent(posterior.sample(), charges.flatten(1).sum(1), posterior, charges=charges)
+
+    def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
+        """N(0, 1), (n, *shape)."""
+        return torch.randn(n, *shape, generator=generator)

@@ -1,0 +1,40 @@
+"""One Gaussian with full covariance, fitted on the latents of the training images.
+
+Ghosh et al., From Variational to Deterministic Autoencoders, 2020, section 4: ex-post density estimation.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from aegen import Sampler
+from torch import Tensor
+
+_RIDGE = 1e-6  # of the largest variance: keeps the factorisation possible when latents lie in a plane
+
+
+class Gaussian(Sampler):
+    """Mean and covariance of the latents."""
+
+    def __init__(self, latent: tuple[int, ...]) -> None:
+        super().__init__()
+        self.latent = latent
+        dim = math.prod(latent)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("factor", torch.eye(dim))  # lower triangular, factor · factorᵀ is the covariance
+
+    def fit(self, latents: Tensor, seed: int = 0) -> None:
+        """From (N, *z)."""
+        flat = latents.flatten(1).double()
+        mean = flat.mean(0)
+        centred = flat - mean
+        covariance = centred.T @ centred / max(1, len(flat) - 1)
+        ridge = _RIDGE * covariance.diagonal().max().clamp_min(1e-12)
+        self.mean.copy_(mean)
+        self.factor.copy_(torch.linalg.cholesky(covariance + ridge * torch.eye(len(mean), dtype=torch.float64)))
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, *z)."""
+        noise = torch.randn(n, len(self.mean), generator=generator)
+        return (self.mean + noise @ self.factor.T).view(n, *self.latent)

@@ -1,0 +1,22 @@
+"""Latents from the model's own prior."""
+
+from __future__ import annotations
+
+import torch
+from aegen import Autoencoder, Sampler
+from torch import Tensor
+
+
+class Prior(Sampler):
+    """Draw from p(z), the prior that the bottleneck was trained towards."""
+
+    needs = frozenset({"prior"})
+    fitted = False
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        self._draw = model.prior  # a bound method is no submodule: the model's weights are not saved twice
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        """(n, *z)."""
+        return self._draw(n, generator).cpu()
