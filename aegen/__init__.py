@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from aegen.checkpoint import save as save_checkpoint
     from aegen.data.decode import Target as Target
     from aegen.data.decode import probe as probe_image
     from aegen.data.decode import read_many as read_images
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from aegen.schedules import Schedule
     from aegen.spec import DataSettings, Range
     from aegen.use import export, interpolate, load, reconstruct, sample
-    from aegen.checkpoint import save as save_checkpoint
 
 _HOME = {
     "aegen.protocols": [
@@ -69,13 +69,19 @@ _HOME = {
     "aegen.spec": ["DataSettings", "Range"],
     "aegen.run": ["train"],
     "aegen.use": ["export", "interpolate", "load", "reconstruct", "sample"],
-    "aegen.data.decode": ["Target", "probe_image=probe", "read_images=read_many", "reshape_images=reshape", "image_side=side"],
+    "aegen.data.decode": [
+        "Target",
+        "probe_image=probe",
+        "read_images=read_many",
+        "reshape_images=reshape",
+        "image_side=side",
+    ],
     "aegen.checkpoint": ["save_checkpoint=save"],
 }
 _WHERE = {
     name.partition("=")[0]: (module, name.rpartition("=")[2]) for module, names in _HOME.items() for name in names
 }
-__all__ = sorted(_WHERE)  # noqa: PLE0605
+__all__ = sorted(_WHERE)
 
 
 def __getattr__(name: str) -> Any:

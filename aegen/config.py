@@ -5,7 +5,6 @@ Precedence: flag > `--set` > `--config` > default. An unknown key is an error wi
 
 from __future__ import annotations
 
-import dataclasses
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,17 @@ from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import load
 from aegen.model import objective_classes, objective_options
 from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
-from aegen.spec import COMPONENTS, SETTINGS, Option, RunSpec, check_options, flatten, nest, options_of
+from aegen.spec import (
+    COMPONENTS,
+    RESUMABLE,
+    SETTINGS,
+    Option,
+    RunSpec,
+    check_options,
+    flatten,
+    nest,
+    options_of,
+)
 
 DEFAULT_ARCH, DEFAULT_OBJECTIVE = "conv", "vae"
 Layer = tuple[str, dict[str, Any]]
@@ -73,6 +82,8 @@ def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     values: dict[str, Any] = {}
     origins: dict[str, str] = {}
     for origin, layer in layers:
+        if "train.epochs" in layer and "train.steps" not in layer:  # two ways to say how far: the last word counts
+            values.pop("train.steps", None)
         values.update(layer)
         origins.update(dict.fromkeys(layer, origin))
     return values, origins
@@ -110,7 +121,7 @@ def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Comp
         ("data", "dataset", Dataset),
     ):
         name = dataset_name(names[key]) if key == "data" else names[key]
-        found[key] = registry.find(kind, name), options_of(load(kind, name, base))  # type: ignore[type-abstract]
+        found[key] = registry.find(kind, name), options_of(load(kind, name, base))
     for i, (name, cls) in enumerate(objective_classes(names["objective"])):
         section = f"objective.{name}" if i else "objective"
         found[section] = registry.find("objective", name), options_of(cls, schedulable=True)
@@ -158,7 +169,10 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
 
 
 def _component(
-    key: str, name: str, given: Mapping[str, Any], sections: Mapping[str, tuple[registry.Component, dict[str, Option]]]
+    key: str,
+    name: str,
+    given: Mapping[str, Any],
+    sections: Mapping[str, tuple[registry.Component, dict[str, Option]]],
 ) -> dict[str, Any]:
     """Checked options of one component; those of an objective's wrappers are nested under their names."""
     if key != "objective":
@@ -177,8 +191,6 @@ def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
     Raises:
         UsageError: something else was given another value than the run's.
     """
-    from aegen.spec import RESUMABLE
-
     before = flatten(saved.to_dict())
     values, origins = merge(layers)
     candidate = resolve([("the run", before), *layers]).spec
@@ -190,6 +202,4 @@ def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
                 "computed cannot change in mid-run",
                 hint=f"only {listing(RESUMABLE)}, log.* and checkpoint.* may; or begin anew with --init-from",
             )
-    if "train.epochs" in values and "train.steps" not in values:  # the last word on how far to go
-        candidate = dataclasses.replace(candidate, train=dataclasses.replace(candidate.train, steps=None))
     return candidate

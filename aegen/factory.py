@@ -43,9 +43,7 @@ def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str,
             f"{kind} {spec.name!r} asks for positional {listing(strange)}, but aegen fills only {listing(known)}",
             hint="make it keyword-only with a default",
         )
-    schedules = {
-        n: Schedule.parse(v) for n, v in options.items() if declared[n].schedulable and isinstance(v, str)
-    }
+    schedules = {n: Schedule.parse(v) for n, v in options.items() if declared[n].schedulable and isinstance(v, str)}
     # A schedule that starts at 0 must still build what it will need later, so its highest value is what is passed.
     values = options | {n: max(s.low, s.high) for n, s in schedules.items()}
     part = cls(*(known[n] for n in wanted), **values)

@@ -96,7 +96,11 @@ def build_model(arch: Spec, bottleneck: Spec, likelihood: Spec, image: ImageShap
     neck = create(load("bottleneck", bottleneck.name, Bottleneck), "bottleneck", bottleneck, "bottleneck.", known)
     pixels = create(load("likelihood", likelihood.name, Likelihood), "likelihood", likelihood, "likelihood.", known)
     nets = create(
-        load("architecture", arch.name, Architecture), "architecture", arch, "arch.", known | {"fan_in": neck.fan_in}
+        load("architecture", arch.name, Architecture),
+        "architecture",
+        arch,
+        "arch.",
+        known | {"fan_in": neck.fan_in},
     )
     with torch.device("meta"), torch.no_grad():  # shapes without arithmetic
         features = nets.encoder().eval()(torch.empty(1, *image))
@@ -183,5 +187,10 @@ def check_needs(who: str, needs: frozenset[str] | set[str], bottleneck: Bottlene
         if set(needs) <= set(offers):
             able.append(name)
     have = type(bottleneck).__name__.lower()
-    what = "a sampler that needs none" if who.startswith("sampler") and not able else f"--bottleneck {' or '.join(able)}"
-    raise UsageError(f"{who} needs a {' and a '.join(sorted(lacking))}, which the {have} bottleneck has not", hint=f"choose {what}")
+    what = (
+        "a sampler that needs none" if who.startswith("sampler") and not able else f"--bottleneck {' or '.join(able)}"
+    )
+    raise UsageError(
+        f"{who} needs a {' and a '.join(sorted(lacking))}, which the {have} bottleneck has not",
+        hint=f"choose {what}",
+    )

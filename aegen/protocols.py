@@ -284,7 +284,7 @@ class Sampler(nn.Module, ABC):
 
     def fit(self, latents: Tensor, seed: int = 0) -> None:
         """Learn from the posterior means of the training images, (N, *z)."""
-        return None
+        return
 
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:

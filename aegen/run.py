@@ -56,11 +56,12 @@ class Result:
     epochs: int
     images_per_second: float
     metrics: dict[str, float]
+    rank: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; the keys that `train --json` prints."""
         paths = ("run", "checkpoint", "best", "samples")
-        return {k: str(v) if k in paths and v is not None else v for k, v in vars(self).items()}
+        return {k: str(v) if k in paths and v is not None else v for k, v in vars(self).items() if k != "rank"}
 
 
 def train(
@@ -90,7 +91,10 @@ def train(
         AegenError: of whatever kind fits; see `aegen.errors`.
     """
     if options:
-        given = {f"{k}.name" if k in ("arch", "objective", "bottleneck", "likelihood", "data") else k: v for k, v in options.items()}
+        given = {
+            f"{k}.name" if k in ("arch", "objective", "bottleneck", "likelihood", "data") else k: v
+            for k, v in options.items()
+        }
         for value in given.values():
             if isinstance(value, str):
                 registry.trust(value)
@@ -145,7 +149,7 @@ def _train(
         trainer.take_step(trainer.progress.step)
         trainer.read_metrics()
         say("dry run: one step was taken, nothing was written")
-        return Result(None, None, None, None, 1, 0, 0.0, trainer.validate())
+        return Result(None, None, None, None, 1, 0, 0.0, trainer.validate(), here.rank)
     run = _open_run(spec, here, saved, run_dir, trainer)
     trainer.run_dir = run if here.first else None
     for name in spec.log.trackers if here.first else ():
@@ -192,6 +196,7 @@ def _drive(trainer: Trainer, run: RunDir, stop: _Stop, hooks: Hooks, say: Say) -
         trainer.progress.step // trainer.batches.per_epoch,
         round(trainer.images_per_second, 1),
         trainer.validation,
+        trainer.world.rank,
     )
 
 
@@ -270,7 +275,12 @@ def _header(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str) -> 
         "spec": spec.to_dict(),
         "image": list(model.image),
         "latent": list(model.latent_shape),
-        "data": {"name": spec.data.name, "count": len(data.train), "classes": data.classes, "fingerprint": fingerprint},
+        "data": {
+            "name": spec.data.name,
+            "count": len(data.train),
+            "classes": data.classes,
+            "fingerprint": fingerprint,
+        },
         "plugins": origins(parts),
         "samplers": {},
         "versions": {"aegen": version("aegen"), "torch": torch.__version__},
@@ -280,7 +290,11 @@ def _header(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str) -> 
 def environment(here: World) -> dict[str, Any]:
     """What the run ran on: versions and device, and the command; nothing that names a person."""
     names = ("aegen", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors")
-    device: dict[str, Any] = {"type": here.device.type, "processes": here.size, "threads": torch.get_num_threads()}
+    device: dict[str, Any] = {
+        "type": here.device.type,
+        "processes": here.size,
+        "threads": torch.get_num_threads(),
+    }
     if here.device.type == "cuda":
         device["name"] = torch.cuda.get_device_name(here.device)
     return {
@@ -295,7 +309,9 @@ def environment(here: World) -> dict[str, Any]:
 
 def _tell_data(data: Data, spec: RunSpec, say: Say) -> None:
     classes = f", {len(data.classes)} classes" if data.classes else ""
-    say(f"data {spec.data.name}: {len(data.train):,} images for training, {len(data.validation):,} for validation, {data.image}{classes}")
+    say(
+        f"data {spec.data.name}: {len(data.train):,} images for training, {len(data.validation):,} for validation, {data.image}{classes}"
+    )
     if data.skipped:
         from aegen.data.source import skipped_text
 
@@ -311,7 +327,11 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
         f"{size:,} parameters; objective {spec.objective.name}"
     )
     where = str(trainer.world.device) + (f" ×{trainer.world.size}" if trainer.world.size > 1 else "")
-    smaller = f" (fewer than the {spec.train.batch_size} asked for)" if trainer.batches.batch_size < spec.train.batch_size else ""
+    smaller = (
+        f" (fewer than the {spec.train.batch_size} asked for)"
+        if trainer.batches.batch_size < spec.train.batch_size
+        else ""
+    )
     say(
         f"{trainer.total:,} steps of batch {trainer.batches.batch_size}{smaller}, "
         f"{trainer.batches.per_epoch:,} an epoch, on {where} in {spec.train.precision}"

@@ -133,16 +133,24 @@ def options_of(cls: Any, *, schedulable: bool = False) -> dict[str, Option]:
             continue
         if parameter.default is inspect.Parameter.empty or name not in hints:
             raise TypeError(f"{cls.__name__}: option {name!r} needs a type and a default")
-        hint, limits = hints[name], None
-        if get_origin(hint) is Annotated:
-            hint, *extras = get_args(hint)
-            limits = next((e for e in extras if isinstance(e, Range)), None)
+        hint, limits = _unwrap(hints[name])
         default = parameter.default
         if type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":  # how dataclasses mark default_factory
-            default = next(f for f in dataclasses.fields(cls) if f.name == name).default_factory()  # type: ignore[misc]
+            default = getattr(cls(), name)
         # `float` itself, not a union that has it: `scale: float | Literal["learned"]` is no number to anneal.
         found[name] = Option(name, hint, default, helps.get(name, ""), limits, schedulable and hint is float)
     return found
+
+
+def _unwrap(hint: Any) -> tuple[Any, Range | None]:
+    """A type without its `Annotated`, also inside a union, and the range that it carried."""
+    if get_origin(hint) is Annotated:
+        bare, *extras = get_args(hint)
+        return bare, next((e for e in extras if isinstance(e, Range)), None)
+    if get_origin(hint) in (Union, types.UnionType):
+        parts = [_unwrap(part) for part in get_args(hint)]
+        return Union[tuple(part for part, _ in parts)], next((r for _, r in parts if r is not None), None)  # noqa: UP007
+    return hint, None
 
 
 def positional_of(cls: Any) -> list[str]:
@@ -425,4 +433,3 @@ def _toml_value(value: Any) -> str:
         return repr(value)
     # JSON's escapes are TOML's, except that TOML also forbids a raw DEL.
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
-

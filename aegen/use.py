@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,8 @@ from aegen.data.batches import normalize
 from aegen.data.source import load_data
 from aegen.engine.parallel import choose_device
 from aegen.errors import RunError, UsageError
-from aegen.factory import create, load as load_class
+from aegen.factory import create
+from aegen.factory import load as load_class
 from aegen.model import Autoencoder, build_model, build_sampler
 from aegen.protocols import Exporter, ImageShape, Sampler
 from aegen.rundir import find_checkpoint, free_name
@@ -343,7 +345,7 @@ def interpolate(
     _spare([out], sources)
     z = loaded.model.encode(normalize(pixels.to(loaded.device))).mean
     t = torch.linspace(0, 1, steps, device=loaded.device)
-    ways = [METHODS[method](a, b, t) for a, b in zip(z[:-1], z[1:], strict=True)]
+    ways = [METHODS[method](a, b, t) for a, b in itertools.pairwise(z)]
     frames = torch.cat([loaded.model.decode(way).mean.cpu() for way in ways])
     if out.suffix.lower() in pictures.MOVING:
         pictures.animate([pictures.enlarge(pictures.to_pil(f)) for f in frames], out)
@@ -381,7 +383,7 @@ def export(
         RunError: what was written differs from the model by more than `tolerance`.
     """
     spec = Spec(format, dict(options or {}))
-    exporter = create(load_class("exporter", format, Exporter), "exporter", spec, "export.", {})  # type: ignore[type-abstract]
+    exporter = create(load_class("exporter", format, Exporter), "exporter", spec, "export.", {})
     loaded = load(place, device="cpu")  # parity is judged where arithmetic is exact
     parent = loaded.path.parent
     stem = (parent.parent if parent.name == "checkpoints" else loaded.path).stem

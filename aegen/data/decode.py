@@ -18,7 +18,14 @@ from aegen.errors import UsageError
 from aegen.pictures import MODES, flat
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # not all that Pillow knows: its EPS reader runs a program
+_FORMATS = (
+    "PNG",
+    "JPEG",
+    "WEBP",
+    "BMP",
+    "GIF",
+    "TIFF",
+)  # not all that Pillow knows: its EPS reader runs a program
 _SIXTEEN_BIT = 257  # 65535 / 255
 
 
@@ -65,7 +72,9 @@ def read(path: Path, target: Target) -> Tensor:
         raise Unreadable("no permission to read it") from None
     except FileNotFoundError:
         raise Unreadable("no such file") from None
-    except Exception as error:  # decoders raise anything on damaged data: OSError, SyntaxError, ValueError, struct.error
+    except (
+        Exception
+    ) as error:  # decoders raise anything on damaged data: OSError, SyntaxError, ValueError, struct.error
         reason = "cut short or damaged" if "truncated" in str(error) or "broken" in str(error) else str(error)
         raise Unreadable(reason.splitlines()[0] if reason else type(error).__name__) from None
 
@@ -187,7 +196,9 @@ def reshape(pixels: Tensor, target: Target) -> Tensor:
 
     For data sets that come as arrays; the same rules as for files.
     """
-    if pixels.shape[2:] == (target.size or pixels.shape[2:]) and pixels.shape[1] == (target.channels or pixels.shape[1]):
+    if pixels.shape[2:] == (target.size or pixels.shape[2:]) and pixels.shape[1] == (
+        target.channels or pixels.shape[1]
+    ):
         return pixels
     from aegen.pictures import to_pil
 

@@ -49,7 +49,7 @@ class Data:
     def fingerprint(self) -> str:
         """A digest of the training pixels, so that a run is never resumed on other images."""
         digest = hashlib.blake2b(str(tuple(self.train.shape)).encode(), digest_size=16)
-        digest.update(self.train.contiguous().numpy())
+        digest.update(self.train.contiguous().numpy().data)
         return digest.hexdigest()
 
 
@@ -60,7 +60,7 @@ def dataset_name(name: str) -> str:
         UsageError: neither a name nor an existing path.
     """
     known = registry.names("dataset")
-    if name in known or "/" in name and name.partition("/")[2] in known and not Path(name).exists():
+    if name in known or ("/" in name and name.partition("/")[2] in known and not Path(name).exists()):
         return name
     if registry.is_file(name):
         return name
@@ -115,7 +115,9 @@ def _check(images: Images, settings: DataSettings) -> None:
     height, width = pixels.shape[2:]
     if min(height, width) < SMALLEST:
         hint = f"give --size {SMALLEST} or more"
-        raise UsageError(f"the images are {height}×{width} pixels, but must be at least {SMALLEST}×{SMALLEST}", hint=hint)
+        raise UsageError(
+            f"the images are {height}×{width} pixels, but must be at least {SMALLEST}×{SMALLEST}", hint=hint
+        )
 
 
 def skipped_text(skipped: list[str], name: str, *, most: int = 5) -> str:

@@ -79,7 +79,14 @@ class Trainer:
     ) -> None:
         settings = spec.train
         precision.prepare(settings.precision, world.device)
-        self.spec, self.data, self.world, self.run_dir, self.hooks, self.stop = spec, data, world, run, hooks, stop
+        self.spec, self.data, self.world, self.run_dir, self.hooks, self.stop = (
+            spec,
+            data,
+            world,
+            run,
+            hooks,
+            stop,
+        )
         self.header = header
         self.model, self.objective = model.to(world.device), objective.to(world.device)
         named = [("model", model), ("objective", objective)]
@@ -137,7 +144,7 @@ class Trainer:
                 if ends:
                     epoch = math.ceil(progress.step / self.batches.per_epoch)
                     over = self.end_epoch(epoch) or over
-                    saves = saves or bool(checkpoints.every_epochs) and epoch % checkpoints.every_epochs == 0
+                    saves = saves or (bool(checkpoints.every_epochs) and epoch % checkpoints.every_epochs == 0)
                 if saves or over or interrupted:
                     self.save("last")
             if over:
@@ -175,7 +182,9 @@ class Trainer:
             try:
                 metrics.update(recorder.read(self.world))
             except NotFinite as bad:
-                good = f"the last good checkpoint is {self.last_good}" if self.last_good else "there is no checkpoint yet"
+                good = (
+                    f"the last good checkpoint is {self.last_good}" if self.last_good else "there is no checkpoint yet"
+                )
                 start = f"--init-from {self.last_good} and " if self.last_good else ""
                 raise RunError(
                     f"the term {bad.term!r} of the loss became {bad.value} at step {bad.step}; {good}",
@@ -183,9 +192,15 @@ class Trainer:
                 ) from None
         taken, seconds, waited = self._clock.read()
         if taken and metrics:
-            self.images_per_second = taken * self.batches.batch_size * self.spec.train.accumulate * self.world.size / seconds
+            self.images_per_second = (
+                taken * self.batches.batch_size * self.spec.train.accumulate * self.world.size / seconds
+            )
             lr = optim.learning_rate(self.spec.train, step - 1, self.total)
-            extra = {"lr": lr, "images_per_second": round(self.images_per_second, 1), "data_wait": round(waited / seconds, 4)}
+            extra = {
+                "lr": lr,
+                "images_per_second": round(self.images_per_second, 1),
+                "data_wait": round(waited / seconds, 4),
+            }
             self._log("train", metrics | extra)
             self.hooks.call("aegen_step_end", step=step, metrics=metrics | extra)
 
@@ -296,7 +311,12 @@ class Trainer:
                 hint="try a lower --lr, --set train.clip=1 or --precision fp32",
             )
         path = self.run_dir.checkpoints / f"{name}.safetensors"
-        header = {**self.header, **asdict(self.progress), "per_epoch": self.batches.per_epoch, "validation": self.validation}
+        header = {
+            **self.header,
+            **asdict(self.progress),
+            "per_epoch": self.batches.per_epoch,
+            "validation": self.validation,
+        }
         try:
             checkpoint.save(path, self.state(), header)
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,10 @@ def build(settings: TrainSettings, parameters: list[nn.Parameter], device: torch
     if settings.weight_decay:
         heavy = [p for p in parameters if p.ndim > 1]
         light = [p for p in parameters if p.ndim <= 1]
-        groups = [{"params": heavy, "weight_decay": settings.weight_decay}, {"params": light, "weight_decay": 0.0}]
+        groups = [
+            {"params": heavy, "weight_decay": settings.weight_decay},
+            {"params": light, "weight_decay": 0.0},
+        ]
         groups = [g for g in groups if g["params"]]
     lr, fused = settings.lr, device.type in ("cpu", "cuda")
     beta1, beta2 = settings.betas
@@ -52,7 +55,7 @@ def state(optimizer: Optimizer, names: Mapping[nn.Parameter, str], prefix: str) 
     """`prefix/<parameter>/<slot>` → tensor. By name, so that it outlives a change in the order of parameters."""
     return {
         f"{prefix}/{names[parameter]}/{slot}": value
-        for parameter, slots in optimizer.state.items()
+        for parameter, slots in cast(Mapping[nn.Parameter, dict[str, Any]], optimizer.state).items()
         for slot, value in slots.items()
         if isinstance(value, Tensor)
     }

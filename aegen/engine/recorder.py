@@ -49,4 +49,6 @@ class Recorder:
             if bad:  # the sum is never finite when a term is not, but it is the term that tells
                 term = next((name for name in bad if name.rpartition(".")[2] != "loss"), bad[0])
                 raise NotFinite(term, row[self._names.index(term)], step)
-        return {name: sum(column) / len(values) for name, column in zip(self._names, zip(*values, strict=True), strict=True)}
+        return {
+            name: sum(column) / len(values) for name, column in zip(self._names, zip(*values, strict=True), strict=True)
+        }

@@ -72,7 +72,9 @@ class Player:
         if world.size > 1 and self.parameters:
             # Buffers follow from the same computation on every rank; broadcasting them would undo what a turn changed.
             self.stage = DistributedDataParallel(
-                self.stage, broadcast_buffers=False, device_ids=[world.device.index] if world.device.index is not None else None
+                self.stage,
+                broadcast_buffers=False,
+                device_ids=[world.device.index] if world.device.index is not None else None,
             )
         if settings.compile:
             self.stage = torch.compile(self.stage)  # type: ignore[assignment]

@@ -11,10 +11,11 @@ from dataclasses import replace
 from typing import Annotated, Literal
 
 import torch
-from aegen import Autoencoder, ImageShape, Objective, Outcome, Range, Schedule, Turn, Wrapper
-from aegen_adversarial.critic import PatchCritic
 from torch import Tensor
 from torch.nn.functional import relu, softplus
+
+from aegen import Autoencoder, ImageShape, Objective, Outcome, Range, Schedule, Turn, Wrapper
+from aegen_adversarial.critic import PatchCritic
 
 
 def critic_loss(form: str, real: Tensor, fake: Tensor) -> Tensor:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from aegen import ImageShape
 from torch import Tensor, nn
+
+from aegen import ImageShape
 
 
 class PatchCritic(nn.Module):

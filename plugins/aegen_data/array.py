@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from aegen import Dataset, DataSettings, Images, Target, UsageError, image_side, reshape_images
 
 _FORM = "takes uint8 images, (N, H, W) or (N, H, W, C) with 1 to 4 channels"
@@ -27,7 +28,11 @@ class Array(Dataset):
             have = ", ".join(sorted(arrays)) or "nothing"
             raise UsageError(f"--data {path} holds {have}, but needs an array named images")
         images = arrays["images"]
-        if images.dtype != np.uint8 or images.ndim not in (3, 4) or (images.ndim == 4 and not 1 <= images.shape[3] <= 4):
+        if (
+            images.dtype != np.uint8
+            or images.ndim not in (3, 4)
+            or (images.ndim == 4 and not 1 <= images.shape[3] <= 4)
+        ):
             raise UsageError(f"--data {path} holds {images.dtype} {images.shape}, but {_FORM}", hint=_advice(images))
         labels = arrays.get("labels")
         classes: list[str] = []
@@ -37,7 +42,9 @@ class Array(Dataset):
                     f"--data {path} has labels {labels.dtype} {labels.shape}, but needs one integer from 0 an image"
                 )
             classes = [str(n) for n in range(int(labels.max(initial=-1)) + 1)]
-        pixels = torch.from_numpy(images[:, :, :, None] if images.ndim == 3 else images).permute(0, 3, 1, 2).contiguous()
+        pixels = (
+            torch.from_numpy(images[:, :, :, None] if images.ndim == 3 else images).permute(0, 3, 1, 2).contiguous()
+        )
         target = Target(image_side(settings.size), settings.channels, settings.fit)
         kept = torch.from_numpy(labels.astype(np.int64)) if labels is not None else None
         return Images(reshape_images(pixels, target), kept, classes)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+
 from aegen import Dataset, DataSettings, Images, Target, image_side, reshape_images
 
 

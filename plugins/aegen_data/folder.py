@@ -6,6 +6,7 @@ from collections import Counter
 from pathlib import Path
 
 import torch
+
 from aegen import Dataset, DataSettings, Images, Target, UsageError, image_side, probe_image, read_images
 
 _SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})

@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from aegen import (
     Dataset,
     DataSettings,
@@ -18,7 +20,6 @@ from aegen import (
     read_images,
     reshape_images,
 )
-from torch import Tensor
 
 
 def fetch(name: str, settings: DataSettings, make: Callable[..., Any]) -> Any:
@@ -59,7 +60,11 @@ class _Labelled(Dataset):
             # Grey sets are (N, H, W), coloured ones (N, H, W, C).
             pixels = pixels[:, None] if pixels.ndim == 3 else pixels.permute(0, 3, 1, 2)
             target = Target(image_side(settings.size), settings.channels, settings.fit)
-            return reshape_images(pixels.contiguous(), target), torch.as_tensor(found.targets), list(found.classes)
+            return (
+                reshape_images(pixels.contiguous(), target),
+                torch.as_tensor(found.targets),
+                list(found.classes),
+            )
 
         train, labels, classes = part(True)
         validation, validation_labels, _ = part(False)

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from aegen import Autoencoder, EnvironmentFault, Exporter, Range
 from torch import Tensor, nn
+
+from aegen import Autoencoder, EnvironmentFault, Exporter, Range
 
 
 class _Encode(nn.Module):
@@ -52,7 +53,8 @@ class ONNX(Exporter):
             import onnxscript  # noqa: F401
         except ImportError as error:
             raise EnvironmentFault(
-                f"--format onnx needs {error.name}, which is not installed", hint="pip install 'aegen[export]'"
+                f"--format onnx needs {error.name}, which is not installed",
+                hint="pip install 'aegen[export]'",
             ) from error
 
     def export(self, model: Autoencoder, path: Path, header: Mapping[str, Any]) -> list[Path]:
@@ -66,7 +68,11 @@ class ONNX(Exporter):
         ]
         config = path / "config.json"
         about = {
-            "image": {"channels": model.image.channels, "height": model.image.height, "width": model.image.width},
+            "image": {
+                "channels": model.image.channels,
+                "height": model.image.height,
+                "width": model.image.width,
+            },
             "latent": list(model.latent_shape),
             "range": [-1, 1],
             "spec": {k: header["spec"][k] for k in ("arch", "bottleneck", "likelihood")},

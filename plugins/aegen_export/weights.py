@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from aegen import Autoencoder, Exporter, load, save_checkpoint
 from torch import Tensor
+
+from aegen import Autoencoder, Exporter, load, save_checkpoint
 
 
 class Weights(Exporter):

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from aegen import Bottleneck, Latent, Range
 from torch import Tensor
+
+from aegen import Bottleneck, Latent, Range
 
 
 class Deterministic(Bottleneck):

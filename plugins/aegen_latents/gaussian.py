@@ -9,8 +9,9 @@ import math
 from typing import Annotated
 
 import torch
-from aegen import Bottleneck, Latent, Posterior, Range
 from torch import Tensor
+
+from aegen import Bottleneck, Latent, Posterior, Range
 
 _LOWEST, _HIGHEST = -30.0, 20.0  # of the log-variance: beyond, its exponential leaves float32
 

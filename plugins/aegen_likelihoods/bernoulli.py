@@ -7,9 +7,10 @@ Cunningham, The continuous Bernoulli, 2019). Kingma & Welling, 2014, appendix C.
 from __future__ import annotations
 
 import torch
-from aegen import ImageShape, Likelihood, Pixels
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+
+from aegen import ImageShape, Likelihood, Pixels
 
 
 class Coins(Pixels):

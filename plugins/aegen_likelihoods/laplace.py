@@ -6,9 +6,10 @@ import math
 from typing import Literal
 
 import torch
+from torch import Tensor
+
 from aegen import ImageShape, Likelihood, Pixels
 from aegen_likelihoods.scale import Scale
-from torch import Tensor
 
 
 class LaplacePixels(Pixels):

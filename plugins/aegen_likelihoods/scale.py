@@ -10,9 +10,10 @@ import math
 from typing import Literal
 
 import torch
-from aegen import UsageError
 from torch import Tensor, nn
 from torch.nn.functional import softplus
+
+from aegen import UsageError
 
 _FLOOR = math.log(1 / 255)  # half a grey level in [-1, 1]; without it, images learned by heart drive the scale to 0
 # Adam moves a parameter by about lr a step whatever its gradient; the log-scale has some e^-3 to go.

@@ -10,8 +10,9 @@ import math
 from itertools import pairwise
 from typing import Annotated
 
-from aegen import Architecture, ImageShape, Range, UsageError
 from torch import Tensor, nn
+
+from aegen import Architecture, ImageShape, Range, UsageError
 
 
 class Conv(Architecture):
@@ -56,7 +57,12 @@ class Conv(Architecture):
         if self.spatial:
             layers.append(nn.Conv2d(last, self.fan_in, 3, 1, 1))
         elif self.hidden:
-            layers += [nn.Flatten(), nn.Linear(flat, self.hidden), nn.ReLU(), nn.Linear(self.hidden, self.fan_in)]
+            layers += [
+                nn.Flatten(),
+                nn.Linear(flat, self.hidden),
+                nn.ReLU(),
+                nn.Linear(self.hidden, self.fan_in),
+            ]
         else:
             layers += [nn.Flatten(), nn.Linear(flat, self.fan_in)]
         return nn.Sequential(*layers)
@@ -68,7 +74,11 @@ class Conv(Architecture):
         if self.spatial:
             layers += [nn.Conv2d(latent[0], last, 3, 1, 1), nn.ReLU()]
         else:
-            layers += [nn.Linear(math.prod(latent), last * math.prod(small)), nn.ReLU(), nn.Unflatten(1, (last, *small))]
+            layers += [
+                nn.Linear(math.prod(latent), last * math.prod(small)),
+                nn.ReLU(),
+                nn.Unflatten(1, (last, *small)),
+            ]
         # The width stays on the way up until the level below has given its detail.
         up = [last, *reversed(self.widths)]
         for (wide, narrow), (before, after) in zip(pairwise(up), pairwise(reversed(self.sizes)), strict=True):

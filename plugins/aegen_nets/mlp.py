@@ -6,11 +6,13 @@ Bayes, 2014, with ReLU for tanh.
 
 from __future__ import annotations
 
+import itertools
 import math
 from typing import Annotated
 
-from aegen import Architecture, ImageShape, Range
 from torch import nn
+
+from aegen import Architecture, ImageShape, Range
 
 
 class MLP(Architecture):
@@ -21,7 +23,11 @@ class MLP(Architecture):
     """
 
     def __init__(
-        self, image: ImageShape, fan_in: int, *, hidden: Annotated[list[int], Range(1)] = [512, 256]  # noqa: B006
+        self,
+        image: ImageShape,
+        fan_in: int,
+        *,
+        hidden: Annotated[list[int], Range(1)] = [512, 256],  # noqa: B006
     ) -> None:
         self.image = image
         self.fan_in = fan_in
@@ -41,6 +47,6 @@ class MLP(Architecture):
 
 def _layers(widths: list[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
-    for fan_in, fan_out in zip(widths[:-1], widths[1:], strict=True):
+    for fan_in, fan_out in itertools.pairwise(widths):
         layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
     return layers[:-1]

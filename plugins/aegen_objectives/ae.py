@@ -1,12 +1,13 @@
-"""The plain autoencoder: reconstruct, and nothing else (beyond what the bottleneck itself charges).
+"""The plain autoencoder: reconstruct, and nothing else.
 
 Hinton & Salakhutdinov, Reducing the Dimensionality of Data with Neural Networks, 2006.
 """
 
 from __future__ import annotations
 
-from aegen import Autoencoder, Objective, Outcome
 from torch import Tensor
+
+from aegen import Autoencoder, Objective, Outcome
 
 
 class AE(Objective):
@@ -15,7 +16,10 @@ class AE(Objective):
     bottleneck, likelihood = "deterministic", "gaussian"
 
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
-        """Images (B, C, H, W) in [-1, 1] → the term `error` (B,), and `penalty` where the bottleneck charges one."""
+        """Images (B, C, H, W) in [-1, 1] → the term `error` (B,), and the `penalty` of a codebook where there is one."""
         latent = model.encode(x)
         pixels = model.decode(latent.mean)
-        return Outcome({"error": pixels.nll(x)}, pixels.mean, latent)
+        terms = {"error": pixels.nll(x)}
+        if latent.codes is not None:  # without its commitment a codebook drifts away from the encoder
+            terms["penalty"] = latent.penalty
+        return Outcome(terms, pixels.mean, latent)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from aegen import Autoencoder, Objective, Outcome, Range
 from torch import Tensor
+
+from aegen import Autoencoder, Objective, Outcome, Range
 
 
 class VAE(Objective):
@@ -22,9 +23,7 @@ class VAE(Objective):
 
     bottleneck, likelihood = "gaussian", "gaussian"
 
-    def __init__(
-        self, *, beta: Annotated[float, Range(0)] = 1.0, free_bits: Annotated[float, Range(0)] = 0.0
-    ) -> None:
+    def __init__(self, *, beta: Annotated[float, Range(0)] = 1.0, free_bits: Annotated[float, Range(0)] = 0.0) -> None:
         super().__init__()
         self.beta = beta
         self.free_bits = free_bits

@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 
 import torch
-from aegen import Sampler
 from torch import Tensor
+
+from aegen import Sampler
 
 _RIDGE = 1e-6  # of the largest variance: keeps the factorisation possible when latents lie in a plane
 

@@ -11,8 +11,9 @@ import warnings
 from typing import Annotated
 
 import torch
-from aegen import Range, Sampler
 from torch import Tensor
+
+from aegen import Range, Sampler
 
 _MOST_FULL = 256  # dimensions: beyond, a full covariance a component is neither fast nor well determined
 

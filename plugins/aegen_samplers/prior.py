@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from aegen import Autoencoder, Sampler
 from torch import Tensor
+
+from aegen import Autoencoder, Sampler
 
 
 class Prior(Sampler):

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from aegen import EnvironmentFault, hookimpl
 from PIL import Image
+
+from aegen import EnvironmentFault, hookimpl
 
 
 class TensorBoard:
@@ -19,7 +20,8 @@ class TensorBoard:
             from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise EnvironmentFault(
-                "--track tensorboard needs tensorboard, which is not installed", hint="pip install 'aegen[tensorboard]'"
+                "--track tensorboard needs tensorboard, which is not installed",
+                hint="pip install 'aegen[tensorboard]'",
             ) from error
         self._open: Any = SummaryWriter
         self._writer: Any = None

@@ -1,0 +1,44 @@
+"""The command line. Nothing here imports torch: a command's module is imported when the command is run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    words = list(sys.argv[1:] if args is None else args)
+    # These two are good anywhere on the line; that it matters where a switch stands is a trap.
+    head = words[: words.index("--")] if "--" in words else words
+    debug = "--debug" in head
+    if "--no-plugins" in head:
+        os.environ["AEGEN_DISABLE_PLUGINS"] = "all"
+    words = [w for i, w in enumerate(words) if i >= len(head) or w not in ("--debug", "--no-plugins")]
+    from aegen.cli.app import build
+    from aegen.errors import AegenError
+
+    try:
+        build(words)(args=words, prog_name="aegen")
+    except AegenError as error:
+        if debug:
+            raise
+        fail(f"{error}", error.exit_code)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+    except BrokenPipeError:  # the reader of stdout went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        fail(f"this should not have happened ({reason}); --debug shows where, please report it", 1)
+
+
+def fail(text: str, code: int) -> None:
+    """One sentence on stderr, and out."""
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    print(f"\033[1;31merror:\033[0m {text}" if colour else f"error: {text}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,98 @@
+"""The tree of commands: a table of names and short helps, from which `--help` is drawn without importing any command.
+
+Only Typer's documented names are used (Typer, Option, Context, typer.core.TyperGroup, typer.main.get_command): it vendors
+Click, which may go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+COMMANDS = {
+    "train": ("aegen.cli.train", "Train a model: aegen train --arch conv --objective vae --data digits"),
+    "reconstruct": ("aegen.cli.reconstruct", "Originals above reconstructions: aegen reconstruct photo.png"),
+    "sample": ("aegen.cli.sample", "Draw new images: aegen sample -n 64"),
+    "interpolate": ("aegen.cli.interpolate", "The way between images: aegen interpolate a.png b.png"),
+    "export": ("aegen.cli.export", "Write the model for others: aegen export --format onnx"),
+    "list-plugins": ("aegen.cli.list_plugins", "What is installed: aegen list-plugins --kind objective"),
+}
+"""Name → the module whose `command(args)` builds it, and its short help."""
+
+
+class LazyGroup(TyperGroup):
+    """Commands are rows of a table until one of them runs."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Import the one module that is asked for; an unknown name is left to Typer, which suggests."""
+        name, *rest = args
+        if name in COMMANDS:
+            build_command: Callable[[list[str]], Any] = import_module(COMMANDS[name][0]).command
+            return name, build_command(rest), rest
+        if name in self.commands:
+            return name, plugin_command(name), rest
+        return super().resolve_command(ctx, args)
+
+
+def build(args: Sequence[str]) -> Any:
+    """The root command, for this line of arguments."""
+    app = typer.Typer(
+        cls=LazyGroup,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback(help="Autoencoders: train, reconstruct, sample, interpolate, export. Every part is a plugin.")(_root)
+    for name, (_, text) in COMMANDS.items():
+        app.command(name, help=text)(_row)
+    first = next((a for a in args if not a.startswith("-")), None)
+    if first not in COMMANDS:  # a known command need not pay for the scan of the installed packages
+        from aegen import registry
+
+        for component in registry.components("command"):
+            if component.name not in COMMANDS:
+                app.command(component.name, help=f"From {component.package}.", rich_help_panel="Plugins")(_row)
+    return typer.main.get_command(app)
+
+
+def plugin_command(name: str) -> Any:
+    """A command that a package declares in `aegen.commands`: a function with Typer's annotations, or a Typer app."""
+    from aegen import registry
+
+    found = registry.get("command", name)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    return single(found, name)
+
+
+def single(function: Callable[..., Any], name: str, **options: Any) -> Any:
+    """One function as a command."""
+    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
+    app.command(name, **options)(function)
+    return typer.main.get_command(app)
+
+
+def _row() -> None:
+    """Stands for a command in the table; `resolve_command` never lets it run."""
+
+
+def _version(show: bool) -> None:
+    if show:
+        from importlib.metadata import version
+
+        typer.echo(f"aegen {version('aegen')}")
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks; good after a command too.")] = False,
+    no_plugins: Annotated[bool, typer.Option("--no-plugins", help="Switch third parties off, likewise.")] = False,
+) -> None:
+    pass

@@ -1,0 +1,44 @@
+"""`aegen interpolate`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from aegen.cli.app import single
+from aegen.cli.options import Checkpoint, Components, Device, Json, Out, Seed
+
+
+def command(args: list[str]) -> Any:
+    """Build the command."""
+    example = "Examples:  aegen interpolate a.png b.png  ·  aegen interpolate a.png b.png c.png --steps 24 -o way.gif"
+    return single(interpolate, "interpolate", epilog=example)
+
+
+def interpolate(
+    images: Annotated[list[str], typer.Argument(help="Two or more images.", show_default=False)],
+    checkpoint: Checkpoint = None,
+    steps: Annotated[int, typer.Option("--steps", help="Frames from one image to the next.")] = 12,
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="lerp|slerp",
+            help="Straight, or along the great circle.",
+            autocompletion=lambda: ["lerp", "slerp"],
+        ),
+    ] = "lerp",
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    component: Components = None,
+    as_json: Json = False,
+) -> None:
+    """Write the way from image to image: a strip (PNG), or a film (GIF, WebP) by the ending of -o."""
+    from aegen import use
+    from aegen.cli.render import say, tell_files
+
+    use.trust_components(component or [])
+    files = use.interpolate(images, checkpoint, steps=steps, method=method, out=out, device=device, say=say)
+    tell_files(files, as_json=as_json)

@@ -1,0 +1,103 @@
+"""`aegen list-plugins`."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from typing import Annotated, Any
+
+import typer
+
+from aegen import registry
+from aegen.cli.app import single
+from aegen.errors import PluginError, UsageError, did_you_mean, listing
+from aegen.registry import Component
+
+
+def command(args: list[str]) -> Any:
+    """Build the command."""
+    example = "Examples:  aegen list-plugins --kind objective  ·  aegen list-plugins conv  ·  aegen list-plugins --json"
+    return single(list_plugins, "list-plugins", epilog=example)
+
+
+def status(component: Component) -> tuple[str, str]:
+    """Import a component: `ok` or the reason why not, and the first line of its documentation."""
+    owners = [c for c in registry.components(component.kind) if c.name == component.name]
+    try:
+        found = registry.load(component)
+    except PluginError as error:
+        return f"broken: {error.message}", ""
+    summary = (inspect.getdoc(found) or "").partition("\n")[0]
+    if len(owners) > 1:
+        return f"conflict: say {component.package}/{component.name}", summary
+    return "ok", summary
+
+
+def list_plugins(
+    name: Annotated[str | None, typer.Argument(help="Show one component with its options.", show_default=False)] = None,
+    kind: Annotated[
+        str | None,
+        typer.Option("--kind", help="|".join(registry.KINDS), autocompletion=lambda: list(registry.KINDS)),
+    ] = None,
+    no_import: Annotated[bool, typer.Option("--no-import", help="Names only: load nothing.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 3 if any is not well.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout.")] = False,
+) -> None:
+    """List every component that is installed, its package, and whether it works."""
+    if kind is not None and kind.removesuffix("s") not in registry.KINDS:
+        hint = did_you_mean(kind, registry.KINDS) or f"kinds are {listing(registry.KINDS)}"
+        raise UsageError(f"--kind is {kind!r}, which is no kind of plugin", hint=hint)
+    found = [c for c in registry.every_component() if kind in (None, c.kind, f"{c.kind}s")]
+    if name is not None:
+        found = [c for c in found if name in (c.name, f"{c.package}/{c.name}")]
+        if not found:
+            hint = did_you_mean(name, {c.name for c in registry.every_component()}) or "aegen list-plugins shows all"
+            raise UsageError(f"no component is named {name!r}", hint=hint)
+    rows = []
+    for component in found:
+        state, summary = ("not imported", "") if no_import else status(component)
+        rows.append(
+            {
+                "kind": component.kind,
+                "name": component.name,
+                "package": component.package,
+                "version": component.version,
+                "status": state,
+                "summary": summary,
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+    elif name is not None and not no_import:
+        _show(found)
+    else:
+        from aegen.cli.render import table
+
+        table(["kind", "name", "package", "version", "status", "summary"], [list(r.values()) for r in rows])
+    if check and any(r["status"] not in ("ok", "not imported") for r in rows):
+        raise typer.Exit(3)
+
+
+def _show(found: list[Component]) -> None:
+    """Everything about a component: options and defaults, documentation, source."""
+    from aegen.spec import options_of
+
+    for component in found:
+        typer.echo(f"{component.kind} {component.name}  ({component.package} {component.version})")
+        state, _ = status(component)
+        if state.startswith("broken"):
+            typer.echo(f"  {state}")
+            continue
+        cls = registry.load(component)
+        module = inspect.getmodule(cls)
+        for text in ((inspect.getdoc(module) if module else None), inspect.getdoc(cls)):
+            typer.echo("".join(f"  {line}\n" for line in (text or "").partition("\nOptions:")[0].strip().splitlines()))
+        if isinstance(cls, type):
+            options = options_of(cls, schedulable=component.kind == "objective")
+            for option in options.values():
+                typer.echo(f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12} {option.help}")
+        try:
+            _, line = inspect.getsourcelines(cls)
+            typer.echo(f"  source: {inspect.getsourcefile(cls)}:{line}\n")
+        except (OSError, TypeError):
+            typer.echo(f"  source: {component.value}\n")

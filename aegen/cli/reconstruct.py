@@ -1,0 +1,42 @@
+"""`aegen reconstruct`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from aegen.cli.app import single
+from aegen.cli.options import Checkpoint, Components, Device, Json, Out, Seed
+
+
+def command(args: list[str]) -> Any:
+    """Build the command."""
+    example = "Examples:  aegen reconstruct photo.png  ·  aegen reconstruct 'photos/*.jpg' --each -o again/"
+    return single(reconstruct, "reconstruct", epilog=example)
+
+
+def reconstruct(
+    images: Annotated[list[str], typer.Argument(help="Images, folders or globs.", show_default=False)],
+    checkpoint: Checkpoint = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="One file an image, under its own name, in the folder -o.")
+    ] = False,
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="Draw from the posterior instead of taking its mean.")
+    ] = False,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    component: Components = None,
+    as_json: Json = False,
+) -> None:
+    """Write originals above their reconstructions."""
+    from aegen import use
+    from aegen.cli.render import say, tell_files
+
+    use.trust_components(component or [])
+    files = use.reconstruct(
+        images, checkpoint, each=each, stochastic=stochastic, out=out, seed=seed, device=device, say=say
+    )
+    tell_files(files, as_json=as_json)

@@ -1,0 +1,119 @@
+"""What a person sees: talk on stderr, results on stdout. The only module that imports rich."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from aegen.plugins import hookimpl
+
+_QUIET_SECONDS = 30  # in a log file, between two lines of an epoch that is long
+
+
+def say(text: str) -> None:
+    """A line of talk."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
+    """The files written: a line each, or one JSON object."""
+    if as_json:
+        typer.echo(json.dumps({"files": [str(f) for f in files], **more}))
+    else:
+        for file in files:
+            typer.echo(str(file))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table for eyes on a terminal, aligned columns without decoration for a pipe."""
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.table import Table
+
+        grid = Table(*head, box=None, header_style="bold", pad_edge=False)
+        for row in rows:
+            good = {"ok": "[green]ok[/]", "not imported": "[dim]not imported[/]"}
+            grid.add_row(*(good.get(cell, cell.replace("[", "\\[")) for cell in row))
+        Console().print(grid)
+        return
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    for row in [head, *rows]:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def number(value: float) -> str:
+    """Four significant digits, thousands grouped."""
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+
+
+class Display:
+    """Progress of a run: a bar on a terminal, a line an epoch everywhere."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._total = 0
+        self._epochs = 0
+        self._latest: dict[str, float] = {}
+        self._spoke = time.monotonic()
+
+    @hookimpl
+    def aegen_run_start(self, config: Mapping[str, Any], total_steps: int, step: int) -> None:
+        """Put the bar up."""
+        self._total = total_steps
+        if not sys.stderr.isatty():
+            return
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._bar = Progress(
+            TextColumn("[bold]training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[text]}"),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task("train", total=total_steps, completed=step, text="")
+
+    @hookimpl
+    def aegen_step_end(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Move the bar; in a log file, speak now and then."""
+        self._latest = dict(metrics)
+        text = f"loss {number(metrics['loss'])}  {metrics['images_per_second']:,.0f} images/s"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, text=text)
+        elif time.monotonic() - self._spoke > _QUIET_SECONDS:
+            self._line(f"step {step:,}/{self._total:,}  {text}")
+
+    @hookimpl
+    def aegen_epoch_end(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
+        """One line: the loss in training and, on held-out images, the loss and its terms."""
+        shown = {metrics["loss"]: ""}
+        for name, value in metrics.items():
+            shown.setdefault(value, f"  {name} {number(value)}")  # with beta = 1 the loss is the bound: say it once
+        terms = "".join(shown.values())
+        loss = f"loss {number(self._latest['loss'])}  " if "loss" in self._latest else ""
+        self._line(f"epoch {epoch:>3}  {loss}validation {number(metrics['loss'])}{terms}")
+
+    def _line(self, text: str) -> None:
+        self._spoke = time.monotonic()
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        else:
+            say(text)
+
+    @hookimpl
+    def aegen_run_end(self) -> None:
+        """Take the bar down."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

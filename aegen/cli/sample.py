@@ -1,0 +1,71 @@
+"""`aegen sample`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from aegen import registry
+from aegen.cli.app import single
+from aegen.cli.options import Checkpoint, Components, Device, Flag, Given, Json, Out, Seed, extend, peek
+from aegen.spec import options_of
+
+
+def command(args: list[str]) -> Any:
+    """Build the command, with the options of the sampler that the line names."""
+    flags = []
+    for name in peek(args, "--sampler")["--sampler"][-1:]:
+        registry.trust(name)
+        component = registry.find("sampler", name)
+        for option in options_of(registry.load(component)).values():
+            decl = f"--sampler.{option.name.replace('_', '-')}"
+            flags.append(Flag(decl, option.name, option, f"Sampler {component.title}"))
+    example = "Examples:  aegen sample -n 16 --seed 1  ·  aegen sample --sampler mixture --each -o faces/"
+    return single(extend(sample, flags), "sample", epilog=example)
+
+
+def _samplers() -> list[str]:
+    return registry.names("sampler")
+
+
+def sample(
+    checkpoint: Checkpoint = None,
+    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many images.")] = 64,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "--sampler",
+            help="How latents are drawn: prior, or fitted on the training images.  \\[default: prior, else mixture]",
+            autocompletion=_samplers,
+        ),
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="One file an image, in the folder -o, instead of a grid.")
+    ] = False,
+    out: Out = None,
+    seed: Seed = 0,
+    device: Device = "auto",
+    component: Components = None,
+    as_json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Draw new images from a trained model."""
+    from aegen import use
+    from aegen.cli.render import say, tell_files
+
+    use.trust_components(component or [])
+    options = {key: value for key, (_, value) in given.items()}
+    files = use.sample(
+        checkpoint,
+        count=count,
+        sampler=sampler,
+        options=options,
+        each=each,
+        out=out,
+        seed=seed,
+        device=device,
+        say=say,
+    )
+    tell_files(files, as_json=as_json, count=count, seed=seed)

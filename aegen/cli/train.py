@@ -1,0 +1,211 @@
+"""`aegen train`."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aegen import registry
+from aegen.cli.app import single
+from aegen.cli.options import Components, Flag, Given, Json, extend, peek, wants_help
+from aegen.spec import COMPONENTS, SETTINGS, Option, flatten, options_of, to_toml
+
+if TYPE_CHECKING:
+    from aegen.config import Layer
+
+_KIND = {
+    "arch": "architecture",
+    "objective": "objective",
+    "bottleneck": "bottleneck",
+    "likelihood": "likelihood",
+}
+_HELP = {
+    "arch": "Encoder and decoder.",
+    "objective": "What is minimised; wrappers are added with +, as in vae+adversarial.",
+    "bottleneck": "What lies between; the objective has its own.",
+    "likelihood": "Of a pixel, given the latent; the objective has its own.",
+}
+_DEFAULT = {"arch": "conv", "objective": "vae"}
+# Flag → dotted key. What is not here is reached by --set.
+_FLAGS = {
+    "Data": {
+        "--data": "data.name",
+        "--data-root": "data.root",
+        "--download": "data.download",
+        "--size": "data.size",
+        "--channels": "data.channels",
+        "--fit": "data.fit",
+        "--strict-data": "data.strict",
+    },
+    "Training": {
+        "--epochs": "train.epochs",
+        "--steps": "train.steps",
+        "--batch-size": "train.batch_size",
+        "--lr": "train.lr",
+        "--optimizer": "train.optimizer",
+        "--precision": "train.precision",
+        "--device": "train.device",
+        "--compile": "train.compile",
+        "--seed": "train.seed",
+        "--track": "log.trackers",
+    },
+}
+_HINT = "Options of components: name them before --help, as in  aegen train --arch conv --objective vae --help"
+_EXAMPLE = (
+    "Examples:  aegen train  ·  aegen train --data photos/ --size 64 --objective vae --objective.beta 4  ·  "
+    "aegen train --resume runs/latest --epochs 60"
+)
+
+
+def command(args: list[str]) -> Any:
+    """Build the command for this line: peek at the components that it names, and add their options."""
+    seen = peek(args, "--config", "--set", "--resume", "--component", *(f"--{c}" for c in COMPONENTS), "--data")
+    typed = {f"{c}.name": seen[f"--{c}"][-1] for c in (*COMPONENTS, "data") if seen[f"--{c}"]}
+    values = _before_flags(seen["--config"], seen["--set"], seen["--resume"]) | typed
+    _trust(seen, typed)
+    named = any(f"{c}.name" in values for c in COMPONENTS)
+    flags = _setting_flags(values)
+    epilog = _EXAMPLE
+    if named or not wants_help(args):
+        flags += _component_flags(values)
+    else:
+        epilog = f"{_EXAMPLE}\n\n{_HINT}"
+    return single(extend(train, flags), "train", epilog=epilog)
+
+
+def _before_flags(configs: list[str], sets: list[str], resumes: list[str]) -> dict[str, Any]:
+    """What the configuration, `--set` and a run to resume say: the defaults that flags may override."""
+    if not (configs or sets or resumes):
+        return {}
+    layers = _layers([Path(c) for c in configs], sets, {})
+    if resumes:
+        from aegen.checkpoint import Checkpoint
+        from aegen.rundir import find_checkpoint
+
+        saved = Checkpoint(find_checkpoint(Path(resumes[-1]), prefer="last"))
+        saved.require_plugins(("architecture", "bottleneck", "likelihood", "objective", "dataset", "tracker"))
+        layers = [("the run", flatten(saved.header["spec"])), *layers]
+    values: dict[str, Any] = {}
+    for _, layer in layers:
+        values.update(layer)
+    return values
+
+
+def _layers(configs: list[Path], sets: list[str], given: Given) -> list[Layer]:
+    from aegen.config import parse_sets, read_toml
+
+    layers = [read_toml(path) for path in configs]
+    if sets:
+        layers.append(parse_sets(sets))
+    return [*layers, *((decl, {key: value}) for key, (decl, value) in given.items())]
+
+
+def _trust(seen: dict[str, list[str]], typed: dict[str, str]) -> None:
+    """Files may run only if they stand on the command line itself."""
+    for name in (*typed.values(), *seen["--component"]):
+        registry.trust(name)
+    for text in seen["--set"]:
+        registry.trust(text.partition("=")[2].strip())
+
+
+def _setting_flags(values: dict[str, Any]) -> list[Flag]:
+    flags = []
+    for part in COMPONENTS:
+        name = values.get(f"{part}.name", _DEFAULT.get(part))
+        option = Option(part, str, name, _HELP[part])
+        kind = _KIND[part]
+        flags.append(Flag(f"--{part}", f"{part}.name", option, "Components", partial(registry.names, kind)))
+    dim = Option("dim", int, None, "Short for --bottleneck.dim.")
+    flags.append(Flag("--latent-dim", "bottleneck.dim", dim, "Components"))
+    for panel, table in _FLAGS.items():
+        for decl, key in table.items():
+            section, _, name = key.partition(".")
+            option = options_of(SETTINGS[section])[name]
+            complete = {
+                "--data": lambda: registry.names("dataset"),
+                "--track": lambda: registry.names("tracker"),
+            }.get(decl)
+            flags.append(Flag(decl, key, _with_default(option, values.get(key)), panel, complete))
+    return flags
+
+
+def _component_flags(values: dict[str, Any]) -> list[Flag]:
+    from aegen.config import chosen, component_options
+
+    flags = []
+    for section, (component, options) in component_options(chosen(values)).items():
+        for option in options.values():
+            key = f"{section}.{option.name}"
+            decl = f"--{key.replace('_', '-')}"
+            panel = f"{component.kind.capitalize()} {component.title}"
+            if section == "data" and (option.name in options_of(SETTINGS["data"])):
+                continue
+            flags.append(Flag(decl, key, _with_default(option, values.get(key)), panel))
+    return flags
+
+
+def _with_default(option: Option, value: Any) -> Option:
+    """The default that a configuration file gives instead of the signature's."""
+    from dataclasses import replace
+
+    if value is None:
+        return option
+    return replace(option, default=option.check(value, option.name) if option.type is bool else value)
+
+
+def train(
+    config: Annotated[list[Path] | None, typer.Option("--config", help="TOML file; flags override it.")] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as checkpoint.every_steps=20."),
+    ] = None,
+    resume: Annotated[Path | None, typer.Option("--resume", help="Run to go on with, bit for bit.")] = None,
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", help="Checkpoint whose weights to begin with.")
+    ] = None,
+    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder to make for the run.")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print every value and where it came from, and stop.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, take one step, write nothing.")] = False,
+    component: Components = None,
+    as_json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Train a model on images.
+
+    With no option at all: a convolutional VAE on the embedded digits.
+    """
+    from aegen.cli.render import Display, say
+    from aegen.config import resolve
+
+    layers = _layers(config or [], sets or [], given)
+    if print_config:
+        if resume is not None:
+            layers = [("the run", _before_flags([], [], [str(resume)])), *layers]
+        resolved = resolve(layers)
+        typer.echo(to_toml(resolved.spec.to_dict(), resolved.origins), nl=False)
+        return
+    from aegen.run import train as run
+
+    result = run(
+        layers,
+        resume=resume,
+        init_from=init_from,
+        run_dir=run_dir,
+        dry_run=dry_run,
+        listeners=[Display()],
+        say=say,
+    )
+    if result.rank != 0:
+        return
+    if as_json:
+        typer.echo(json.dumps(result.to_dict()))
+    elif result.run is not None:
+        typer.echo(f"checkpoint {result.checkpoint}")
+        typer.echo(f"samples    {result.samples}")
