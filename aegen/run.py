@@ -31,7 +31,7 @@ from aegen.plugins import Hooks
 from aegen.protocols import Objective
 from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing, write_text
 from aegen.spec import RunSpec, Spec, to_toml
-from aegen.use import fit_sampler, save_sampler
+from aegen.use import ex_post, fit_sampler, load, sample, save_sampler
 
 Say = Callable[[str], None]
 
@@ -201,19 +201,20 @@ def _drive(trainer: Trainer, run: RunDir, stop: _Stop, hooks: Hooks, say: Say) -
 
 
 def _finish(trainer: Trainer, run: RunDir) -> Path:
-    """Fit the sampler of models without a prior, and draw the final picture as `aegen sample` will."""
-    from aegen.use import default_sampler, load, sample
-
+    """Fit a sampler on the training latents, keep it in the checkpoints, and draw the final picture with it."""
     picture = run.path / "samples.png"
     if trainer.world.first:
-        model = load(run.path, device=str(trainer.world.device))
-        name = default_sampler(model.model)
-        if name != "prior":
-            sampler = build_sampler(Spec(name), model.model)
-            fit_sampler(sampler, model.model, trainer.data.train, trainer.spec.train.seed)
-            for path in {model.path, run.last}:
+        device = str(trainer.world.device)
+        for path in (run.best, run.last):
+            if not path.exists():
+                continue
+            loaded = load(path, device=device)
+            name = ex_post(loaded.model)
+            if name is not None:
+                sampler = build_sampler(Spec(name), loaded.model)
+                fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed)
                 save_sampler(path, Spec(name), sampler)
-        sample(run.path, count=trainer.spec.log.images, out=picture, device=str(trainer.world.device))
+        sample(run.path, count=trainer.spec.log.images, out=picture, device=device)
         trainer.hooks.call("aegen_images_logged", name="samples", path=picture, step=trainer.progress.step)
     trainer.world.barrier()
     return picture

@@ -267,7 +267,7 @@ class TrainSettings:
         patience: stop after this many epochs without a better validation loss; 0 never does.
     """
 
-    epochs: Positive = 30
+    epochs: Positive = 20
     steps: Positive | None = None
     batch_size: Positive = 64
     lr: Annotated[float, Range(above=0)] = 1e-3

@@ -36,7 +36,7 @@ def sample(
         str | None,
         typer.Option(
             "--sampler",
-            help="How latents are drawn: prior, or fitted on the training images.  \\[default: prior, else mixture]",
+            help="How latents are drawn: prior, gaussian, mixture.  \\[default: mixture if fitted, else prior]",
             autocompletion=_samplers,
         ),
     ] = None,

@@ -5,7 +5,7 @@ The decay starts low, min(decay, (1 + t) / (10 + t)), or the random first weight
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -34,6 +34,11 @@ class EMA:
             else:
                 self.shadow[name].copy_(value)
         torch._foreach_lerp_(averages, weights, weight)
+
+    def restore(self, saved: Mapping[str, Tensor]) -> None:
+        """Continue from saved averages."""
+        for name, value in self.shadow.items():
+            value.copy_(saved[name])
 
     @contextmanager
     def applied(self) -> Iterator[None]:

@@ -61,6 +61,7 @@ def state(optimizer: Optimizer, names: Mapping[nn.Parameter, str], prefix: str) 
     }
 
 
+@torch.no_grad()
 def restore(optimizer: Optimizer, names: Mapping[nn.Parameter, str], saved: Mapping[str, Tensor]) -> None:
     """The inverse of `state`; `saved` is keyed `<parameter>/<slot>`."""
     slots: dict[str, dict[str, Any]] = {}
@@ -68,6 +69,10 @@ def restore(optimizer: Optimizer, names: Mapping[nn.Parameter, str], saved: Mapp
         name, _, slot = key.rpartition("/")
         slots.setdefault(name, {})[slot] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for parameter in parameters:
+        for slot, value in slots.get(names[parameter], {}).items():
+            if value.shape == parameter.shape:  # fused kernels walk weights and moments alike: the same memory format
+                slots[names[parameter]][slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
     # load_state_dict knows which slots go to which device and dtype; it wants positions instead of names.
     by_position = {i: slots[names[p]] for i, p in enumerate(parameters) if names[p] in slots}
     optimizer.load_state_dict({"state": by_position, "param_groups": optimizer.state_dict()["param_groups"]})

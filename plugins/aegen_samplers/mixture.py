@@ -31,7 +31,7 @@ class Mixture(Sampler):
         latent: tuple[int, ...],
         *,
         components: Annotated[int, Range(1)] = 10,
-        most: Annotated[int, Range(1)] = 20_000,
+        most: Annotated[int, Range(1)] = 10_000,
     ) -> None:
         super().__init__()
         self.latent, self.components, self.most = latent, components, most
