@@ -134,7 +134,7 @@ def _train(
         initialise(model, objective, source, spec)
         say(f"weights from {source.path}")
     hooks = Hooks()
-    for listener in listeners:
+    for listener in listeners if here.first else ():
         hooks.add(listener, type(listener).__name__)
     fingerprint = data.fingerprint()
     header = _header(spec, model, data, fingerprint)

@@ -411,7 +411,8 @@ def to_toml(tables: Mapping[str, Any], notes: Mapping[str, str] | None = None, p
     for key, value in tables.items():
         if isinstance(value, Mapping):
             body = to_toml(value, notes, f"{prefix}{key}.")
-            tails.append(f"[{prefix}{_toml_key(key)}]\n{body}")
+            path = [*filter(None, prefix.split(".")), key]
+            tails.append(f"[{'.'.join(_toml_key(part) for part in path)}]\n{body}")
         else:
             line = f"{_toml_key(key)} = {_toml_value(value)}"
             note = notes.get(prefix + key)
@@ -421,7 +422,7 @@ def to_toml(tables: Mapping[str, Any], notes: Mapping[str, str] | None = None, p
 
 
 def _toml_key(key: str) -> str:
-    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key)
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else _toml_value(key)
 
 
 def _toml_value(value: Any) -> str:

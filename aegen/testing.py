@@ -1,0 +1,267 @@
+"""The contract, for authors of plugins: one line in a test gives a component everything that aegen promises of it.
+
+    from aegen.testing import check_objective
+    from my_package import MyLoss
+
+    def test_my_loss() -> None:
+        check_objective(MyLoss)
+
+Each check builds tiny models on the CPU and raises AssertionError with what does not hold.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aegen import checkpoint, registry
+from aegen.engine.optim import build as build_optimizer
+from aegen.engine.stage import reduce
+from aegen.errors import UsageError
+from aegen.factory import load
+from aegen.model import Autoencoder, build_model, check_needs
+from aegen.protocols import (
+    Architecture,
+    Bottleneck,
+    ImageShape,
+    Likelihood,
+    Objective,
+    Sampler,
+    Turn,
+    Wrapper,
+)
+from aegen.spec import Spec, TrainSettings, options_of, positional_of
+
+SHAPES = [ImageShape(1, 8, 8), ImageShape(3, 9, 13), ImageShape(2, 16, 11), ImageShape(4, 12, 12)]
+_SMALL = ImageShape(1, 12, 12)
+_BATCH = 6
+_ARCH = Spec("mlp", {"hidden": [24]})
+
+
+def check_options(cls: type) -> None:
+    """Every option has a type and a default that is a JSON value and that its own check accepts."""
+    for option in options_of(cls, schedulable=issubclass(cls, Objective)).values():
+        again = json.loads(json.dumps(option.default))
+        assert again == option.default, f"default of {option.name} is no JSON value: {option.default!r}"
+        if option.default is not None:
+            assert option.check(option.default, option.name) == option.default, f"default of {option.name} is refused"
+
+
+def check_architecture(cls: type[Architecture], **options: Any) -> None:
+    """For images of several shapes: the encoder's channels, the decoder's shape, gradients to every parameter, and
+    each image's result independent of the others in the batch."""
+    check_options(cls)
+    for image, fan_in, fan_out in itertools.product(SHAPES, (1, 4), (1, 3)):
+        nets: Any = cls
+        nets = nets(image, fan_in, **options)
+        encoder = nets.encoder()
+        x = torch.rand(3, *image) * 2 - 1
+        features = encoder(x)
+        assert features.ndim in (2, 4), f"the encoder gave {features.ndim} dimensions"
+        assert features.shape[:2] == (3, fan_in), f"the encoder gave {tuple(features.shape)}, not (3, {fan_in}, …)"
+        decoder = nets.decoder(tuple(features.shape[1:]), fan_out)
+        out = decoder(features)
+        assert out.shape == (3, fan_out, *image[1:]), f"the decoder gave {tuple(out.shape)} for images {image}"
+        out.square().mean().backward()
+        for name, parameter in [*encoder.named_parameters(), *decoder.named_parameters()]:
+            assert parameter.grad is not None, f"no gradient reaches {name}"
+        with torch.no_grad():
+            one = decoder(encoder(x[:1]))
+        torch.testing.assert_close(one, out[:1].detach(), rtol=1e-4, atol=1e-5)
+
+
+def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
+    """For vectors and feature maps: shapes, a finite penalty (B,), what it offers is there, gradients to the features."""
+    check_options(cls)
+    for spatial in ((), (3, 2)):
+        neck: Any = cls(**options)
+        assert neck.fan_in >= 1
+        features = torch.randn(_BATCH, neck.fan_in, *spatial, requires_grad=True)
+        latent = neck(features)
+        assert latent.z.shape[0] == _BATCH
+        assert latent.z.shape[2:] == spatial, f"z is {tuple(latent.z.shape)} for features {tuple(features.shape)}"
+        assert latent.penalty.shape == (_BATCH,), f"penalty is {tuple(latent.penalty.shape)}, not (B,)"
+        assert latent.penalty.isfinite().all(), "the penalty is not finite"
+        (latent.z.square().sum() + latent.penalty.sum()).backward()
+        assert features.grad is not None, "no gradient reaches the features"
+        assert features.grad.isfinite().all(), "a gradient is not finite"
+        shape = tuple(latent.z.shape[1:])
+        if "prior" in neck.offers:
+            generator = torch.Generator().manual_seed(1)
+            drawn = neck.prior(5, shape, generator)
+            assert drawn.shape == (5, *shape), f"the prior gave {tuple(drawn.shape)}"
+            assert torch.equal(drawn, neck.prior(5, shape, generator.manual_seed(1))), "the prior ignores its generator"
+        if "density" in neck.offers:
+            assert latent.posterior is not None, "it offers a density but gives no posterior"
+            assert latent.posterior.log_prob(latent.z).shape == (_BATCH,)
+        if "charges" in neck.offers:
+            assert latent.charges is not None, "it offers charges but gives none"
+            torch.testing.assert_close(latent.charges.flatten(1).sum(1), latent.penalty)
+        if "codes" in neck.offers:
+            assert latent.codes is not None, "it offers codes but gives none"
+            assert not latent.codes.is_floating_point()
+        _check_state_is_still(neck, features)
+
+
+def _check_state_is_still(neck: Bottleneck, features: Tensor) -> None:
+    """State moves with gradients only, or validation would train."""
+    for training in (True, False):
+        neck.train(training)
+        before = {k: v.clone() for k, v in neck.state_dict().items()}
+        with torch.no_grad():
+            neck(features)
+        for key, value in neck.state_dict().items():
+            assert torch.equal(value, before[key]), f"{key} moved without gradients"
+
+
+def check_likelihood(cls: type[Likelihood], **options: Any) -> None:
+    """Images in [-1, 1], a finite nll (B,) that is summed over pixels, and gradients."""
+    check_options(cls)
+    for image in SHAPES:
+        make: Any = cls
+        likelihood = make(image, **options)
+        parameters = torch.randn(_BATCH, likelihood.fan_out, *image[1:], requires_grad=True)
+        x = torch.rand(_BATCH, *image) * 2 - 1
+        pixels = likelihood(parameters)
+        for name, value in (("mean", pixels.mean), ("sample()", pixels.sample())):
+            assert value.shape == x.shape, f"{name} is {tuple(value.shape)}, the images {tuple(x.shape)}"
+            assert value.abs().max() <= 1, f"{name} leaves [-1, 1]"
+        nll = pixels.nll(x)
+        assert nll.shape == (_BATCH,), f"nll is {tuple(nll.shape)}, not (B,)"
+        assert nll.isfinite().all(), "nll is not finite"
+        torch.testing.assert_close(nll[:1], likelihood(parameters[:1]).nll(x[:1]))
+        nll.sum().backward()
+        assert parameters.grad is not None, "no gradient reaches the decoder"
+        assert parameters.grad.isfinite().all(), "a gradient is not finite"
+
+
+def check_sampler(cls: type[Sampler], **options: Any) -> None:
+    """Fitted on latents, saved and loaded, it draws the same latents for the same seed; a need unmet is refused."""
+    check_options(cls)
+    for model in _models():
+        try:
+            check_needs("sampler", cls.needs, model.bottleneck)
+        except UsageError:
+            continue
+        sampler, again = (_positional(cls, model, {}, options) for _ in range(2))
+        latents = torch.randn(40, *model.latent_shape) * 2 + 1
+        if cls.fitted:
+            sampler.fit(latents, 0)
+        again.load_state_dict(sampler.state_dict())
+        draws = [s.sample(7, torch.Generator().manual_seed(3)) for s in (sampler, again)]
+        assert draws[0].shape == (7, *model.latent_shape), f"sample gave {tuple(draws[0].shape)}"
+        assert draws[0].isfinite().all(), "a sample is not finite"
+        assert torch.equal(*draws), "a saved and loaded sampler draws other latents"
+
+
+def check_objective(cls: type[Objective], *, inner: type[Objective] | None = None, **options: Any) -> None:
+    """Terms are finite and (B,) or (); every turn's gradients reach all that it trains and nothing else; one step moves
+    only that; a schedule drives every float option; save → load → the same number; each bottleneck works or is refused.
+
+    Args:
+        inner: for a wrapper, the objective that it wraps; `vae` by default.
+        options: of the constructor.
+    """
+    check_options(cls)
+    worked = 0
+    for model in _models(cls):
+        torch.manual_seed(0)
+        extra = {"inner": (inner or load("objective", "vae", Objective))()} if issubclass(cls, Wrapper) else {}
+        objective = _positional(cls, model, extra, options)
+        try:
+            check_needs("objective", objective.needs, model.bottleneck)
+        except UsageError:
+            continue  # refused with a hint, as it should be
+        worked += 1
+        objective.at(0)
+        x = torch.rand(_BATCH, *model.image) * 2 - 1
+        for turn in objective.turns():
+            _check_turn(objective, model, turn, x)
+        _check_saved(objective, model, x)
+    assert worked, f"{cls.__name__} works with no installed bottleneck"
+    _check_schedules(cls, options, inner)
+
+
+def _check_turn(objective: Objective, model: Autoencoder, turn: Turn, x: Tensor) -> None:
+    """Terms, then gradients, then one step."""
+    players = nn.ModuleDict({"model": model, "objective": objective})
+    parts = [getattr(model, part) if isinstance(part, str) else part for part in turn.trains]
+    mine = {p for part in parts for p in part.parameters()}
+    for parameter in players.parameters():  # gradients everywhere: isolation must not rest on requires_grad alone
+        parameter.requires_grad_(parameter in mine)
+        parameter.grad = None
+    outcome = turn.loss(model, x)
+    for name, term in outcome.terms.items():
+        assert term.shape in ((len(x),), ()), f"{turn.name}: term {name} is {tuple(term.shape)}, not (B,) or ()"
+        assert term.isfinite().all(), f"{turn.name}: term {name} is not finite"
+    if not mine:
+        return
+    reduce(outcome)[0].backward()
+    for name, parameter in players.named_parameters():
+        if parameter in mine:
+            assert parameter.grad is not None, f"{turn.name}: no gradient reaches {name}, which it trains"
+            assert parameter.grad.isfinite().all(), f"{turn.name}: the gradient of {name} is not finite"
+        else:
+            assert parameter.grad is None, f"{turn.name}: a gradient leaks into {name}, which it does not train"
+    before = {n: p.detach().clone() for n, p in players.named_parameters()}
+    build_optimizer(TrainSettings(), list(mine), torch.device("cpu")).step()
+    for name, parameter in players.named_parameters():
+        if parameter not in mine:
+            assert torch.equal(parameter, before[name]), f"{turn.name}: {name} moved, which it does not train"
+
+
+@torch.no_grad()
+def _check_saved(objective: Objective, model: Autoencoder, x: Tensor) -> None:
+    """The state dictionary is all there is: after noise and reload the loss is the same number."""
+
+    def loss() -> Tensor:
+        torch.manual_seed(5)
+        return reduce(objective.loss(model, x))[0]
+
+    model.eval()
+    objective.eval()
+    parts = {"model.": model, "objective.": objective}
+    before = loss()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "state.safetensors"
+        tensors = {prefix + k: v for prefix, part in parts.items() for k, v in part.state_dict().items()}
+        checkpoint.save(path, tensors, {"spec": {}, "image": [], "latent": [], "step": 0, "plugins": {}})
+        for parameter in itertools.chain(model.parameters(), objective.parameters()):
+            parameter.add_(1.0)
+        file = checkpoint.Checkpoint(path)
+        for prefix, part in parts.items():
+            file.restore(part, prefix)
+    after = loss()
+    assert torch.equal(before, after), f"the loss was {before.item()} before saving and {after.item()} after loading"
+
+
+def _check_schedules(cls: type[Objective], options: Mapping[str, Any], inner: type[Objective] | None) -> None:
+    """Every float option is kept as an attribute of its name, which is what a schedule drives."""
+    extra = {"inner": (inner or load("objective", "vae", Objective))()} if issubclass(cls, Wrapper) else {}
+    objective = _positional(cls, next(iter(_models(cls))), extra, dict(options))
+    for name, option in options_of(cls, schedulable=True).items():
+        assert not option.schedulable or hasattr(objective, name), (
+            f"option {name} takes a schedule, but the objective keeps no attribute self.{name}"
+        )
+
+
+def _models(objective: type[Objective] | None = None) -> Iterator[Autoencoder]:
+    """A tiny model with each bottleneck, a vector and (with `conv`) a feature map."""
+    likelihood = Spec(objective.likelihood if objective is not None else "gaussian")
+    for name in registry.names("bottleneck"):
+        torch.manual_seed(0)
+        yield build_model(_ARCH, Spec(name), likelihood, _SMALL)
+    spatial = Spec("conv", {"width": 4, "depth": 1, "spatial": True})
+    yield build_model(spatial, Spec("gaussian", {"dim": 2}), likelihood, _SMALL)
+
+
+def _positional(cls: Any, model: Autoencoder, extra: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    known = {"image": model.image, "latent": model.latent_shape, "size": 100, "model": model, **extra}
+    return cls(*(known[name] for name in positional_of(cls)), **options)

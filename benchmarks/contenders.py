@@ -1,0 +1,237 @@
+"""The same VAE trained three ways: by aegen, by a loop written for it alone, and by pythae.
+
+Net: aegen's own `mlp` or `conv`, built by name and fed images in [-1, 1], with a Gaussian bottleneck of 20. Loss:
+Bernoulli cross-entropy plus KL, in nats per image. Adam, lr 1e-3, batch 128, fp32.
+
+A contender is trained until its watch says that the time is over, and goes on from there when it is trained again.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from aegen.cli.render import Display
+from aegen.config import resolve
+from aegen.data.source import Data
+from aegen.engine.loop import Trainer
+from aegen.engine.parallel import world
+from aegen.errors import Interrupted
+from aegen.model import Autoencoder, build_model, build_objective
+from aegen.plugins import Hooks
+from aegen.rundir import RunDir
+from aegen.spec import RunSpec
+
+BATCH, LR, LATENT = 128, 1e-3, 20
+NETS = {
+    "mlp": {"arch.name": "mlp", "arch.hidden": [400]},
+    "conv": {"arch.name": "conv", "arch.width": 32, "arch.depth": 2, "arch.hidden": 256},
+}
+
+
+class Watch:
+    """Asked after each step, so that it counts them; says when `seconds` are over."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.steps = seconds, 0
+        self.begin = self.end = time.perf_counter()
+
+    def __call__(self) -> bool:
+        self.steps += 1
+        self.end = time.perf_counter()
+        return self.end - self.begin >= self.seconds
+
+    @property
+    def images_per_second(self) -> float:
+        """Up to the last step asked about: what a loop does on its way out is not counted."""
+        return self.steps * BATCH / (self.end - self.begin)
+
+
+class Contender(ABC):
+    """One way to train."""
+
+    name: str
+
+    @abstractmethod
+    def train(self, watch: Watch) -> None:
+        """Take steps until `watch()`."""
+
+
+def run_spec(net: str, data_root: Path) -> RunSpec:
+    """What `aegen train --data mnist --arch NET …` would run, without pictures and checkpoints between epochs."""
+    options = {
+        **NETS[net],
+        "bottleneck.dim": LATENT,
+        "likelihood.name": "bernoulli",
+        "data.name": "mnist",
+        "data.root": str(data_root),
+        "train.batch_size": BATCH,
+        "train.lr": LR,
+        "train.device": "cpu",
+        "train.epochs": 100_000,
+        "checkpoint.every_epochs": 0,
+        "checkpoint.best": False,
+        "log.images_every_epochs": 0,
+    }
+    return resolve([("benchmark", options)]).spec
+
+
+def model_of(spec: RunSpec, data: Data) -> Autoencoder:
+    """A fresh model, every time with the same weights."""
+    torch.manual_seed(0)
+    return build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image)
+
+
+class Aegen(Contender):
+    """The engine as `aegen train` drives it: recorder, metrics.jsonl and display at log points, hooks, `stop`."""
+
+    name = "aegen"
+
+    def __init__(self, spec: RunSpec, data: Data, folder: Path) -> None:
+        model = model_of(spec, data)
+        self.hooks = Hooks()
+        self.hooks.add(Display(), "display")
+        # The others do not validate; one batch keeps the end of an epoch in the loop without its cost.
+        data = Data(data.train, data.validation[:BATCH], name=data.name)
+        self.watch = Watch(0)
+        with world(spec.train.device) as here:
+            self.trainer = Trainer(
+                spec,
+                model,
+                build_objective(spec.objective, model, size=len(data.train)),
+                data,
+                here,
+                run=RunDir.create(folder / "run", "run"),
+                header={},
+                hooks=self.hooks,
+                stop=lambda: self.watch(),
+            )
+        start = {"run": folder, "config": spec.to_dict(), "total_steps": self.trainer.total, "step": 0}
+        self.hooks.call("aegen_run_start", **start)
+
+    def train(self, watch: Watch) -> None:
+        """Run, and be stopped as by Ctrl-C."""
+        self.watch = watch
+        try:
+            self.trainer.run()
+        except Interrupted:
+            return
+
+
+class ByHand(Contender):
+    """What an expert writes for this net, this loss and this machine, and nothing else.
+
+    Images stay uint8 in memory, a batch is one gather, Adam is fused, and the loss is read every 50 steps.
+    """
+
+    name = "by hand"
+
+    def __init__(self, spec: RunSpec, data: Data) -> None:
+        model = model_of(spec, data)
+        self.pixels = data.train
+        self.encoder, self.decoder = model.encoder, model.decoder
+        parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
+        self.optimizer = torch.optim.Adam(parameters, LR, fused=True)
+
+    def train(self, watch: Watch) -> None:
+        """Epoch after epoch."""
+        while True:
+            for index in torch.randperm(len(self.pixels)).split(BATCH):
+                loss = self.step(self.pixels.index_select(0, index).float().div_(255))
+                if watch.steps % 50 == 0:
+                    loss.item()
+                if watch():
+                    return
+
+    def step(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] → the loss, ()."""
+        mean, logvar = self.encoder(2 * x - 1).chunk(2, 1)
+        logits = self.decoder(mean + torch.exp(0.5 * logvar) * torch.randn_like(mean))
+        error = binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum()
+        loss = (error + kl) / len(x)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        return loss.detach()
+
+
+class Pythae(Contender):
+    """pythae's VAE around the same nets, in its own trainer with its own data loader and progress bar.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+
+    name = "pythae"
+
+    def __init__(self, spec: RunSpec, data: Data, folder: Path) -> None:
+        from pythae.data.datasets import BaseDataset
+        from pythae.models import VAE, VAEConfig
+        from pythae.models.base.base_utils import ModelOutput
+        from pythae.models.nn import BaseDecoder, BaseEncoder
+        from pythae.trainers import BaseTrainer, BaseTrainerConfig
+        from pythae.trainers.training_callbacks import TrainingCallback
+
+        logging.disable(logging.INFO)
+        model = model_of(spec, data)
+
+        class Encoder(BaseEncoder):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = model.encoder
+
+            def forward(self, x: Tensor) -> ModelOutput:
+                mean, logvar = self.net(2 * x - 1).chunk(2, 1)
+                return ModelOutput(embedding=mean, log_covariance=logvar)
+
+        class Decoder(BaseDecoder):
+            def __init__(self) -> None:
+                super().__init__()
+                self.net = model.decoder
+
+            def forward(self, z: Tensor) -> ModelOutput:
+                return ModelOutput(reconstruction=self.net(z).sigmoid())
+
+        contender = self
+        self.watch = Watch(0)
+
+        class Stop(TrainingCallback):
+            def on_train_step_end(self, training_config: BaseTrainerConfig, **kwargs: object) -> None:
+                if contender.watch():
+                    raise _Over
+
+        config = VAEConfig(input_dim=tuple(data.image), latent_dim=LATENT, reconstruction_loss="bce")
+        settings = BaseTrainerConfig(
+            output_dir=str(folder / "pythae"),
+            num_epochs=1,
+            learning_rate=LR,
+            per_device_train_batch_size=BATCH,
+            train_dataloader_num_workers=0,
+        )
+        self.trainer = BaseTrainer(
+            VAE(config, Encoder(), Decoder()),
+            BaseDataset(data.train.float() / 255, torch.zeros(len(data.train))),
+            training_config=settings,
+            callbacks=[Stop()],
+        )
+        self.trainer.prepare_training()
+
+    def train(self, watch: Watch) -> None:
+        """The epochs of its `train()`, without the copy and the saving of the best model after each."""
+        self.watch = watch
+        try:
+            while True:
+                self.trainer.train_step(1)
+        except _Over:
+            return
+
+
+class _Over(Exception):
+    """The only way out of pythae's epoch."""

@@ -1,0 +1,88 @@
+"""The command line, called in this process, and one small trained run that every test may read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+import aegen.run
+from aegen import registry
+from aegen.cli import main
+
+torch.set_num_threads(1)  # tiny nets are faster so, and workers of pytest-xdist share the cores
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a command line did: its exit code, its results on stdout, its talk on stderr."""
+
+    code: int
+    out: str
+    err: str
+
+    def refused(self, code: int, *pieces: str) -> None:
+        """The exit code is `code` and every piece stands in one sentence on stderr."""
+        assert self.code == code, f"exit {self.code}, not {code}: {self.err}"
+        sentence = " ".join(self.err.partition("error: ")[2].split())
+        assert sentence and self.err.count("error: ") == 1, self.err
+        assert not self.err.partition("error: ")[2].rstrip("\n").count("\n"), f"more than one line: {self.err}"
+        missing = [piece for piece in pieces if piece not in sentence]
+        assert not missing, f"{missing} not in: {sentence}"
+
+    def worked(self) -> Said:
+        """The exit code is 0."""
+        assert self.code == 0, self.err
+        return self
+
+
+Aegen = Callable[..., Said]
+
+
+@pytest.fixture
+def aegen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Aegen:
+    """`aegen("train", "--epochs", 1)`: the command line in this process, in an empty folder, as a stranger finds it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AEGEN_DISABLE_PLUGINS", "")  # set, so that it is put back: --no-plugins writes it
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(registry, "_trusted_files", set())
+    registry.forget()
+
+    def call(*words: object) -> Said:
+        capsys.readouterr()
+        code: object = 0
+        try:
+            main([str(word) for word in words])
+        except SystemExit as end:
+            code = end.code or 0
+        out, err = capsys.readouterr()
+        assert isinstance(code, int)
+        assert "Traceback" not in err
+        assert "should not have happened" not in err, err
+        assert not list(tmp_path.rglob("*.tmp")), "a temporary file was left behind"
+        return Said(code, out, err)
+
+    return call
+
+
+TINY = ("--arch", "mlp", "--arch.hidden", "[32]", "--size", "16", "--set", "log.images_every_epochs=0")
+"""Options of a run that takes a fraction of a second."""
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run: an mlp vae on 16×16 digits, one epoch. Copy it to alter it."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    settings = {"arch.hidden": [32], "data.size": 16, "train.epochs": 1, "log.images_every_epochs": 0}
+    aegen.run.train(arch="mlp", run_dir=run, **settings)
+    return run
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """For a subprocess: one thread, no colours, nothing switched off."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "NO_COLOR": "1", "AEGEN_DISABLE_PLUGINS": ""}

@@ -1,0 +1,152 @@
+"""Every built-in component passes through the contract that plugins are held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from aegen import registry, testing
+from aegen.model import build_model, build_objective
+from aegen.protocols import Architecture, Bottleneck, ImageShape, Latent, Objective, Outcome
+from aegen.spec import Spec
+
+CHECKS: dict[str, Callable[..., None]] = {
+    "architecture": testing.check_architecture,
+    "bottleneck": testing.check_bottleneck,
+    "likelihood": testing.check_likelihood,
+    "objective": testing.check_objective,
+    "sampler": testing.check_sampler,
+}
+BUILTIN = [c for kind in CHECKS for c in registry.components(kind) if c.builtin]
+
+
+@pytest.mark.parametrize("component", BUILTIN, ids=lambda c: f"{c.kind}-{c.name}")
+def test_contract(component: registry.Component) -> None:
+    CHECKS[component.kind](registry.load(component))
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "options"),
+    [
+        ("architecture", "conv", {"spatial": True}),
+        ("architecture", "conv", {"depth": 1, "hidden": 0, "blocks": 2}),
+        ("architecture", "mlp", {"hidden": []}),
+        ("likelihood", "gaussian", {"scale": 0.3}),
+        ("likelihood", "laplace", {"scale": 0.3}),
+        ("objective", "vae", {"free_bits": 0.5, "beta": 4.0}),
+        ("objective", "adversarial", {"form": "non-saturating"}),
+        ("objective", "adversarial", {"form": "least-squares", "after": 3}),
+        ("sampler", "mixture", {"components": 3}),
+    ],
+    ids=str,
+)
+def test_contract_with_options(kind: str, name: str, options: dict[str, Any]) -> None:
+    CHECKS[kind](registry.get(kind, name), **options)
+
+
+def test_every_builtin_documents_its_options() -> None:
+    from aegen.spec import options_of
+
+    for component in registry.every_component():
+        if component.builtin:
+            for option in options_of(registry.load(component)).values():
+                assert option.help, f"{component.kind} {component.name}: option {option.name} has no help"
+
+
+@pytest.mark.parametrize("side", [(8, 8), (9, 31), (28, 28), (33, 8), (64, 48)])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+@pytest.mark.parametrize("spatial", [False, True])
+def test_conv_takes_any_size_from_8(side: tuple[int, int], channels: int, spatial: bool) -> None:
+    image = ImageShape(channels, *side)
+    model = build_model(Spec("conv", {"width": 2, "spatial": spatial}), Spec("gaussian"), Spec("gaussian"), image)
+    x = torch.rand(2, *image) * 2 - 1
+    assert model.decode(model.encode(x).z).mean.shape == x.shape
+
+
+# -------------------------------------------------------------------------------- the checks can fail
+
+
+class LeakyTurn(Objective):
+    """Claims to train the decoder only."""
+
+    def loss(self, model: Any, x: torch.Tensor) -> Outcome:
+        return Outcome({"error": model.decode(model.encode(x).mean).nll(x)})
+
+    def turns(self) -> list[Any]:
+        from aegen.protocols import Turn
+
+        return [Turn("autoencoder", self.loss, trains=("decoder",)), Turn("nobody", self.loss, trains=(nn.Linear(1, 1),))]
+
+
+def test_the_contract_catches_a_part_that_no_gradient_reaches() -> None:
+    with pytest.raises(AssertionError, match=r"does not require grad|no gradient reaches"):
+        try:
+            testing.check_objective(LeakyTurn)
+        except RuntimeError as error:  # backward() of a loss without any graph
+            raise AssertionError(str(error)) from error
+
+
+class SummedOverBatch(Objective):
+    """A term of the wrong shape."""
+
+    def loss(self, model: Any, x: torch.Tensor) -> Outcome:
+        return Outcome({"error": model.decode(model.encode(x).mean).nll(x)[:2]})
+
+
+def test_the_contract_catches_a_term_of_the_wrong_shape() -> None:
+    with pytest.raises(AssertionError, match="term error is"):
+        testing.check_objective(SummedOverBatch)
+
+
+class RestlessNeck(Bottleneck):
+    """A counter that validation would move."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fan_in = 4
+        self.register_buffer("count", torch.zeros(()))
+
+    def forward(self, features: torch.Tensor) -> Latent:
+        self.count += 1
+        return Latent(features, features.new_zeros(len(features)))
+
+
+def test_the_contract_catches_state_that_moves_without_gradients() -> None:
+    with pytest.raises(AssertionError, match="moved without gradients"):
+        testing.check_bottleneck(RestlessNeck)
+
+
+class ShapelessNets(Architecture):
+    """Forgets the image's size."""
+
+    def __init__(self, image: ImageShape, fan_in: int) -> None:
+        self.fan_in = fan_in
+
+    def encoder(self) -> nn.Module:
+        return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LazyLinear(self.fan_in))
+
+    def decoder(self, latent: tuple[int, ...], fan_out: int) -> nn.Module:
+        return nn.Sequential(nn.Linear(latent[0], fan_out * 16), nn.Unflatten(1, (fan_out, 4, 4)))
+
+
+def test_the_contract_catches_a_decoder_of_the_wrong_shape() -> None:
+    with pytest.raises(AssertionError, match="the decoder gave"):
+        testing.check_architecture(ShapelessNets)
+
+
+# -------------------------------------------------------------------------------- needs and offers
+
+
+def test_free_bits_need_charges_and_the_refusal_says_what_to_choose() -> None:
+    from aegen.errors import UsageError
+
+    model = build_model(Spec("mlp"), Spec("deterministic"), Spec("gaussian"), ImageShape(1, 8, 8))
+    build_objective(Spec("vae"), model)
+    with pytest.raises(UsageError, match=r"needs a charges.*deterministic.*--bottleneck gaussian"):
+        build_objective(Spec("vae", {"free_bits": 0.5}), model)
+    with pytest.raises(UsageError, match=r"needs a charges"):  # wrappers forward the needs of what they wrap
+        build_objective(Spec("vae+adversarial", {"free_bits": 0.5}), model)

@@ -1,0 +1,648 @@
+"""Every kind of picture and data set → uint8 images, and images → batches."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import Aegen
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from aegen.data.batches import Batches, normalize
+from aegen.data.decode import SUFFIXES, Target, Unreadable, probe, read, read_many
+from aegen.data.source import Data, load_data
+from aegen.errors import EnvironmentFault, UsageError
+from aegen.spec import DataSettings
+
+RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
+CPU = torch.device("cpu")
+
+
+def values(pixels: Tensor, row: int = 0, column: int = 0) -> tuple[int, ...]:
+    """The channels of one pixel."""
+    return tuple(pixels[:, row, column].tolist())
+
+
+def saved(image: Image.Image, path: Path, **options: object) -> Path:
+    """Write and give the path back."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+    return path
+
+
+def photo(path: Path, size: tuple[int, int] = (16, 16), colour: tuple[int, ...] = RED) -> Path:
+    """A picture of one colour, (width, height)."""
+    return saved(Image.new("RGB", size, colour), path)
+
+
+def png_claiming(width: int, height: int) -> bytes:
+    """A PNG whose header promises more pixels than anyone has memory for."""
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(bytes(1000))) + chunk(b"IEND", b"")
+    )
+
+
+# ---------------------------------------------------------------------------------------------------- modes
+
+
+@pytest.mark.parametrize(
+    ("mode", "colour", "expected"),
+    [
+        ("1", 1, (255,)),
+        ("L", 77, (77,)),
+        ("LA", (77, 255), (77,)),
+        ("LA", (0, 51), (204,)),  # a fifth of black on white paper
+        ("RGB", (10, 20, 30), (10, 20, 30)),
+        ("RGBA", (10, 20, 30, 255), (10, 20, 30)),
+        ("RGBA", (255, 0, 0, 0), WHITE),
+        ("RGBA", (0, 0, 0, 51), (204, 204, 204)),
+    ],
+)
+def test_a_png_of_every_mode_has_the_colours_it_shows_on_white(
+    tmp_path: Path, mode: str, colour: int | tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    pixels = read(saved(Image.new(mode, (4, 3), colour), tmp_path / "a.png"), Target())
+    assert pixels.dtype == torch.uint8
+    assert pixels.shape == (len(expected), 3, 4)
+    assert values(pixels) == expected
+
+
+def palette(transparent: int | None = None) -> Image.Image:
+    """Two by one: index 0 red, index 1 blue."""
+    image = Image.new("P", (2, 1))
+    image.putpalette([*RED, *BLUE])
+    image.putpixel((1, 0), 1)
+    if transparent is not None:
+        image.info["transparency"] = transparent
+    return image
+
+
+def test_a_palette_is_resolved_to_its_colours(tmp_path: Path) -> None:
+    pixels = read(saved(palette(), tmp_path / "a.png"), Target())
+    assert (values(pixels), values(pixels, column=1)) == (RED, BLUE)
+
+
+def test_the_transparent_colour_of_a_palette_is_transparent(tmp_path: Path) -> None:
+    path = saved(palette(), tmp_path / "a.png", transparency=1)
+    flat, alpha = read(path, Target()), read(path, Target(channels=4))
+    assert (values(flat), values(flat, column=1)) == (RED, WHITE)
+    assert (values(alpha), values(alpha, column=1)) == ((*RED, 255), (*WHITE, 0))
+
+
+@pytest.mark.parametrize("ending", [".gif", ".bmp", ".webp", ".tiff", ".TIF", ".PNG"])
+def test_every_format_is_read(tmp_path: Path, ending: str) -> None:
+    options = {"lossless": True} if ending == ".webp" else {}
+    pixels = read(saved(Image.new("RGB", (4, 3), (0, 102, 204)), tmp_path / f"a{ending}", **options), Target())
+    assert values(pixels) == (0, 102, 204)
+    assert ending.lower() in SUFFIXES
+
+
+def test_a_jpeg_in_cmyk_is_read(tmp_path: Path) -> None:
+    path = saved(Image.new("CMYK", (16, 16), (0, 255, 255, 0)), tmp_path / "a.jpg", quality=100)
+    red, green, blue = values(read(path, Target()))
+    assert red > 250 and green < 5 and blue < 5
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
+    known = np.array([[0, 257, 128 * 257, 65535]], dtype=np.uint16)
+    path = saved(Image.fromarray(known), tmp_path / "a.png")
+    with Image.open(path) as image:
+        assert image.mode.startswith("I;16")
+    assert read(path, Target()).tolist() == [[[0, 1, 128, 255]]]
+
+
+@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
+def test_floats_are_scaled_by_the_range_that_they_use(tmp_path: Path, top: float) -> None:
+    known = np.array([[0, 0.2 * top, top]], dtype=np.float32)
+    assert read(saved(Image.fromarray(known), tmp_path / "a.tiff"), Target()).tolist() == [[[0, 51, 255]]]
+
+
+def test_floats_that_are_not_finite_are_refused(tmp_path: Path) -> None:
+    known = np.array([[0, np.nan]], dtype=np.float32)
+    with pytest.raises(Unreadable, match="not finite"):
+        read(saved(Image.fromarray(known), tmp_path / "a.tiff"), Target())
+
+
+def test_of_a_gif_the_first_frame_is_read(tmp_path: Path) -> None:
+    second = Image.new("RGB", (4, 4), BLUE)
+    path = saved(Image.new("RGB", (4, 4), RED), tmp_path / "a.gif", save_all=True, append_images=[second])
+    assert values(read(path, Target())) == RED
+
+
+@pytest.mark.parametrize("size", [None, (16, 8)])
+def test_exif_orientation_comes_out_upright(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    lying = Image.new("RGB", (16, 8), RED)
+    lying.paste(BLUE, (8, 0, 16, 8))  # left red, right blue; turned clockwise by 6: above red, below blue
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = saved(lying, tmp_path / "a.jpg", exif=exif, quality=100, subsampling=0)
+    pixels = read(path, Target(size=size))
+    assert pixels.shape == (3, 16, 8)
+    assert probe(path) == ((16, 8), 3)
+    assert values(pixels, 1, 4)[0] > 200 and values(pixels, 14, 4)[2] > 200
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA"])
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_any_mode_gives_any_number_of_channels(tmp_path: Path, mode: str, channels: int) -> None:
+    path = saved(Image.new("RGB", (4, 4), WHITE).convert(mode), tmp_path / "a.png")
+    pixels = read(path, Target(channels=channels))
+    assert pixels.shape == (channels, 4, 4)
+    assert values(pixels) == (255,) * channels
+
+
+@pytest.mark.parametrize("channels", [2, 4])
+@pytest.mark.parametrize("size", [None, (4, 4), (5, 7)])
+def test_colours_that_nobody_sees_do_not_matter(tmp_path: Path, channels: int, size: tuple[int, int] | None) -> None:
+    rng = np.random.default_rng(0)
+    alpha = np.where(rng.random((8, 8, 1)) < 0.5, 0, 255).astype(np.uint8)
+    seen = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    read_as = []
+    for i in range(2):
+        hidden = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        array = np.concatenate([np.where(alpha > 0, seen, hidden), alpha], axis=2)
+        read_as.append(read(saved(Image.fromarray(array), tmp_path / f"{i}.png"), Target(size, channels)))
+    assert torch.equal(*read_as)
+
+
+# ---------------------------------------------------------------------------------------------------- geometry
+
+
+def flag(path: Path) -> Path:
+    """Twelve by four: four columns each of red, green and blue."""
+    image = Image.new("RGB", (12, 4), GREEN)
+    image.paste(RED, (0, 0, 4, 4))
+    image.paste(BLUE, (8, 0, 12, 4))
+    return saved(image, path)
+
+
+def test_crop_keeps_the_centre_and_the_proportions(tmp_path: Path) -> None:
+    pixels = read(flag(tmp_path / "a.png"), Target((4, 4), fit="crop"))
+    assert {values(pixels, r, c) for r in range(4) for c in range(4)} == {GREEN}
+
+
+def test_resize_keeps_everything_and_distorts(tmp_path: Path) -> None:
+    pixels = read(flag(tmp_path / "a.png"), Target((4, 12), fit="resize"))
+    assert [values(pixels, 0, c) for c in (0, 5, 11)] == [RED, GREEN, BLUE]
+    squeezed = read(flag(tmp_path / "a.png"), Target((8, 3), fit="resize"))
+    red, _, blue = (values(squeezed, 4, c) for c in range(3))
+    assert squeezed.shape == (3, 8, 3)
+    assert red[0] > 200 > red[2] and blue[2] > 200 > blue[0]
+
+
+@pytest.mark.parametrize("size", [(24, 24), (40, 17)])
+def test_a_jpeg_decoded_small_looks_like_the_whole(tmp_path: Path, size: tuple[int, int]) -> None:
+    ramp = np.linspace(0, 255, 400)
+    array = np.stack(np.broadcast_arrays(ramp[:300, None], ramp, ramp[::-1]), -1).astype(np.uint8)
+    whole = Image.fromarray(array)
+    path = saved(whole, tmp_path / "a.jpg", quality=95)
+    pixels = read(path, Target(size)).permute(1, 2, 0).numpy().astype(int)
+    expected = np.asarray(ImageOps.fit(whole, size[::-1], Image.Resampling.BICUBIC)).astype(int)
+    assert np.abs(pixels - expected).max() <= 6
+
+
+# ---------------------------------------------------------------------------------------------------- bad files
+
+
+def bad_files(folder: Path) -> dict[str, str]:
+    """Files that are no usable images, and a word of the reason for each."""
+    rng = np.random.default_rng(0)
+    whole = saved(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), folder / "whole.png")
+    (folder / "cut.png").write_bytes(whole.read_bytes()[:3000])
+    saved(Image.open(whole), folder / "cut.jpg", quality=95)
+    (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:2000])
+    whole.unlink()
+    (folder / "zero.png").touch()
+    (folder / "text.jpg").write_text("not a picture at all")
+    (folder / "bomb.png").write_bytes(png_claiming(60_000, 60_000))
+    (folder / "large.png").write_bytes(png_claiming(10_000, 10_000))
+    (folder / "program.png").write_bytes(
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 16 16\n%%EndComments\nshowpage\n"
+    )
+    (folder / "notes.txt").write_text("not even by its name")
+    return {
+        "cut.png": "cut short",
+        "cut.jpg": "cut short",
+        "zero.png": "empty",
+        "text.jpg": "not an image",
+        "bomb.png": "too large",
+        "large.png": "too large",
+        "program.png": "not an image",
+        "notes.txt": "not an image",
+    }
+
+
+def test_bad_files_are_skipped_counted_and_named_with_a_reason(tmp_path: Path) -> None:
+    for i in range(3):
+        photo(tmp_path / f"good-{i}.png")
+    reasons = bad_files(tmp_path)
+    data = load_data(DataSettings(name=str(tmp_path)))
+    assert len(data.train) + len(data.validation) == 3
+    skipped = {line.partition(" (")[0]: line.partition(" (")[2] for line in data.skipped}
+    assert skipped.keys() == reasons.keys()
+    assert [name for name, why in reasons.items() if why not in skipped[name]] == []
+
+
+def test_strict_refuses_bad_files_and_names_them(tmp_path: Path) -> None:
+    for i in range(2):
+        photo(tmp_path / f"{i}.png")
+    (tmp_path / "zero.png").touch()
+    with pytest.raises(UsageError, match=r"1 file .*zero\.png \(empty file\).*--strict-data refuses"):
+        load_data(DataSettings(name=str(tmp_path), strict=True))
+
+
+def test_postscript_under_another_name_is_never_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import EpsImagePlugin
+
+    ran = []
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *args, **options: ran.append(args))
+    bad_files(tmp_path)
+    with pytest.raises(Unreadable, match="not an image"):
+        read(tmp_path / "program.png", Target())
+    assert not ran
+
+
+def test_a_decompression_bomb_is_found_among_many_threads(tmp_path: Path) -> None:
+    """`warnings.catch_warnings` is not for threads: whichever leaves first takes the others' filters away."""
+    paths = [photo(tmp_path / f"{i}.png") for i in range(300)]
+    bomb = tmp_path / "large.png"
+    bomb.write_bytes(png_claiming(10_000, 10_000))
+    before = list(warnings.filters)
+    _, bad = read_many([p for photo in paths for p in (photo, bomb)], Target((8, 8)))
+    assert len(bad) == 300
+    assert {reason for _, reason in bad} == {"too large to open safely"}
+    assert warnings.filters == before
+
+
+# ---------------------------------------------------------------------------------------------------- folders
+
+
+def load(folder: Path, **settings: object) -> Data:
+    """A folder as data."""
+    return load_data(DataSettings(name=str(folder), **settings))  # type: ignore[arg-type]
+
+
+def test_a_folder_is_searched_through_and_through(tmp_path: Path) -> None:
+    for place in ("a.png", "deep/b.jpg", "deep/deeper/c.webp"):
+        photo(tmp_path / place)
+    data = load(tmp_path)
+    assert len(data.train) + len(data.validation) == 3
+    assert data.image == (3, 16, 16)
+    assert data.classes == [] and data.train_labels is None
+
+
+def test_a_folder_a_class_gives_labels(tmp_path: Path) -> None:
+    for name, colour in (("red", RED), ("blue", BLUE)):
+        for i in range(4):
+            photo(tmp_path / name / f"{i}.png", colour=colour)
+    data = load(tmp_path)
+    assert data.classes == ["blue", "red"]
+    assert data.train_labels is not None and data.validation_labels is not None
+    labels = torch.cat([data.train_labels, data.validation_labels])
+    images = torch.cat([data.train, data.validation])
+    assert [values(i) for i in images] == [RED if label else BLUE for label in labels.tolist()]
+
+
+def test_pictures_beside_the_classes_mean_that_there_are_none(tmp_path: Path) -> None:
+    for place in ("a/1.png", "b/2.png", "3.png"):
+        photo(tmp_path / place)
+    assert load(tmp_path).classes == []
+
+
+def test_hidden_files_are_no_data(tmp_path: Path) -> None:
+    for place in ("a.png", "b.png", "._a.png", ".git/c.png", "__MACOSX/a.png"):
+        photo(tmp_path / place)
+    (tmp_path / "Thumbs.db").touch()
+    data = load(tmp_path)
+    assert len(data.train) + len(data.validation) == 2
+    assert data.skipped == []
+
+
+def test_a_size_that_all_share_is_kept(tmp_path: Path) -> None:
+    for i in range(3):
+        photo(tmp_path / f"{i}.png", size=(20, 12))
+    assert load(tmp_path).image == (3, 12, 20)
+
+
+def test_mixed_sizes_become_64_by_64(tmp_path: Path) -> None:
+    for i in range(3):
+        photo(tmp_path / f"{i}.png", size=(20 + i, 12))
+    assert load(tmp_path).image == (3, 64, 64)
+    assert load(tmp_path, size=[8, 24], channels=1).image == (1, 8, 24)
+
+
+def test_grey_pictures_stay_grey_and_one_coloured_makes_all_coloured(tmp_path: Path) -> None:
+    for i in range(3):
+        saved(Image.new("L", (16, 16), i), tmp_path / f"{i}.png")
+    assert load(tmp_path).image == (1, 16, 16)
+    photo(tmp_path / "coloured.png")
+    assert load(tmp_path).image == (3, 16, 16)
+
+
+def test_the_number_of_readable_pictures_decides_whether_there_are_classes(tmp_path: Path) -> None:
+    for place in ("a/1.png", "b/2.png", "b/3.png"):
+        photo(tmp_path / place)
+    (tmp_path / "empty.png").touch()
+    assert load(tmp_path).classes == ["a", "b"]
+
+
+@pytest.mark.parametrize(("files", "message"), [((), "nothing"), (("a.txt", "b.md"), "2 other files")])
+def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
+    for name in files:
+        (tmp_path / name).touch()
+    with pytest.raises(UsageError, match=f"holds no image but {message}; PNG, JPEG"):
+        load(tmp_path)
+
+
+def test_a_folder_of_bad_files_only_names_one(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(UsageError, match=r"none of the 1 images .*a\.png \(empty file\)"):
+        load(tmp_path)
+
+
+@pytest.fixture
+def nobody() -> Iterator[None]:
+    """The superuser may read everything; for a while we are not the superuser."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("below", [".", "photos"])
+def test_a_folder_that_may_not_be_read_is_a_usage_error(
+    tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    photo(tmp_path / "open" / "1.png")
+    photo(tmp_path / "open" / "2.png")
+    load(tmp_path / "open")  # imports what it needs, which nobody may not be able to read
+    locked = tmp_path / "locked"
+    photo(locked / "photos" / "1.png")
+    monkeypatch.chdir(tmp_path)  # the folders above tmp_path are locked too
+    tmp_path.chmod(0o755)
+    locked.chmod(0)
+    request.getfixturevalue("nobody")
+    with pytest.raises(UsageError, match=r"(?i)locked.*(permission|denied)"):
+        load(Path("locked") / below)
+
+
+# ---------------------------------------------------------------------------------------------------- arrays
+
+
+def numbered(count: int = 20, *shape: int) -> np.ndarray:
+    """Images that can be told apart: all pixels of the i-th are i."""
+    shape = shape or (8, 8)
+    return np.broadcast_to(np.arange(count, dtype=np.uint8).reshape(-1, *[1] * len(shape)), (count, *shape)).copy()
+
+
+def numbers(images: Tensor) -> list[int]:
+    """Which images these are."""
+    return images[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize(("shape", "image"), [((8, 9), (1, 8, 9)), *(((8, 9, c), (c, 8, 9)) for c in (1, 2, 3, 4))])
+def test_npy_and_npz_of_every_shape(tmp_path: Path, shape: tuple[int, ...], image: tuple[int, ...]) -> None:
+    np.save(tmp_path / "a.npy", numbered(20, *shape))
+    np.savez_compressed(tmp_path / "a.npz", images=numbered(20, *shape), labels=np.arange(20) % 3)
+    bare, labelled = load(tmp_path / "a.npy"), load(tmp_path / "a.npz")
+    assert bare.image == labelled.image == image
+    assert sorted(numbers(bare.train) + numbers(bare.validation)) == list(range(20))
+    assert bare.train_labels is None
+    assert labelled.classes == ["0", "1", "2"]
+    assert labelled.train_labels is not None
+    assert labelled.train_labels.tolist() == [n % 3 for n in numbers(labelled.train)]
+
+
+def test_an_array_is_brought_to_size_and_channels(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbered(4, 8, 12))
+    assert load(tmp_path / "a.npy", size=16, channels=3).image == (3, 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("array", "pieces"),
+    [
+        (numbered(4).astype(np.float32), ["float32", "uint8", "0…255"]),
+        (numbered(4, 3, 8, 8), ["(4, 3, 8, 8)", "channels come last"]),
+        (numbered(4, 8, 8, 5), ["(4, 8, 8, 5)", "1 to 4 channels"]),
+        (numbered(64)[:, 0, 0], ["(64,)", "(N, H, W)"]),
+        (numbered(4, 4, 4), ["4×4", "8×8", "--size"]),
+        (numbered(1), ["holds 1 image", "at least 2"]),
+        (numbered(0), ["holds 0 image", "at least 2"]),
+    ],
+)
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_arrays_that_are_no_images_are_refused(
+    tmp_path: Path, array: np.ndarray, pieces: list[str], ending: str
+) -> None:
+    path = tmp_path / f"a.{ending}"
+    if ending == "npy":
+        np.save(path, array)
+    else:
+        np.savez(path, images=array)
+    with pytest.raises(UsageError) as caught:
+        load(path)
+    assert [p for p in pieces if p not in str(caught.value)] == []
+
+
+def test_an_empty_array_that_is_to_be_resized_is_refused_too(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbered(0))
+    with pytest.raises(UsageError, match="holds 0 image"):
+        load(tmp_path / "a.npy", size=16)
+
+
+@pytest.mark.parametrize(
+    "labels", [np.zeros(3, int), np.zeros((4, 1), int), np.zeros(4), np.array([0, 1, -1, 2]), np.array(list("abcd"))]
+)
+def test_labels_that_do_not_fit_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
+    np.savez(tmp_path / "a.npz", images=numbered(4), labels=labels)
+    with pytest.raises(UsageError, match=r"labels .* needs one integer from 0 an image"):
+        load(tmp_path / "a.npz")
+
+
+def test_an_npz_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", x=numbered(4), y=np.arange(4))
+    with pytest.raises(UsageError, match="holds x, y, but needs an array named images"):
+        load(tmp_path / "a.npz")
+
+
+class Trap:
+    """Unpickled, it leaves a mark."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[object, tuple[Path]]:
+        return Path.touch, (self.mark,)
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+def test_pickled_objects_are_refused_and_never_run(tmp_path: Path, ending: str) -> None:
+    objects = np.array([Trap(tmp_path / "mark")], dtype=object)
+    path = tmp_path / f"a.{ending}"
+    if ending == "npy":
+        np.save(path, objects, allow_pickle=True)
+    else:
+        np.savez(path, images=objects, allow_pickle=True)
+    with pytest.raises(UsageError, match="cannot be read"):
+        load(path)
+    assert not (tmp_path / "mark").exists()
+
+
+@pytest.mark.parametrize("ending", ["npy", "npz"])
+@pytest.mark.parametrize("content", [b"", b"text", b"\x93NUMPY\x01\x00", b"PK\x03\x04 and no more"])
+def test_damaged_array_files_are_refused(tmp_path: Path, ending: str, content: bytes) -> None:
+    path = tmp_path / f"a.{ending}"
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=r"a\.np. cannot be read .*uint8"):
+        load(path)
+
+
+# ---------------------------------------------------------------------------------------------------- splits
+
+
+def test_the_split_is_disjoint_complete_and_always_the_same(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbered(50))
+    first = load(tmp_path / "a.npy", validation=0.2)
+    torch.manual_seed(123)  # the seed of a run must not move it
+    second = load(tmp_path / "a.npy", validation=0.2)
+    assert sorted(numbers(first.train) + numbers(first.validation)) == list(range(50))
+    assert len(first.validation) == 10
+    assert numbers(first.validation) == numbers(second.validation)
+    assert numbers(first.validation) != list(range(40, 50))  # not just the tail, which in sorted sets is one class
+
+
+@pytest.mark.parametrize(("count", "share"), [(2, 0.1), (2, 0.5), (3, 0.01), (11, 0.5)])
+def test_neither_part_of_a_split_is_empty(tmp_path: Path, count: int, share: float) -> None:
+    np.save(tmp_path / "a.npy", numbered(count))
+    data = load(tmp_path / "a.npy", validation=share)
+    assert len(data.train) >= 1 and len(data.validation) >= 1
+
+
+def test_a_fingerprint_tells_images_apart_but_not_readings(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", numbered(20))
+    changed = numbered(20)
+    changed[:, 3, 3] += 1
+    np.save(tmp_path / "b.npy", changed)
+    prints = [load(tmp_path / name).fingerprint() for name in ("a.npy", "a.npy", "b.npy")]
+    assert prints[0] == prints[1] != prints[2]
+
+
+# ---------------------------------------------------------------------------------------------------- batches
+
+
+def batches(count: int, size: int, **options: int) -> Batches:
+    """Over numbered images."""
+    pixels = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 1, 8, 8).contiguous()
+    return Batches(pixels, size, **{"seed": 0, **options}, device=CPU)
+
+
+def drawn(source: Batches, step: int) -> list[int]:
+    """Which images an optimizer step sees."""
+    parts = [source.micro(step, part) for part in range(source.accumulate)]
+    return numbers(torch.cat(parts).add(1).mul(127.5).round().int())
+
+
+def epoch(source: Batches, number: int) -> list[int]:
+    """Which images an epoch sees."""
+    steps = range(number * source.per_epoch, (number + 1) * source.per_epoch)
+    return [i for step in steps for i in drawn(source, step)]
+
+
+def test_pixels_go_from_0_255_to_minus_one_one() -> None:
+    assert normalize(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+
+
+@pytest.mark.parametrize(("count", "size"), [(40, 8), (43, 8), (5, 64), (1, 1)])
+def test_an_epoch_sees_no_image_twice_and_leaves_out_less_than_a_batch(count: int, size: int) -> None:
+    source = batches(count, size)
+    seen = epoch(source, 0)
+    assert len(seen) == len(set(seen))
+    assert count - len(seen) < source.batch_size
+
+
+def test_every_epoch_has_its_own_order() -> None:
+    source = batches(40, 8)
+    assert epoch(source, 0) != epoch(source, 1)
+    assert sorted(epoch(source, 0)) == sorted(epoch(source, 1)) == list(range(40))
+
+
+def test_the_order_is_a_function_of_the_seed_and_the_step_alone() -> None:
+    one, again, other = batches(40, 8, seed=3), batches(40, 8, seed=3), batches(40, 8, seed=4)
+    torch.manual_seed(99)
+    assert drawn(again, 7) == [drawn(one, step) for step in range(8)][7]
+    assert epoch(one, 0) != epoch(other, 0)
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_two_ranks_share_the_batch_of_one_process(accumulate: int) -> None:
+    whole = batches(40, 8, accumulate=accumulate)
+    ranks = [batches(40, 4, rank=rank, world=2, accumulate=accumulate) for rank in (0, 1)]
+    for step in range(2 * whole.per_epoch):
+        halves = [drawn(rank, step) for rank in ranks]
+        assert not set(halves[0]) & set(halves[1])
+        assert set(halves[0]) | set(halves[1]) == set(drawn(whole, step))
+
+
+# ---------------------------------------------------------------------------------------------------- torchvision
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion-mnist", "cifar10", "celeba"])
+def test_a_missing_set_names_both_ways_out(aegen: Aegen, name: str) -> None:
+    said = aegen("train", "--data", name, "--data-root", "nowhere")
+    said.refused(4, name, "nowhere", "--download", "--data-root")
+    assert not Path("runs").exists() and not Path("nowhere").exists()
+
+
+def idx(path: Path, array: np.ndarray) -> None:
+    """The format of MNIST's files."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes())
+
+
+def test_mnist_is_read_with_its_labels_and_its_own_split(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    for part, count in (("train", 6), ("t10k", 3)):
+        idx(raw / f"{part}-images-idx3-ubyte", numbered(count, 28, 28))
+        idx(raw / f"{part}-labels-idx1-ubyte", np.arange(count, dtype=np.uint8))
+    data = load_data(DataSettings(name="mnist", root=str(tmp_path)))
+    assert data.image == (1, 28, 28)
+    assert numbers(data.train) == list(range(6)) and numbers(data.validation) == list(range(3))
+    assert data.train_labels is not None and data.train_labels.tolist() == list(range(6))
+    assert len(data.classes) == 10
+    assert load_data(DataSettings(name="mnist", root=str(tmp_path), size=32, channels=3)).image == (3, 32, 32)
+
+
+def test_mnist_cut_short_is_not_taken_for_missing(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    for part in ("train", "t10k"):
+        idx(raw / f"{part}-images-idx3-ubyte", numbered(6, 28, 28))
+        idx(raw / f"{part}-labels-idx1-ubyte", np.arange(6, dtype=np.uint8))
+    images = raw / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:-100])
+    with pytest.raises((EnvironmentFault, UsageError), match=r"(?i)damaged|cut short|cannot be read"):
+        load_data(DataSettings(name="mnist", root=str(tmp_path)))
+
+
+def test_the_digits_are_there_without_a_network(aegen: Aegen) -> None:
+    data = load_data(DataSettings())
+    assert data.image == (1, 32, 32)
+    assert len(data.train) + len(data.validation) == 1797
+    assert data.classes == [str(n) for n in range(10)]
+    assert (data.train.amin(), data.train.amax()) == (0, 255)
