@@ -56,14 +56,14 @@ class Autoencoder(nn.Module):
         """Images (B, C, H, W) in [-1, 1] → Latent. `.z` is a draw from the posterior, `.mean` its mean."""
         features = self.encoder(x)
         with _full_precision(features):  # a KL or a codebook distance is not for bf16
-            latent: Latent = self.bottleneck(features.float())
+            latent: Latent = self.bottleneck(lifted(features))
         return latent
 
     def decode(self, z: Tensor) -> Pixels:
         """Latents (B, *latent_shape) → p(x|z), whose `.mean` is the image in [-1, 1]."""
         parameters = self.decoder(z)
         with _full_precision(parameters):
-            pixels: Pixels = self.likelihood(parameters.float())
+            pixels: Pixels = self.likelihood(lifted(parameters))
         return pixels
 
     def reconstruct(self, x: Tensor, *, stochastic: bool = False) -> Tensor:
@@ -74,6 +74,11 @@ class Autoencoder(nn.Module):
     def prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
         """`n` latents from the prior, (n, *latent_shape)."""
         return self.bottleneck.prior(n, self.latent_shape, generator)
+
+
+def lifted(x: Tensor) -> Tensor:
+    """Half precision → float32; what is wider stays as it is."""
+    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def _full_precision(x: Tensor) -> Any:

@@ -11,7 +11,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from aegen.engine import optim, precision
 from aegen.engine.parallel import World
-from aegen.model import Autoencoder
+from aegen.model import Autoencoder, lifted
 from aegen.protocols import Objective, Outcome, Turn
 from aegen.spec import TrainSettings
 
@@ -32,12 +32,12 @@ class Stage(nn.Module):
 
 def reduce(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
     """The batch mean of every term, and their sum: the only place where losses are averaged and added."""
-    terms = {name: term.float().mean() for name, term in outcome.terms.items()}
+    terms = {name: lifted(term).mean() for name, term in outcome.terms.items()}
     loss = torch.stack(list(terms.values())).sum()
     watch = dict(outcome.watch)
     if outcome.latent is not None:
         watch.update(outcome.latent.watch)
-    seen = {name: value.detach().float().mean() for name, value in watch.items()}
+    seen = {name: lifted(value.detach()).mean() for name, value in watch.items()}
     return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}, **seen}
 
 

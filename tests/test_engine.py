@@ -1,0 +1,299 @@
+"""The loop: resume to the bit, turns, schedules, accumulation, averages, early stopping, processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from aegen.checkpoint import Checkpoint
+from aegen.data.source import Data
+from aegen.engine.loop import Trainer, seed_step
+from aegen.engine.parallel import World
+from aegen.errors import Interrupted
+from aegen.model import build_model, build_objective
+from aegen.plugins import Hooks
+from aegen.protocols import ImageShape
+from aegen.run import Result, train
+from aegen.spec import RunSpec, Spec, TrainSettings
+
+SMALL: dict[str, Any] = {
+    "arch.name": "mlp",
+    "arch.hidden": [16],
+    "data.size": 8,
+    "bottleneck.dim": 3,
+    "train.batch_size": 100,
+    "train.device": "cpu",
+    "log.images_every_epochs": 0,
+    "log.images": 4,
+}
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "conv": {"arch.name": "conv", "arch.width": 4, "arch.depth": 2},
+    "accumulated, averaged, clipped, scheduled": {
+        "train.accumulate": 3,
+        "train.ema": 0.99,
+        "train.clip": 1.0,
+        "train.warmup": 7,
+        "train.optimizer": "adamw",
+        "train.weight_decay": 0.1,
+        "objective.beta": "linear(0,1,20)",
+    },
+    "two turns": {"objective.name": "vae+adversarial", "objective.adversarial.width": 4, "objective.adversarial.after": 5},
+    "half, with a scaler": {"train.precision": "fp16"},
+    "bfloat": {"train.precision": "bf16", "train.optimizer": "sgd", "train.lr": 1e-5},
+    "rmsprop": {"train.optimizer": "rmsprop", "train.lr": 1e-4},
+}
+
+
+def run(folder: Path, steps: int, values: dict[str, Any], resume: bool = False) -> Result:
+    values = {k: v for k, v in {**SMALL, **values}.items() if not (k == "arch.hidden" and values.get("arch.name"))}
+    layers = [("test", {"train.steps": steps, **({} if resume else values)})]
+    return train(layers, resume=folder if resume else None, run_dir=None if resume else folder)
+
+
+def tensors(result: Result) -> dict[str, torch.Tensor]:
+    assert result.checkpoint is not None
+    return Checkpoint(result.checkpoint).tensors("")
+
+
+def assert_same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> None:
+    assert one.keys() == other.keys()
+    different = [k for k in one if not torch.equal(one[k], other[k])]
+    assert not different, different
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_n_and_resume_n_is_2n_to_the_bit(kind: str, tmp_path: Path) -> None:
+    """13 and 13 steps: both ends are in mid-epoch (16 steps an epoch, 5 when accumulating)."""
+    whole = tensors(run(tmp_path / "whole", 26, KINDS[kind]))
+    run(tmp_path / "halves", 13, KINDS[kind])
+    halves = tensors(run(tmp_path / "halves", 26, {}, resume=True))
+    assert_same(whole, halves)
+
+
+def test_twice_the_same_run_is_the_same_to_the_bit_and_another_seed_is_not(tmp_path: Path) -> None:
+    one, two = (tensors(run(tmp_path / str(i), 5, {})) for i in range(2))
+    assert_same(one, two)
+    other = tensors(run(tmp_path / "other", 5, {"train.seed": 1}))
+    assert not torch.equal(one["model.encoder.1.weight"], other["model.encoder.1.weight"])
+
+
+def test_the_seed_is_set_before_the_weights(tmp_path: Path) -> None:
+    """Named error of pythae: the seed is set after the weights are initialised."""
+    torch.manual_seed(123)
+    one = tensors(run(tmp_path / "a", 1, {}))
+    torch.manual_seed(456)
+    assert_same(one, tensors(run(tmp_path / "b", 1, {})))
+
+
+def test_the_random_state_of_a_step_depends_on_seed_rank_and_step() -> None:
+    draws = set()
+    for seed, rank, step in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)]:
+        seed_step(seed, rank, step)
+        draws.add(torch.rand(()).item())
+    assert len(draws) == 5
+
+
+def test_metrics_have_one_line_a_step_also_after_a_resume(tmp_path: Path) -> None:
+    every = {"log.every_steps": 5, "checkpoint.every_steps": 8, "checkpoint.every_epochs": 0}
+    run(tmp_path / "run", 12, every)
+    (tmp_path / "run/checkpoints/last.safetensors").rename(tmp_path / "later")
+    run(tmp_path / "other", 8, every)
+    (tmp_path / "other/checkpoints/last.safetensors").rename(tmp_path / "run/checkpoints/last.safetensors")
+    run(tmp_path / "run", 12, {}, resume=True)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [line["step"] for line in lines if line["split"] == "train"]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 12
+
+
+def trainer(stop_at: int | None = None, **values: Any) -> Trainer:
+    """A trainer on random images, writing nothing."""
+    torch.manual_seed(0)
+    pixels = torch.randint(0, 256, (64, 1, 8, 8), dtype=torch.uint8)
+    objective = values.pop("objective", Spec("vae"))
+    bottleneck = values.pop("bottleneck", "gaussian")
+    spec = RunSpec(
+        arch=Spec("mlp", {"hidden": [16]}),
+        objective=objective,
+        bottleneck=Spec(bottleneck, {"dim": 3}),
+        likelihood=Spec("gaussian", {"scale": 1.0}),
+        train=TrainSettings(batch_size=8, **values),
+    )
+    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, ImageShape(1, 8, 8))
+    built = build_objective(spec.objective, model)
+    data = Data(pixels[:48], pixels[48:])
+    made = Trainer(spec, model, built, data, World(torch.device("cpu")), run=None, header={}, hooks=Hooks())
+    if stop_at is not None:
+        made.stop = lambda: made.progress.step >= stop_at
+    return made
+
+
+def test_accumulating_is_the_same_as_a_larger_batch() -> None:
+    """Deterministic, so that nothing but the sum of gradients is compared."""
+    small = trainer(bottleneck="deterministic", steps=4, accumulate=3)
+    large = trainer(bottleneck="deterministic", steps=4)
+    large.batches.batch_size, large.batches.per_epoch = 24, 2
+    for one in (small, large):
+        one.run()
+    for (name, a), (_, b) in zip(small.model.named_parameters(), large.model.named_parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6, msg=name)
+
+
+def test_turns_are_taken_when_due_and_move_only_their_parts() -> None:
+    made = trainer(objective=Spec("ae+adversarial", {"adversarial": {"after": 3, "width": 4}}), bottleneck="deterministic")
+    critic = [p.clone() for p in made.objective.critic.parameters()]  # type: ignore[union-attr,operator]
+
+    def moved() -> bool:
+        return any(not torch.equal(a, b) for a, b in zip(critic, made.objective.critic.parameters(), strict=True))  # type: ignore[union-attr,operator]
+
+    for step in range(3):
+        made.take_step(step)
+    assert not moved()
+    made.take_step(3)
+    assert moved()
+
+
+def test_a_turn_every_so_often() -> None:
+    made = trainer()
+    from dataclasses import replace
+
+    player = made.players[0]
+    player.turn = replace(player.turn, every=4, after=2)
+    assert [step for step in range(12) if player.due(step)] == [2, 6, 10]
+
+
+def test_a_stop_is_asked_for_after_every_step_and_saves() -> None:
+    made = trainer(stop_at=7, steps=20)
+    saved = []
+    made.save = lambda name: saved.append((name, made.progress.step))  # type: ignore[method-assign]
+    with pytest.raises(Interrupted, match="step 7 of 20"):
+        made.run()
+    assert saved[-1] == ("last", 7)
+
+
+def test_early_stopping_waits_for_the_kl_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(objective=Spec("vae", {"beta": "linear(0,1,20)"}), epochs=30, patience=3)
+    losses = iter(range(1000))  # ever worse
+    monkeypatch.setattr(made, "validate", lambda: {"loss": float(next(losses))})
+    made.run()
+    # 6 steps an epoch: settled from step 20, so epoch 4 is the first that counts, the best; then three that are worse.
+    assert made.progress.best_epoch == 4
+    assert made.progress.step == 7 * 6
+
+
+def test_averages_follow_the_weights() -> None:
+    made = trainer(ema=0.9)
+    assert made.ema is not None
+    reference = {k: v.clone() for k, v in made.model.named_parameters()}
+    for step in range(5):
+        made.take_step(step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        for name, value in made.model.named_parameters():
+            reference[name] = decay * reference[name] + (1 - decay) * value.detach()
+    for name, value in reference.items():
+        torch.testing.assert_close(made.ema.shadow[name], value)
+    own = next(made.model.parameters()).clone()
+    with made.averaged():
+        assert not torch.equal(next(made.model.parameters()), own)
+    assert torch.equal(next(made.model.parameters()), own)
+
+
+def test_masters_stay_fp32_in_half_precision() -> None:
+    """Named error of tokenizers.md 4.4: trained weights cast to bf16 round small steps away."""
+    made = trainer(precision="bf16", lr=1e-7)
+    before = next(made.model.parameters()).clone()
+    made.take_step(0)
+    after = next(made.model.parameters())
+    assert after.dtype == torch.float32
+    assert not torch.equal(before, after)
+
+
+def test_fp16_has_a_gradient_scaler_for_each_turn() -> None:
+    """Named error of pythae: fp16 autocast without a scaler."""
+    made = trainer(precision="fp16", objective=Spec("vae+adversarial", {"adversarial": {"width": 4}}))
+    scalers = [p.scaler for p in made.players]
+    assert len({id(s) for s in scalers}) == 2
+    assert all(s.is_enabled() for s in scalers)
+    made.take_step(0)
+    assert all(s.get_scale() > 1 for s in scalers)
+
+
+def test_validation_does_not_move_anything() -> None:
+    made = trainer(steps=3)
+    made.run()
+    before = {k: v.clone() for k, v in made.state().items()}
+    first, second = made.validate(), made.validate()
+    assert first == second
+    assert_same(before, made.state())
+
+
+def test_validation_is_a_mean_over_images_not_over_batches() -> None:
+    made = trainer(bottleneck="deterministic")
+    made.data.validation = made.data.validation[:11]  # a batch of 8 and one of 3
+    whole = made.validate()["loss"]
+    made.batches.batch_size = 11
+    assert whole == pytest.approx(made.validate()["loss"], rel=1e-6)
+
+
+# -------------------------------------------------------------------------------- processes
+
+
+def cli(*words: str, cwd: Path, processes: int = 1, **popen: Any) -> subprocess.Popen[str]:
+    launcher = ["-m", "aegen"]
+    if processes > 1:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "-m", "aegen"]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, *launcher, "train", "--arch", "mlp", "--arch.hidden", "[16]", "--size", "8", *words]
+    return subprocess.Popen(
+        command, cwd=cwd, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **popen
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    return out
+
+
+@pytest.mark.parametrize("objective", ["ae", "ae+adversarial"])
+def test_two_processes_equal_one(objective: str, tmp_path: Path) -> None:
+    """Named error of reference trainers: unwrapping the model bypasses DDP, so gradients are never summed."""
+    common = ["--objective", objective, "--steps", "12", "--set", "log.images_every_epochs=0", "--json"]
+    finish(cli(*common, "--batch-size", "64", "--run-dir", "one", cwd=tmp_path))
+    out = finish(cli(*common, "--batch-size", "32", "--run-dir", "two", cwd=tmp_path, processes=2))
+    assert len(out.strip().splitlines()) == 1, "more than one process talks"
+    one, two = (Checkpoint(tmp_path / name / "checkpoints/last.safetensors").tensors("model.") for name in ("one", "two"))
+    for name, value in one.items():
+        torch.testing.assert_close(value, two[name], rtol=0, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_goes_on_bit_for_bit(number: int, tmp_path: Path) -> None:
+    steps = ["--steps", "3000", "--set", "log.every_steps=5", "--set", "log.images_every_epochs=0"]
+    process = cli(*steps, "--run-dir", "cut", cwd=tmp_path)
+    log = tmp_path / "cut/metrics.jsonl"
+    while not log.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert "aegen train --resume cut" in err
+    stopped = Checkpoint(tmp_path / "cut/checkpoints/last.safetensors").header["step"]
+    assert 0 < stopped < 3000
+    further = str(stopped + 20)
+    resume = [sys.executable, "-m", "aegen", "train", "--resume", "cut", "--steps", further]
+    subprocess.run(resume, cwd=tmp_path, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    finish(cli("--steps", further, "--set", "log.images_every_epochs=0", "--run-dir", "whole", cwd=tmp_path))
+    files = [Checkpoint(tmp_path / name / "checkpoints/last.safetensors") for name in ("cut", "whole")]
+    assert_same(*(file.tensors("model.") for file in files))
+    assert_same(*(file.tensors("optim/") for file in files))
