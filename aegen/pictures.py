@@ -99,7 +99,7 @@ def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 60
         UsageError: the folder cannot be written.
     """
     there_and_back = [*frames, *frames[-2:0:-1]]
-    _write(path, [flat(f) for f in there_and_back], duration=milliseconds, loop=0)
+    _write(path, [flat(f) for f in there_and_back], duration=milliseconds, loop=0, lossless=True)
 
 
 def _write(path: Path, frames: list[Image.Image], **options: int) -> None:

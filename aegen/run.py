@@ -147,6 +147,7 @@ def _train(
         trainer.restore(saved)
     if dry_run:
         trainer.take_step(trainer.progress.step)
+        trainer.progress.step += 1
         trainer.read_metrics()
         say("dry run: one step was taken, nothing was written")
         return Result(None, None, None, None, 1, 0, 0.0, trainer.validate(), here.rank)

@@ -51,7 +51,9 @@ def install(folder: Path) -> None:
     """Twenty packages as pip leaves them, each with an objective whose module imports torch."""
     for number in range(PLUGINS):
         name = f"aegen_fake_{number}"
-        (folder / f"{name}.py").write_text("import torch\n\nfrom aegen import Objective\n\n\nclass Fake(Objective): ...\n")
+        (folder / f"{name}.py").write_text(
+            "import torch\n\nfrom aegen import Objective\n\n\nclass Fake(Objective): ...\n"
+        )
         info = folder / f"{name}-1.0.dist-info"
         info.mkdir()
         (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name.replace('_', '-')}\nVersion: 1.0\n")

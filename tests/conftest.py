@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import torch
 
-import aegen.run
 from aegen import registry
 from aegen.cli import main
+from aegen.run import train
 
 torch.set_num_threads(1)  # tiny nets are faster so, and workers of pytest-xdist share the cores
 
@@ -28,11 +28,17 @@ class Said:
     def refused(self, code: int, *pieces: str) -> None:
         """The exit code is `code` and every piece stands in one sentence on stderr."""
         assert self.code == code, f"exit {self.code}, not {code}: {self.err}"
-        sentence = " ".join(self.err.partition("error: ")[2].split())
-        assert sentence and self.err.count("error: ") == 1, self.err
-        assert not self.err.partition("error: ")[2].rstrip("\n").count("\n"), f"more than one line: {self.err}"
+        *talk, last = self.err.splitlines() or [""]
+        assert last.startswith("error: ") and not [line for line in talk if line.startswith("error: ")], self.err
+        sentence = last.removeprefix("error: ")
         missing = [piece for piece in pieces if piece not in sentence]
         assert not missing, f"{missing} not in: {sentence}"
+
+    def misread(self, *pieces: str) -> None:
+        """The line itself was wrong, as Typer finds: exit code 2, every piece in its box."""
+        words = " ".join(self.err.replace("│", " ").split())
+        assert self.code == 2, self.err
+        assert [piece for piece in pieces if piece not in words] == [], words
 
     def worked(self) -> Said:
         """The exit code is 0."""
@@ -44,16 +50,16 @@ Aegen = Callable[..., Said]
 
 
 @pytest.fixture
-def aegen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Aegen:
+def aegen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Aegen]:
     """`aegen("train", "--epochs", 1)`: the command line in this process, in an empty folder, as a stranger finds it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AEGEN_DISABLE_PLUGINS", "")  # set, so that it is put back: --no-plugins writes it
     monkeypatch.setenv("NO_COLOR", "1")
-    monkeypatch.setattr(registry, "_trusted_files", set())
     registry.forget()
 
     def call(*words: object) -> Said:
         capsys.readouterr()
+        monkeypatch.setattr(registry, "_trusted_files", set())  # as in a new process
         code: object = 0
         try:
             main([str(word) for word in words])
@@ -66,7 +72,8 @@ def aegen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
         assert not list(tmp_path.rglob("*.tmp")), "a temporary file was left behind"
         return Said(code, out, err)
 
-    return call
+    yield call
+    registry.forget()
 
 
 TINY = ("--arch", "mlp", "--arch.hidden", "[32]", "--size", "16", "--set", "log.images_every_epochs=0")
@@ -78,7 +85,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run: an mlp vae on 16×16 digits, one epoch. Copy it to alter it."""
     run = tmp_path_factory.mktemp("trained") / "run"
     settings = {"arch.hidden": [32], "data.size": 16, "train.epochs": 1, "log.images_every_epochs": 0}
-    aegen.run.train(arch="mlp", run_dir=run, **settings)
+    train(arch="mlp", run_dir=run, **settings)
     return run
 
 

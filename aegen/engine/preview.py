@@ -20,7 +20,8 @@ _SEED = 0  # of the noise in pictures: the same in every epoch, so that only the
 def reconstructions(model: Autoencoder, images: Tensor, path: Path) -> None:
     """Originals (uint8) above reconstructions."""
     device = next(model.parameters()).device
-    shown = images[:SHOWN]
+    # Spread over all of them: a folder's first pictures are often of one kind.
+    shown = images[torch.linspace(0, len(images) - 1, min(SHOWN, len(images))).long()]
     again = pictures.to_uint8(model.reconstruct(normalize(shown.to(device))))
     pictures.save(pictures.pairs(shown, again), path)
 
