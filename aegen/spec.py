@@ -109,8 +109,10 @@ def _adapt(annotation: Any, value: Any) -> Any:
     from pydantic import ConfigDict, TypeAdapter  # 60 ms that help and listings need not spend
 
     branches = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
-    if isinstance(value, str) and any(get_origin(b) is list for b in branches) and (
-        len(branches) == 1 or value.lstrip().startswith("[")
+    if (
+        isinstance(value, str)
+        and any(get_origin(b) is list for b in branches)
+        and (len(branches) == 1 or value.lstrip().startswith("["))
     ):
         value = json.loads(value)
     if isinstance(value, bool) and annotation in (int, float):

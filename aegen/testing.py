@@ -194,9 +194,13 @@ def _check_turn(objective: Objective, model: Autoencoder, turn: Turn, x: Tensor)
     players = nn.ModuleDict({"model": model, "objective": objective})
     parts = [getattr(model, part) if isinstance(part, str) else part for part in turn.trains]
     mine = {p for part in parts for p in part.parameters()}
-    for parameter in players.parameters():  # gradients everywhere: isolation must not rest on requires_grad alone
-        parameter.requires_grad_(parameter in mine)
-        parameter.grad = None
+    if mine and not mine & set(model.parameters()):
+        # A player beside the autoencoder must not reach into it, even where nothing but the loss keeps them apart.
+        _take_seats(players, set(players.parameters()))
+        reduce(turn.loss(model, x))[0].backward()
+        for name, parameter in model.named_parameters():
+            assert parameter.grad is None, f"{turn.name}: a gradient leaks into {name}, which it does not train"
+    _take_seats(players, mine)
     outcome = turn.loss(model, x)
     for name, term in outcome.terms.items():
         assert term.shape in ((len(x),), ()), f"{turn.name}: term {name} is {tuple(term.shape)}, not (B,) or ()"
@@ -208,13 +212,18 @@ def _check_turn(objective: Objective, model: Autoencoder, turn: Turn, x: Tensor)
         if parameter in mine:
             assert parameter.grad is not None, f"{turn.name}: no gradient reaches {name}, which it trains"
             assert parameter.grad.isfinite().all(), f"{turn.name}: the gradient of {name} is not finite"
-        else:
-            assert parameter.grad is None, f"{turn.name}: a gradient leaks into {name}, which it does not train"
     before = {n: p.detach().clone() for n, p in players.named_parameters()}
     build_optimizer(TrainSettings(), list(mine), torch.device("cpu")).step()
     for name, parameter in players.named_parameters():
         if parameter not in mine:
             assert torch.equal(parameter, before[name]), f"{turn.name}: {name} moved, which it does not train"
+
+
+def _take_seats(players: nn.Module, mine: set[nn.Parameter]) -> None:
+    """Only `mine` require gradients, and none has one yet."""
+    for parameter in players.parameters():
+        parameter.requires_grad_(parameter in mine)
+        parameter.grad = None
 
 
 @torch.no_grad()

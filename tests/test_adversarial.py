@@ -90,7 +90,9 @@ def test_each_turn_pulls_in_its_own_direction(form: str) -> None:
 
     def step(parameters: Any, loss: Tensor, rate: float) -> None:
         parameters = list(parameters)
-        for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        for parameter, gradient in zip(
+            parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True
+        ):
             if gradient is not None:
                 parameter.data -= rate * gradient
 

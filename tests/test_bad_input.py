@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -149,7 +150,14 @@ def test_a_size_of_two_numbers_is_taken_by_whatever_way_it_comes(aegen: Aegen, w
 def test_a_seed_is_taken_to_the_end_or_refused_at_once(aegen: Aegen, seed: int) -> None:
     said = aegen("train", *TINY, "--steps", 1, "--seed", seed)
     assert said.code in (0, 2), said.err
-    assert said.code == 0 or "seed" in said.err and not Path("runs").exists()
+    assert said.code == 0 or ("seed" in said.err and not Path("runs").exists())
+
+
+def test_more_micro_batches_than_images_are_refused(aegen: Aegen) -> None:
+    for i in range(4):
+        picture(f"photos/{i}.png")
+    said = aegen("train", *TINY, "--data", "photos", "--steps", 1, "--set", "train.accumulate=100")
+    said.refused(2, "train.accumulate", "100", "3 images")
 
 
 def test_images_too_small_are_refused(aegen: Aegen) -> None:
@@ -712,6 +720,16 @@ def test_a_resumed_run_that_is_done_is_told_how_to_go_further(aegen: Aegen, run:
     aegen("train", "--resume", "nowhere").refused(2, "there is no nowhere", "run folder")
 
 
+def test_a_checkpoint_outside_a_run_is_not_resumed_into_the_folder_around_it(aegen: Aegen, run: Path) -> None:
+    Path("mine/models").mkdir(parents=True)
+    shutil.copy(run / "checkpoints" / "last.safetensors", "mine/models/best-so-far.safetensors")
+    Path("mine/config.toml").write_text("my own")
+    before = everything(Path("mine"))
+    said = aegen("train", "--resume", "mine/models/best-so-far.safetensors", "--epochs", 2)
+    assert everything(Path("mine")) == before
+    said.refused(2, "best-so-far.safetensors", "--init-from")
+
+
 def test_a_run_is_not_resumed_on_other_images(aegen: Aegen) -> None:
     def write(seed: int) -> None:
         np.save("a.npy", np.random.default_rng(seed).integers(0, 256, (16, 8, 8), dtype=np.uint8))
@@ -784,6 +802,19 @@ def test_a_loss_that_is_not_finite_names_the_term_the_step_and_the_last_good_che
 def test_a_loss_that_is_not_finite_at_once_says_that_there_is_no_checkpoint(aegen: Aegen) -> None:
     said = aegen("train", *TINY, "--lr", "1e30")
     said.refused(1, "of the loss became nan at step 1", "there is no checkpoint yet", "a lower --lr")
+
+
+def test_the_line_that_resumes_can_be_pasted_whatever_the_folder_is_called(
+    aegen: Aegen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("aegen.run._Stop.__call__", lambda self: True)
+        said = aegen("train", *TINY, "--run-dir", "my run", "--steps", 3)
+    said.refused(130, "stopped at step 1 of 3", "the state is saved")
+    line = shlex.split(said.err.rpartition("go on with: ")[2])
+    assert line[:2] == ["aegen", "train"]
+    aegen(*line[1:]).worked()
+    assert header_of(Path("my run/checkpoints/last.safetensors"))["step"] == 3
 
 
 def interrupt(line: list[str], number: int, environment: dict[str, str], cwd: Path) -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,10 @@ import torch
 from conftest import TINY, Aegen
 from PIL import Image
 
+from aegen import registry
 from aegen.checkpoint import Checkpoint
 from aegen.run import train as train_in_python
+from aegen.testing import check_objective
 from aegen.use import lerp, load, slerp
 
 
@@ -71,7 +75,9 @@ def test_train_json_is_one_line_for_programs(aegen: Aegen) -> None:
     assert Path(result["checkpoint"]).is_file()
     assert (result["steps"], result["epochs"]) == (7, 0)
     assert result["images_per_second"] > 0
-    assert result["metrics"]["loss"] == pytest.approx(result["metrics"]["error"] + result["metrics"]["penalty"], rel=1e-4)
+    assert result["metrics"]["loss"] == pytest.approx(
+        result["metrics"]["error"] + result["metrics"]["penalty"], rel=1e-4
+    )
 
 
 def test_the_run_folder_says_everything(trained: Path) -> None:
@@ -161,7 +167,12 @@ def test_precedence_is_flag_then_set_then_config_then_default(aegen: Aegen, tmp_
     assert config["arch"]["name"] == "mlp"
     assert (config["train"]["lr"], config["train"]["epochs"], config["train"]["batch_size"]) == (0.3, 8, 3)
     text = aegen("train", "--print-config", *words).worked().out
-    for line, origin in (("lr = 0.3", "--lr"), ("epochs = 8", "--set"), ("batch_size = 3", "run.toml"), ("clip", "default")):
+    for line, origin in (
+        ("lr = 0.3", "--lr"),
+        ("epochs = 8", "--set"),
+        ("batch_size = 3", "run.toml"),
+        ("clip", "default"),
+    ):
         assert any(row.startswith(line) and row.endswith(f"# {origin}") for row in text.splitlines()), (line, origin)
 
 
@@ -210,7 +221,9 @@ def test_sample_each(aegen: Aegen, trained: Path, tmp_path: Path) -> None:
     assert size(tmp_path / files[0]) == (16, 16)
 
 
-def test_reconstruct_takes_files_folders_and_globs_under_their_own_names(aegen: Aegen, trained: Path, tmp_path: Path) -> None:
+def test_reconstruct_takes_files_folders_and_globs_under_their_own_names(
+    aegen: Aegen, trained: Path, tmp_path: Path
+) -> None:
     picture(tmp_path / "in/a.png")
     picture(tmp_path / "in/deep/b.jpg")
     picture(tmp_path / "c.gif")
@@ -227,7 +240,9 @@ def test_what_is_converted_is_said(aegen: Aegen, trained: Path, tmp_path: Path) 
 
 
 @pytest.mark.parametrize(("name", "frames"), [("way.png", {1}), ("way.gif", {14}), ("way.webp", set(range(2, 15)))])
-def test_interpolate_writes_by_the_ending(aegen: Aegen, trained: Path, tmp_path: Path, name: str, frames: set[int]) -> None:
+def test_interpolate_writes_by_the_ending(
+    aegen: Aegen, trained: Path, tmp_path: Path, name: str, frames: set[int]
+) -> None:
     a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png", (16, 12))
     aegen("interpolate", a, b, "--steps", 8, "--method", "slerp", "-o", name, "-c", trained).worked()
     with Image.open(tmp_path / name) as image:
@@ -277,7 +292,9 @@ def test_exported_weights_are_smaller_and_complete(aegen: Aegen, trained: Path, 
 def test_decoding_reads_only_the_models_tensors(trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
     original = Checkpoint.tensors
-    monkeypatch.setattr(Checkpoint, "tensors", lambda self, prefix, **k: read.append(prefix) or original(self, prefix, **k))
+    monkeypatch.setattr(
+        Checkpoint, "tensors", lambda self, prefix, **k: read.append(prefix) or original(self, prefix, **k)
+    )
     load(trained, device="cpu")
     assert read == ["model."]
 
@@ -293,3 +310,34 @@ def test_list_plugins_json_is_a_list_of_components(aegen: Aegen) -> None:
     shown = aegen("list-plugins", "vae").worked().out
     assert "beta" in shown
     assert "Kingma" in shown
+
+
+# -------------------------------------------------------------------------------- documentation
+
+
+def documented() -> list[str]:
+    """Every `aegen train …` line of the README and of the comments in examples/*.toml."""
+    root = Path(__file__).parents[1]
+    text = (root / "README.md").read_text() + "".join(p.read_text() for p in (root / "examples").glob("*.toml"))
+    found = re.findall(r"^(?:#|    )?.*?\baegen (train [^\n`]*?)(?:  +#.*|\.)?$", text, re.MULTILINE)
+    return sorted({line.strip() for line in found if "--help" not in line and "--resume" not in line})
+
+
+@pytest.mark.parametrize("line", documented())
+def test_documented_commands_are_understood(aegen: Aegen, tmp_path: Path, line: str) -> None:
+    root = Path(__file__).parents[1]
+    for name in ("photos", "icons", "emoji", "path/to/img/google/64"):
+        (tmp_path / name).mkdir(parents=True)
+    np.savez(tmp_path / "images.npz", images=np.zeros((2, 8, 8), np.uint8))
+    line = line.replace("examples/", f"{root}/examples/")
+    aegen(*shlex.split(line), "--print-config").worked()
+
+
+def test_the_readmes_objective_works_as_it_stands(aegen: Aegen, tmp_path: Path) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    code = next(c for c in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "class Absolute" in c)
+    (tmp_path / "absolute.py").write_text(code)
+    (command,) = re.findall(r"`aegen (train --objective ./absolute.py:Absolute[^`]*)`", readme)
+    aegen(*shlex.split(command), "--steps", 2, "--arch", "mlp", "--size", 8).worked()
+    registry.trust("./absolute.py:Absolute")
+    check_objective(registry.get("objective", "./absolute.py:Absolute"))

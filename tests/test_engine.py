@@ -47,7 +47,11 @@ KINDS: dict[str, dict[str, Any]] = {
         "train.weight_decay": 0.1,
         "objective.beta": "linear(0,1,20)",
     },
-    "two turns": {"objective.name": "vae+adversarial", "objective.adversarial.width": 4, "objective.adversarial.after": 5},
+    "two turns": {
+        "objective.name": "vae+adversarial",
+        "objective.adversarial.width": 4,
+        "objective.adversarial.after": 5,
+    },
     "half, with a scaler": {"train.precision": "fp16"},
     "bfloat": {"train.precision": "bf16", "train.optimizer": "sgd", "train.lr": 1e-5},
     "rmsprop": {"train.optimizer": "rmsprop", "train.lr": 1e-4},
@@ -150,7 +154,9 @@ def test_accumulating_is_the_same_as_a_larger_batch() -> None:
 
 
 def test_turns_are_taken_when_due_and_move_only_their_parts() -> None:
-    made = trainer(objective=Spec("ae+adversarial", {"adversarial": {"after": 3, "width": 4}}), bottleneck="deterministic")
+    made = trainer(
+        objective=Spec("ae+adversarial", {"adversarial": {"after": 3, "width": 4}}), bottleneck="deterministic"
+    )
     critic = [p.clone() for p in made.objective.critic.parameters()]  # type: ignore[union-attr,operator]
 
     def moved() -> bool:
@@ -272,7 +278,9 @@ def test_two_processes_equal_one(objective: str, tmp_path: Path) -> None:
     finish(cli(*common, "--batch-size", "64", "--run-dir", "one", cwd=tmp_path))
     out = finish(cli(*common, "--batch-size", "32", "--run-dir", "two", cwd=tmp_path, processes=2))
     assert len(out.strip().splitlines()) == 1, "more than one process talks"
-    one, two = (Checkpoint(tmp_path / name / "checkpoints/last.safetensors").tensors("model.") for name in ("one", "two"))
+    one, two = (
+        Checkpoint(tmp_path / name / "checkpoints/last.safetensors").tensors("model.") for name in ("one", "two")
+    )
     for name, value in one.items():
         torch.testing.assert_close(value, two[name], rtol=0, atol=1e-6, msg=name)
 

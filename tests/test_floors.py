@@ -80,7 +80,9 @@ def test_a_file_imports_only_from_lower_floors(path: Path) -> None:
     for module in imports(path):
         other = floor(module)
         if module.startswith("aegen.") and other and other != me:
-            assert HEIGHT[other] < HEIGHT[me], f"{name_of(path)} (floor {HEIGHT[me]}) imports {module} ({HEIGHT[other]})"
+            assert HEIGHT[other] < HEIGHT[me], (
+                f"{name_of(path)} (floor {HEIGHT[me]}) imports {module} ({HEIGHT[other]})"
+            )
 
 
 @pytest.mark.parametrize("path", modules("plugins") + modules("examples"), ids=lambda p: str(p.relative_to(ROOT)))

@@ -49,7 +49,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 def number(value: float) -> str:
     """Four significant digits, thousands grouped."""
-    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+    return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
 
 
 class Display:
@@ -97,12 +97,13 @@ class Display:
     @hookimpl
     def aegen_epoch_end(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
         """One line: the loss in training and, on held-out images, the loss and its terms."""
-        shown = {metrics["loss"]: ""}
+        shown = {number(metrics["loss"]): ""}
         for name, value in metrics.items():
-            shown.setdefault(value, f"  {name} {number(value)}")  # with beta = 1 the loss is the bound: say it once
+            # With beta = 1 the loss is the bound, and the penalty the KL: say each number once.
+            shown.setdefault(number(value), f"  {name} {number(value):<7}")
+        loss = f"loss {number(self._latest['loss']):<7}  " if "loss" in self._latest else ""
         terms = "".join(shown.values())
-        loss = f"loss {number(self._latest['loss'])}  " if "loss" in self._latest else ""
-        self._line(f"epoch {epoch:>3}  {loss}validation {number(metrics['loss'])}{terms}")
+        self._line(f"epoch {epoch:>3}  {loss}validation {number(metrics['loss']):<7}{terms}".rstrip())
 
     def _line(self, text: str) -> None:
         self._spoke = time.monotonic()

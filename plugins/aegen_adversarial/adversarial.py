@@ -41,7 +41,7 @@ def fooling_loss(form: str, fake: Tensor) -> Tensor:
 
 
 class Adversarial(Wrapper):
-    """The inner loss plus a critic's verdict on the reconstruction.
+    """What it wraps, plus a critic's verdict on the reconstruction.
 
     The verdict is a mean over patches and would be lost beside nats summed over pixels; `weight` counts it per pixel value,
     so that one number serves images of every size.

@@ -13,7 +13,7 @@ _FORM = "takes uint8 images, (N, H, W) or (N, H, W, C) with 1 to 4 channels"
 
 
 class Array(Dataset):
-    """uint8, (N, H, W) or (N, H, W, C)."""
+    """A .npy or .npz of uint8 images, (N, H, W) or (N, H, W, C)."""
 
     def load(self, settings: DataSettings) -> Images:
         """Arrays that would need pickle are refused."""

@@ -14,7 +14,7 @@ _USUAL = (64, 64)
 
 
 class Folder(Dataset):
-    """Images at `--size`, by default their own if all have the same, else 64×64."""
+    """A folder of pictures, at their own size if all have the same, else 64×64."""
 
     def load(self, settings: DataSettings) -> Images:
         """Decode every picture in parallel; what cannot be read is skipped and named."""

@@ -39,7 +39,7 @@ class _Decode(nn.Module):
 
 
 class ONNX(Exporter):
-    """A folder with two graphs and a config.json.
+    """ONNX, encoder and decoder, for a batch of any size.
 
     Options:
         opset: version of the operator set.

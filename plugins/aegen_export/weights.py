@@ -13,7 +13,7 @@ from aegen import Autoencoder, Exporter, load, save_checkpoint
 
 
 class Weights(Exporter):
-    """One safetensors file without optimizer state."""
+    """The weights alone, in one safetensors file that every command reads."""
 
     suffix = ".safetensors"
 

@@ -16,7 +16,7 @@ _RIDGE = 1e-6  # of the largest variance: keeps the factorisation possible when 
 
 
 class Gaussian(Sampler):
-    """Mean and covariance of the latents."""
+    """One Gaussian with full covariance, fitted on the latents of the training images."""
 
     def __init__(self, latent: tuple[int, ...]) -> None:
         super().__init__()

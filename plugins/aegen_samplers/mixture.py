@@ -19,7 +19,7 @@ _MOST_FULL = 256  # dimensions: beyond, a full covariance a component is neither
 
 
 class Mixture(Sampler):
-    """Weights, means and covariances of the components.
+    """A mixture of Gaussians, fitted on the latents of the training images.
 
     Options:
         components: number of Gaussians.

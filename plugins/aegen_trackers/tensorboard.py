@@ -13,7 +13,7 @@ from aegen import EnvironmentFault, hookimpl
 
 
 class TensorBoard:
-    """Writes event files."""
+    """Curves and pictures for TensorBoard."""
 
     def __init__(self) -> None:
         try:

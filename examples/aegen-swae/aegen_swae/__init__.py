@@ -9,9 +9,10 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from aegen import Autoencoder, Objective, Outcome, Range
 from torch import Tensor
 from torch.nn.functional import normalize
+
+from aegen import Autoencoder, Objective, Outcome, Range
 
 
 def sliced_wasserstein(a: Tensor, b: Tensor, directions: Tensor) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
-from aegen.testing import check_objective
 from aegen_swae import SlicedWasserstein, sliced_wasserstein
 from scipy.stats import wasserstein_distance_nd
+
+from aegen.testing import check_objective
 
 
 def test_contract() -> None:
