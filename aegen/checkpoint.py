@@ -10,19 +10,63 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
 
 from aegen import registry
-from aegen.errors import PluginError, UsageError, listing
+from aegen.errors import PluginError, UsageError
 from aegen.spec import RunSpec
 
 FORMAT = 1
+
+
+class Origin(TypedDict):
+    """Where a component came from."""
+
+    package: str
+    version: str
+
+
+class DataNote(TypedDict):
+    """What a model was trained on."""
+
+    name: str
+    count: int
+    classes: list[str]
+    fingerprint: str
+
+
+class Header(TypedDict):
+    """The JSON of a checkpoint; what is read from a file is checked against this.
+
+    `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; the rest is the progress of the run.
+    """
+
+    format: int
+    spec: dict[str, Any]
+    image: tuple[PositiveInt, PositiveInt, PositiveInt]
+    latent: list[PositiveInt]
+    data: DataNote
+    plugins: dict[str, Origin]
+    samplers: dict[str, dict[str, Any]]
+    versions: dict[str, str]
+    step: NonNegativeInt
+    best: float | None
+    best_epoch: int
+    waited: int
+    per_epoch: PositiveInt
+    validation: dict[str, float]
+
+
+_DAMAGED = "it was altered after aegen wrote it; use another checkpoint of the run"
 
 
 def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
@@ -42,7 +86,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong first is what matters
+            temporary.unlink()
         raise
 
 
@@ -103,18 +148,20 @@ class Checkpoint:
                 hint="give a checkpoint that `aegen train` wrote",
             )
         try:
-            self.header: dict[str, Any] = json.loads(metadata["aegen"])
-            version = int(self.header["format"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise UsageError(f"{path} has a damaged header ({error})") from error
-        if version > FORMAT:
-            raise UsageError(
-                f"{path} has checkpoint format {version}, this aegen reads up to {FORMAT}",
-                hint="pip install --upgrade aegen",
-            )
-        lacking = {"spec", "image", "latent", "step", "plugins"} - set(self.header)
-        if lacking:
-            raise UsageError(f"{path} has a damaged header: it lacks {listing(lacking)}")
+            raw = json.loads(metadata["aegen"])
+            version = TypeAdapter(int).validate_python(raw["format"] if isinstance(raw, dict) else None)
+            if version > FORMAT:
+                raise UsageError(
+                    f"{path} has checkpoint format {version}, this aegen reads up to {FORMAT}",
+                    hint="pip install --upgrade aegen",
+                )
+            self.header: Header = TypeAdapter(Header).validate_python(raw)
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(str(part) for part in first["loc"]) or "format"
+            raise UsageError(f"{path} has a damaged header ({where}: {first['msg']})", hint=_DAMAGED) from error
+        except (ValueError, KeyError) as error:
+            raise UsageError(f"{path} has a damaged header ({error})", hint=_DAMAGED) from error
 
     def tensors(self, prefix: str, *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
         """The tensors whose keys begin with `prefix`, by the rest of their key; others stay on disk."""
@@ -150,8 +197,15 @@ class Checkpoint:
 
     @property
     def spec(self) -> RunSpec:
-        """The run that wrote it."""
-        return RunSpec.from_dict(self.header["spec"])
+        """The run that wrote it.
+
+        Raises:
+            UsageError: its configuration was altered.
+        """
+        try:
+            return RunSpec.from_dict(self.header["spec"])
+        except UsageError as error:
+            raise UsageError(f"{self.path} has a damaged configuration ({error.message})", hint=_DAMAGED) from error
 
     def require_plugins(self, kinds: Iterable[str]) -> None:
         """Name the package to install, before a name that it provides turns out to be unknown.
@@ -172,9 +226,9 @@ class Checkpoint:
                 )
 
 
-def origins(components: Iterable[tuple[str, str]]) -> dict[str, dict[str, str]]:
+def origins(components: Iterable[tuple[str, str]]) -> dict[str, Origin]:
     """Package and version of each (kind, name), for the header."""
-    found = {}
+    found: dict[str, Origin] = {}
     for kind, name in components:
         component = registry.find(kind, name)
         found[f"{kind}:{name}"] = {"package": component.package, "version": component.version}

@@ -135,18 +135,16 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
         UsageError: an unknown key, name or option, or an unacceptable value.
     """
     values, origins = merge(layers)
+    for key in values:
+        _check_key(key, values[key], origins[key])
     names = chosen(values)
     sections = component_options(names)
     tables = nest(values)
-    strange = [k for k in tables if k not in (*COMPONENTS, *SETTINGS)]
-    if strange:
-        known = (*COMPONENTS, *SETTINGS)
-        hint = did_you_mean(strange[0], known) or f"sections are {listing(known)}"
-        raise UsageError(f"unknown section {strange[0]!r} in {origins.get(strange[0], 'the configuration')}", hint=hint)
+    labels = {k: o if o.startswith("--") and o != "--set" else f"{k} in {o}" for k, o in origins.items()}
     full: dict[str, Any] = {}
     for key in COMPONENTS:
         given = {k: v for k, v in tables.get(key, {}).items() if k != "name"}
-        full[key] = {"name": names[key], **_component(key, names[key], given, sections)}
+        full[key] = {"name": names[key], **_component(key, names[key], given, sections, labels)}
     for key, settings in SETTINGS.items():
         own = options_of(settings)
         given = tables.get(key, {})
@@ -158,9 +156,9 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
                     hint = did_you_mean(name, [*own, *data_options]) or f"it takes {listing([*own, *data_options])}"
                     raise UsageError(f"unknown option data.{name} for data set {component.name}", hint=hint)
             mine = {k: v for k, v in given.items() if k in data_options and k not in own}
-            extra = check_options(data_options, mine, "data.", f"data set {component.name}")
+            extra = check_options(data_options, mine, "data.", f"data set {component.name}", labels)
             given = {k: v for k, v in given.items() if k in own}
-        full[key] = {**check_options(own, given, f"{key}.", f"section {key}"), **extra}
+        full[key] = {**check_options(own, given, f"{key}.", f"section {key}", labels), **extra}
     if len(full["train"]["betas"]) != 2:
         raise UsageError(f"train.betas is {full['train']['betas']}, but takes two numbers")
     spec = RunSpec.from_dict({k: {n: v for n, v in t.items() if v is not None} for k, t in full.items()})
@@ -168,20 +166,42 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     return Resolved(spec, {k: origins.get(k, "default") for k in every})
 
 
+def _check_key(key: str, value: Any, origin: str) -> None:
+    """A key is `section.option`, or `objective.wrapper.option`.
+
+    Raises:
+        UsageError: it is neither.
+    """
+    section, *path = key.split(".")
+    known = (*COMPONENTS, *SETTINGS)
+    if section not in known:
+        hint = did_you_mean(section, known) or f"sections are {listing(known)}"
+        raise UsageError(f"unknown section {section!r} in {origin}", hint=hint)
+    if not path:
+        raise UsageError(
+            f"{origin} sets {key} to {value!r}, but {key} is a section", hint=f"set one of its options, {key}.…"
+        )
+    if len(path) > (2 if section == "objective" else 1) or not all(path):
+        raise UsageError(f"{origin} sets {key}, which is no setting", hint=f"settings are written {section}.option")
+
+
 def _component(
     key: str,
     name: str,
     given: Mapping[str, Any],
     sections: Mapping[str, tuple[registry.Component, dict[str, Option]]],
+    labels: Mapping[str, str],
 ) -> dict[str, Any]:
     """Checked options of one component; those of an objective's wrappers are nested under their names."""
     if key != "objective":
-        return check_options(sections[key][1], given, f"{key}.", f"{sections[key][0].kind} {name}")
+        return check_options(sections[key][1], given, f"{key}.", f"{sections[key][0].kind} {name}", labels)
     first, *wrappers = objective_options(name, given)
-    checked = check_options(sections["objective"][1], first.options, "objective.", f"objective {first.name}")
+    checked = check_options(sections["objective"][1], first.options, "objective.", f"objective {first.name}", labels)
     for part in wrappers:
         section = f"objective.{part.name}"
-        checked[part.name] = check_options(sections[section][1], part.options, f"{section}.", f"objective {part.name}")
+        checked[part.name] = check_options(
+            sections[section][1], part.options, f"{section}.", f"objective {part.name}", labels
+        )
     return {k: v for k, v in checked.items() if v != {}}
 
 
@@ -193,13 +213,20 @@ def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
     """
     before = flatten(saved.to_dict())
     values, origins = merge(layers)
+    for part in COMPONENTS:  # first, or the options of one component are read as another's
+        name = f"{part}.name"
+        if name in values and values[name] != before[name]:
+            raise _fixed(name, values[name], before[name], origins[name])
     candidate = resolve([("the run", before), *layers]).spec
     after = flatten(candidate.to_dict())
     for key in values:
         if before.get(key) != after.get(key) and key not in RESUMABLE and not key.startswith(("log.", "checkpoint.")):
-            raise UsageError(
-                f"{origins[key]} sets {key} to {after.get(key)!r}, but the run has {before.get(key)!r} and what is "
-                "computed cannot change in mid-run",
-                hint=f"only {listing(RESUMABLE)}, log.* and checkpoint.* may; or begin anew with --init-from",
-            )
+            raise _fixed(key, after.get(key), before.get(key), origins[key])
     return candidate
+
+
+def _fixed(key: str, wanted: Any, has: Any, origin: str) -> UsageError:
+    return UsageError(
+        f"{origin} sets {key} to {wanted!r}, but the run has {has!r} and what is computed cannot change in mid-run",
+        hint=f"only {listing(RESUMABLE)}, log.* and checkpoint.* may; or begin anew with --init-from",
+    )

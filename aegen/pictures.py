@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -82,7 +83,8 @@ def save(image: Image.Image, path: Path) -> None:
     """Write a picture in the format of its ending, atomically.
 
     Raises:
-        UsageError: the ending is none of a still picture's, or the folder cannot be written.
+        UsageError: the ending is none of a still picture's.
+        OSError: it cannot be written.
     """
     suffix = path.suffix.lower()
     if suffix not in STILLS:
@@ -96,7 +98,7 @@ def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 60
     """Write frames as a looping GIF or WebP, there and back again.
 
     Raises:
-        UsageError: the folder cannot be written.
+        OSError: it cannot be written.
     """
     there_and_back = [*frames, *frames[-2:0:-1]]
     _write(path, [flat(f) for f in there_and_back], duration=milliseconds, loop=0, lossless=True)
@@ -112,8 +114,6 @@ def _write(path: Path, frames: list[Image.Image], **options: int) -> None:
         else:
             frames[0].save(temporary, kind, **options)
         os.replace(temporary, path)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(f"cannot write {path} ({reason})", hint="give another place with -o") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # gone if all went well; what went wrong first is what matters
+            temporary.unlink()

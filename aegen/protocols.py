@@ -99,21 +99,37 @@ class Pixels(ABC):
         """Images drawn with their pixel noise, (B, C, H, W) in [-1, 1]."""
 
 
-@dataclass
 class Outcome:
     """What a loss returns. The engine averages each term over the batch, adds them, and logs those very terms.
 
-    Attributes:
+    Args:
         terms: what is minimised, by name, each (B,) or ().
-        recon: the reconstruction, (B, C, H, W) in [-1, 1], for wrappers that judge it.
+        recon: the reconstruction, (B, C, H, W) in [-1, 1], for wrappers that judge it; or the Pixels that have it, whose mean is
+            then not computed for nobody.
         latent: of the same images.
         watch: numbers worth a curve that nothing minimises, each (B,) or ().
     """
 
-    terms: dict[str, Tensor]
-    recon: Tensor | None = None
-    latent: Latent | None = None
-    watch: dict[str, Tensor] = field(default_factory=dict)
+    def __init__(
+        self,
+        terms: Mapping[str, Tensor],
+        recon: Tensor | Pixels | None = None,
+        latent: Latent | None = None,
+        watch: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        self.terms = dict(terms)
+        self.latent = latent
+        self.watch = dict(watch or {})
+        self._recon = recon
+
+    @property
+    def recon(self) -> Tensor | None:
+        """The reconstruction, (B, C, H, W) in [-1, 1]."""
+        return self._recon.mean if isinstance(self._recon, Pixels) else self._recon
+
+    def plus(self, terms: Mapping[str, Tensor], watch: Mapping[str, Tensor] | None = None) -> Outcome:
+        """The same with more terms: what a wrapper returns."""
+        return Outcome({**self.terms, **terms}, self._recon, self.latent, {**self.watch, **(watch or {})})
 
 
 AUTOENCODER = ("encoder", "bottleneck", "decoder", "likelihood")

@@ -195,7 +195,7 @@ def load(component: Component) -> Any:
         return EntryPoint(component.name, component.value, KINDS[component.kind]).load()
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a module that leaves takes nobody along
         if os.environ.get("AEGEN_STRICT_PLUGINS") == "1":
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shlex
 import signal
 import sys
 import threading
@@ -22,14 +23,15 @@ from aegen import registry
 from aegen.checkpoint import Checkpoint, origins
 from aegen.config import Layer, merge_resume, resolve
 from aegen.data.source import Data, dataset_name, load_data
+from aegen.engine import host
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World, world
 from aegen.errors import EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler
 from aegen.plugins import Hooks
-from aegen.protocols import Objective
-from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing, write_text
+from aegen.protocols import ImageShape, Objective
+from aegen.rundir import RunDir, disk_error, find_checkpoint, owner, refuse_existing, write_text
 from aegen.spec import RunSpec, Spec, to_toml
 from aegen.use import ex_post, fit_sampler, load, sample, save_sampler
 
@@ -104,11 +106,14 @@ def train(
         if init_from is not None or run_dir is not None:
             raise UsageError("--resume goes on in the run's own folder", hint="leave --init-from and --run-dir out")
         saved = Checkpoint(find_checkpoint(resume, prefer="last"))
+        owner(saved.path)
         saved.require_plugins(("architecture", "bottleneck", "likelihood", "objective", "dataset", "tracker"))
         spec = merge_resume(saved.spec, layers)
     else:
         spec = resolve(layers).spec
     with world(spec.train.device) as here:
+        if here.device.type == "cpu":
+            host.prepare()
         return _train(spec, here, saved, init_from, run_dir, dry_run, listeners, say if here.first else _silent)
 
 
@@ -174,7 +179,7 @@ def _drive(trainer: Trainer, run: RunDir, stop: _Stop, hooks: Hooks, say: Say) -
                 trainer.run()
             samples = _finish(trainer, run)
     except Interrupted as interrupt:
-        interrupt.hint = f"go on with: aegen train --resume {run.path}"
+        interrupt.hint = f"go on with: aegen train --resume {shlex.quote(str(run.path))}"
         error = interrupt
         raise
     except OSError as fault:
@@ -238,6 +243,12 @@ def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spe
                 f"--init-from {source.path} has {key} {other.name} {other.options}, this run {mine.name} {mine.options}",
                 hint="give the same --arch, --bottleneck and --likelihood with the same options",
             )
+    image = ImageShape(*source.header["image"])
+    if image != model.image:
+        raise UsageError(
+            f"--init-from {source.path} is for images of {image}, this run's are {model.image}",
+            hint="give that model's --size and --channels",
+        )
     source.restore(model, "ema." if source.has("ema.") else "model.")
     if spec.objective.name == theirs.objective.name and source.has("objective."):
         source.restore(objective, "objective.")
@@ -246,7 +257,7 @@ def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spe
 def _open_run(spec: RunSpec, here: World, saved: Checkpoint | None, run_dir: Path | None, trainer: Trainer) -> RunDir:
     """The run's folder: rank 0 makes it, or finds it, and writes what the run is made of."""
     if saved is not None:
-        run = RunDir(saved.path.parent.parent)
+        run = RunDir(owner(saved.path))
         if here.first:
             run.forget_after(trainer.progress.step)
     elif here.first:

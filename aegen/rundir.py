@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,9 @@ def refuse_existing(path: Path) -> None:
         UsageError: it is.
     """
     if path.exists():
-        hint = f"choose another --run-dir, or go on with it: aegen train --resume {path}"
+        hint = "choose another --run-dir"
+        if (path / "config.toml").is_file():
+            hint += f", or go on with it: aegen train --resume {shlex.quote(str(path))}"
         raise UsageError(f"{path} exists already", hint=hint)
 
 
@@ -102,7 +106,8 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
         os.replace(temporary, path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def latest_run() -> Path:
@@ -136,7 +141,7 @@ def find_checkpoint(place: Path | None, *, prefer: str = "best") -> Path:
     if place is None:
         place = latest_run()
     if not place.exists():
-        raise UsageError(f"there is no {place}", hint="give a run folder or a .safetensors file with -c")
+        raise UsageError(f"there is no {place}", hint="give a run folder or a .safetensors file")
     if place.is_file():
         return place
     folder = place / "checkpoints" if (place / "checkpoints").is_dir() else place
@@ -144,7 +149,9 @@ def find_checkpoint(place: Path | None, *, prefer: str = "best") -> Path:
     for name in order:
         if (folder / f"{name}.safetensors").is_file():
             return folder / f"{name}.safetensors"
-    raise UsageError(f"{place} holds no checkpoint", hint="it was stopped before the first one; train again")
+    stopped = (place / "config.toml").is_file()
+    hint = "it was stopped before the first one; train again" if stopped else "give a run folder or a .safetensors file"
+    raise UsageError(f"{place} holds no checkpoint", hint=hint)
 
 
 def free_name(path: Path) -> Path:
@@ -154,6 +161,19 @@ def free_name(path: Path) -> Path:
         free = path.with_name(f"{path.stem}-{number}{path.suffix}")
         number += 1
     return free
+
+
+def owner(checkpoint: Path) -> Path:
+    """The run folder that a checkpoint lies in.
+
+    Raises:
+        UsageError: it lies in none, so that there is nothing to go on with.
+    """
+    run = checkpoint.resolve().parent.parent
+    if checkpoint.resolve().parent.name != "checkpoints" or not (run / "config.toml").is_file():
+        hint = f"give the run's folder, or begin a new run with --init-from {checkpoint}"
+        raise UsageError(f"{checkpoint} does not lie in a run folder, so it cannot be resumed", hint=hint)
+    return checkpoint.parent.parent
 
 
 def disk_error(error: OSError, path: Path, *, last_good: Path | None = None) -> RunError:

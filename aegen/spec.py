@@ -39,8 +39,8 @@ class Range:
         )
 
     def __str__(self) -> str:
-        low = f"{self.above:g}<" if self.above is not None else f"{self.min:g}≤" if self.min is not None else ""
-        return f"{low}x" + (f"≤{self.max:g}" if self.max is not None else "")
+        low = f"{self.above:.10g}<" if self.above is not None else f"{self.min:.10g}≤" if self.min is not None else ""
+        return f"{low}x" + (f"≤{self.max:.10g}" if self.max is not None else "")
 
 
 @dataclass(frozen=True)
@@ -181,22 +181,30 @@ def _option_helps(doc: str) -> dict[str, str]:
     return helps
 
 
-def check_options(options: Mapping[str, Option], given: Mapping[str, Any], prefix: str, owner: str) -> dict[str, Any]:
+def check_options(
+    options: Mapping[str, Option],
+    given: Mapping[str, Any],
+    prefix: str,
+    owner: str,
+    labels: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """`given`, each value checked, completed by the defaults.
 
     Args:
         prefix: how the key reads to the user, such as `arch.`.
         owner: whose options they are, for the message: `architecture conv`.
+        labels: what the user wrote for a key, such as `--lr`, where that is not the key itself.
 
     Raises:
         UsageError: an unknown name (with a suggestion) or an unacceptable value.
     """
+    labels = labels or {}
     for name in given:
         if name not in options:
             hint = did_you_mean(name, options) or f"{owner} takes {listing(options)}"
             raise UsageError(f"unknown option {prefix}{name}: {owner} has none of that name", hint=hint)
     return {
-        name: option.check(given[name], prefix + name) if name in given else option.default
+        name: option.check(given[name], labels.get(prefix + name, prefix + name)) if name in given else option.default
         for name, option in options.items()
     }
 
@@ -240,7 +248,7 @@ class DataSettings:
     name: str = "digits"
     root: str = "data"
     download: bool = False
-    size: int | list[int] | None = None
+    size: Annotated[int, Range(1, 8192)] | Annotated[list[int], Range(1, 8192)] | None = None
     channels: Annotated[int, Range(1, 4)] | None = None
     fit: Literal["crop", "resize"] = "crop"
     strict: bool = False
@@ -280,7 +288,7 @@ class TrainSettings:
     precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
     device: str = "auto"
     compile: bool = False
-    seed: Whole = 0
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     accumulate: Positive = 1
     clip: Annotated[float, Range(0)] = 0.0
     ema: Annotated[float, Range(0, 0.999999)] = 0.0
@@ -365,7 +373,10 @@ class RunSpec:
         Raises:
             UsageError: a section is missing, or a value is not of its option's type.
         """
-        missing = [key for key in COMPONENTS if not isinstance(tables.get(key), Mapping) or "name" not in tables[key]]
+        for key in (*COMPONENTS, *SETTINGS):
+            if not isinstance(tables.get(key, {}), Mapping):
+                raise UsageError(f"{key} is {tables[key]!r}, but takes a table of options")
+        missing = [key for key in COMPONENTS if not isinstance(tables.get(key, {}).get("name"), str)]
         if missing:
             raise UsageError(f"a run's configuration needs a name for {listing(missing)}")
         parts: dict[str, Any] = {key: Spec.from_dict(tables[key]) for key in COMPONENTS}

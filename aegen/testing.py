@@ -15,6 +15,7 @@ import itertools
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from aegen import checkpoint, registry
+from aegen.engine.loop import Progress
 from aegen.engine.optim import build as build_optimizer
 from aegen.engine.stage import reduce
 from aegen.errors import UsageError
@@ -42,6 +44,18 @@ from aegen.spec import Spec, TrainSettings, options_of, positional_of
 SHAPES = [ImageShape(1, 8, 8), ImageShape(3, 9, 13), ImageShape(2, 16, 11), ImageShape(4, 12, 12)]
 _SMALL = ImageShape(1, 12, 12)
 _BATCH = 6
+_HEADER: dict[str, Any] = {
+    "spec": {},
+    "image": list(_SMALL),
+    "latent": [1],
+    "data": {"name": "", "count": 0, "classes": [], "fingerprint": ""},
+    "plugins": {},
+    "samplers": {},
+    "versions": {},
+    **asdict(Progress()),
+    "per_epoch": 1,
+    "validation": {},
+}
 _ARCH = Spec("mlp", {"hidden": [24]})
 
 
@@ -241,7 +255,7 @@ def _check_saved(objective: Objective, model: Autoencoder, x: Tensor) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "state.safetensors"
         tensors = {prefix + k: v for prefix, part in parts.items() for k, v in part.state_dict().items()}
-        checkpoint.save(path, tensors, {"spec": {}, "image": [], "latent": [], "step": 0, "plugins": {}})
+        checkpoint.save(path, tensors, _HEADER)
         for parameter in itertools.chain(model.parameters(), objective.parameters()):
             parameter.add_(1.0)
         file = checkpoint.Checkpoint(path)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import glob
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from aegen.spec import RunSpec, Spec
 
 Say = Callable[[str], None]
 _BATCH = 64
+_PLACES = "give images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders or globs"
 
 
 def _silent(text: str) -> None:
@@ -62,6 +64,32 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
     model = build_model(spec.arch, spec.bottleneck, spec.likelihood, ImageShape(*file.header["image"]))
     file.restore(model, "ema." if file.has("ema.") else "model.")
     return Loaded(path, file, spec, model.to(where).eval().requires_grad_(False), where)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A failed write as advice.
+
+    Raises:
+        UsageError: what is written inside cannot be.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"cannot write {path} ({reason})", hint="give another place with -o") from error
+
+
+def folder_for_each(out: Path | None, name: str) -> Path:
+    """The folder for one file an image.
+
+    Raises:
+        UsageError: `out` is a file.
+    """
+    folder = out or free_name(Path(name))
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {folder} is a file, but --each writes into a folder", hint="give a folder with -o")
+    return folder
 
 
 # ---------------------------------------------------------------------------------------------------- sample
@@ -108,18 +136,23 @@ def sample(
     Raises:
         UsageError: the sampler does not fit the model, or the data of the run is gone.
     """
+    target = folder_for_each(out, "samples") if each else out or free_name(Path("samples.png"))
     loaded = load(place, device=device)
     images = draw(loaded, count, sampler=sampler, options=options, seed=seed, say=say)
     if not each:
-        out = out or free_name(Path("samples.png"))
-        pictures.save(pictures.grid(images), out)
-        return [out]
-    folder = out or free_name(Path("samples"))
+        with writing(target):
+            pictures.save(pictures.grid(images), target)
+        return [target]
     digits = max(4, len(str(count - 1)))
-    files = [folder / f"{i:0{digits}d}.png" for i in range(count)]
-    for image, file in zip(images, files, strict=True):
-        pictures.save(pictures.to_pil(image), file)
+    files = [target / f"{i:0{digits}d}.png" for i in range(count)]
+    _save_each(images, files)
     return files
+
+
+def _save_each(images: Tensor, files: Sequence[Path]) -> None:
+    for image, file in zip(images, files, strict=True):
+        with writing(file):
+            pictures.save(pictures.to_pil(image), file)
 
 
 @torch.no_grad()
@@ -207,11 +240,17 @@ def find_images(places: Sequence[str]) -> list[Source]:
     """
     found: list[Source] = []
     for text in places:
+        if not text.strip():
+            raise UsageError(f"{text!r} names no image", hint=_PLACES)
         path = Path(text).expanduser()
-        if path.is_dir():
+        try:
+            is_dir, exists = path.is_dir(), path.exists()
+        except OSError as error:
+            raise UsageError(f"{text} cannot be read ({error.strerror})") from error
+        if is_dir:
             files = sorted(p for p in path.rglob("*") if p.suffix.lower() in decode.SUFFIXES and p.is_file())
             found += [Source(p, p.relative_to(path), False) for p in files]
-        elif path.exists():
+        elif exists:
             files = [path]
             found.append(Source(path, Path(path.name), True))
         else:
@@ -219,8 +258,8 @@ def find_images(places: Sequence[str]) -> list[Source]:
             found += [Source(p, Path(p.name), False) for p in files]
         if not files:
             wild = any(c in text for c in "*?[")
-            what = "matches no file" if wild else "holds no image" if path.is_dir() else "does not exist"
-            raise UsageError(f"{text} {what}", hint="give images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders or globs")
+            what = "matches no file" if wild else "holds no image" if is_dir else "does not exist"
+            raise UsageError(f"{text} {what}", hint=_PLACES)
     return found
 
 
@@ -277,19 +316,17 @@ def reconstruct(
     if not each:
         out = out or free_name(Path("reconstructions.png"))
         _spare([out], sources)
-        pictures.save(pictures.pairs(pixels, pictures.to_uint8(again)), out)
+        with writing(out):
+            pictures.save(pictures.pairs(pixels, pictures.to_uint8(again)), out)
         return [out]
-    files = _own_names(sources, out or free_name(Path("reconstructions")))
+    files = _own_names(sources, folder_for_each(out, "reconstructions"))
     _spare(files, sources)
-    for image, file in zip(again, files, strict=True):
-        pictures.save(pictures.to_pil(image), file)
+    _save_each(again, files)
     return files
 
 
 def _own_names(sources: Sequence[Source], folder: Path) -> list[Path]:
     """One output a source, under its own name; GIF becomes PNG, and of two equal names the second is numbered."""
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"-o {folder} is a file, but --each writes into a folder")
     files: list[Path] = []
     for source in sources:
         name = source.name if source.name.suffix.lower() in pictures.STILLS else source.name.with_suffix(".png")
@@ -367,10 +404,11 @@ def interpolate(
     t = torch.linspace(0, 1, steps, device=loaded.device)
     ways = [METHODS[method](a, b, t) for a, b in itertools.pairwise(z)]
     frames = torch.cat([loaded.model.decode(way).mean.cpu() for way in ways])
-    if out.suffix.lower() in pictures.MOVING:
-        pictures.animate([pictures.enlarge(pictures.to_pil(f)) for f in frames], out)
-    else:
-        pictures.save(pictures.grid(frames, columns=steps), out)
+    with writing(out):
+        if out.suffix.lower() in pictures.MOVING:
+            pictures.animate([pictures.enlarge(pictures.to_pil(f)) for f in frames], out)
+        else:
+            pictures.save(pictures.grid(frames, columns=steps), out)
     return [out]
 
 
@@ -408,9 +446,11 @@ def export(
     parent = loaded.path.parent
     stem = (parent.parent if parent.name == "checkpoints" else loaded.path).stem
     out = out or free_name(Path(f"{stem}-{format}{exporter.suffix}" if exporter.suffix else f"{stem}-{format}"))
-    if out.exists() and out.resolve() == loaded.path.resolve():
-        raise UsageError(f"{out} is the checkpoint itself", hint="give another place with -o")
-    files = exporter.export(loaded.model, out, loaded.file.header)
+    if out.exists():
+        raise UsageError(f"{out} exists already", hint="give another place with -o")
+    with writing(out):
+        out.parent.mkdir(parents=True, exist_ok=True)
+        files = exporter.export(loaded.model, out, loaded.file.header)
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(3, *loaded.model.image, generator=generator) * 2 - 1
     parity = exporter.parity(loaded.model, out, x)

@@ -2,10 +2,10 @@
 
     OMP_WAIT_POLICY=passive python benchmarks/speed.py --data-root DIR
 
-The three run in one process, in turn, in short segments over several rounds, each round beginning with another one.
-Read the ratios: they compare segments of the same round, so that a busy machine slows both sides. The target is 0.95 of
-the loop by hand, and 1.5 (mlp) and 1.2 (conv) times pythae. Without OMP_WAIT_POLICY, two threads that spin for each other
-on a machine that others use train up to a hundred times slower.
+Each contender has a process of its own; they train in turn, in short segments over several rounds, each round beginning with another
+one. Read the ratios: they compare segments of the same round, so that a busy machine slows both sides. The target is 0.95 of the loop
+by hand, and 1.5 (mlp) and 1.2 (conv) times pythae. Without OMP_WAIT_POLICY, threads that spin for each other on a machine that others
+use train many times slower.
 
 DIR/MNIST/raw holds the four idx files, as torchvision keeps them; the README beside this file says how to get them.
 """
@@ -14,51 +14,64 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import multiprocessing
 import os
+from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
 import torch
-from contenders import NETS, Aegen, ByHand, Contender, Pythae, Watch, run_spec
+from contenders import NETS, Watch, contender
 from pairs import ratio, spread
 
-from aegen.data.source import load_data
-
-WARM_UP = 1.0  # seconds
+WARM_UP = 2.0  # seconds
+NAMES = ("aegen", "by hand", "pythae")
 TARGETS = {"mlp": {"by hand": 0.95, "pythae": 1.5}, "conv": {"by hand": 0.95, "pythae": 1.2}}
 
 
-def line_up(net: str, data_root: Path, folder: Path) -> list[Contender]:
-    """Every contender that can be had."""
-    spec = run_spec(net, data_root)
-    data = load_data(spec.data, spec.data_options)
-    contenders: list[Contender] = [Aegen(spec, data, folder), ByHand(spec, data)]
-    try:
-        contenders.append(Pythae(spec, data, folder))
-    except ImportError as error:
-        print(f"without pythae ({error})")
-    return contenders
+def work(pipe: Connection, name: str, net: str, data_root: Path) -> None:
+    """Build a contender; then, for each number of seconds received, train that long and send images per second."""
+    with TemporaryDirectory() as folder, open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):
+        try:
+            mine = contender(name, net, data_root, Path(folder))
+        except ImportError as error:
+            pipe.send(str(error))
+            return
+        pipe.send("")
+        while seconds := pipe.recv():
+            watch = Watch(seconds)
+            mine.train(watch)
+            pipe.send(watch.images_per_second)
 
 
-def race(contenders: list[Contender], rounds: int, seconds: float) -> dict[str, list[float]]:
+def race(net: str, data_root: Path, rounds: int, seconds: float) -> dict[str, list[float]]:
     """Images per second, by contender and round."""
-    for contender in contenders:
-        _segment(contender, WARM_UP)
-    rates: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    start = multiprocessing.get_context("spawn")
+    pipes = {}
+    for name in NAMES:
+        pipes[name], theirs = start.Pipe()
+        start.Process(target=work, args=(theirs, name, net, data_root), daemon=True).start()
+        if problem := pipes[name].recv():
+            print(f"without {name} ({problem})")
+            del pipes[name]
+    rates: dict[str, list[float]] = {name: [] for name in pipes}
+
+    def segment(name: str, length: float) -> float:
+        pipes[name].send(length)
+        rate: float = pipes[name].recv()
+        return rate
+
+    for name in pipes:
+        segment(name, WARM_UP)
+    order = list(pipes)
     for number in range(rounds):
-        first = number % len(contenders)
-        for contender in contenders[first:] + contenders[:first]:
-            rates[contender.name].append(_segment(contender, seconds))
+        first = number % len(order)
+        for name in order[first:] + order[:first]:
+            rates[name].append(segment(name, seconds))
+    for pipe in pipes.values():
+        pipe.send(0)
     return rates
-
-
-def _segment(contender: Contender, seconds: float) -> float:
-    """Progress bars and epoch lines are drawn, into nothing."""
-    with open(os.devnull, "w") as nothing, contextlib.redirect_stderr(nothing):
-        watch = Watch(seconds)
-        contender.train(watch)
-    return watch.images_per_second
 
 
 def report(net: str, rates: dict[str, list[float]]) -> None:
@@ -68,7 +81,7 @@ def report(net: str, rates: dict[str, list[float]]) -> None:
         print(f"  {name:<8}  {median(values):>8,.0f} ({spread(values, ',.0f')})")
     for name, target in TARGETS[net].items():
         if name in rates:
-            print(f"  aegen / {name:<8} {ratio(rates['aegen'], rates[name])}, target {target}")
+            print(f"  aegen / {name:<8} {ratio(rates['aegen'], rates[name])}, target {target}", flush=True)
 
 
 def main() -> None:
@@ -79,12 +92,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=4.0, help="of one segment")
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds MNIST/raw")
     given = parser.parse_args()
-    # Adam's moments of a dead unit sink into denormal numbers, which halve the speed of all three, each at another time.
-    torch.set_flush_denormal(True)
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.rounds} rounds of {given.seconds:g} s")
     for net in NETS if given.net == "both" else [given.net]:
-        with TemporaryDirectory() as folder:
-            report(net, race(line_up(net, given.data_root, Path(folder)), given.rounds, given.seconds))
+        report(net, race(net, given.data_root, given.rounds, given.seconds))
 
 
 if __name__ == "__main__":

@@ -125,7 +125,9 @@ def test_a_value_out_of_range_is_refused_by_whatever_way_it_comes(
         "--set": ["--set", f"{key}={value}"],
         "--config": ["--config", "run.toml"],
     }
-    aegen("train", "--arch", "conv", "--print-config", *ways[way]).refused(2, key, value, accepted)
+    aegen("train", "--arch", "conv", "--print-config", *ways[way]).refused(
+        2, ways["flag"][0] if way == "flag" else key, value, accepted
+    )
 
 
 @pytest.mark.parametrize("line", [("train", "--print-config"), ("sample",)])
@@ -137,7 +139,7 @@ def test_a_seed_that_torch_cannot_take_is_refused(aegen: Aegen, trained: Path, l
 
 @pytest.mark.parametrize("size", ["0", "-8", "[16,16,16]", "[16]", "[0,16]"])
 def test_a_size_that_is_not_one_number_or_two_is_refused(aegen: Aegen, size: str) -> None:
-    aegen("train", "--size", size).refused(2, "--size", "[height, width]")
+    aegen("train", "--size", size).refused(2, "--size", size.replace(",", ", ") if size.count(",") > 1 else size)
 
 
 @pytest.mark.parametrize("way", [("--size", "[8,24]"), ("--set", "data.size=[8,24]"), ("--config", "run.toml")])
@@ -157,7 +159,7 @@ def test_more_micro_batches_than_images_are_refused(aegen: Aegen) -> None:
     for i in range(4):
         picture(f"photos/{i}.png")
     said = aegen("train", *TINY, "--data", "photos", "--steps", 1, "--set", "train.accumulate=100")
-    said.refused(2, "train.accumulate", "100", "3 images")
+    said.refused(2, "train.accumulate", "100", "3 training images")
 
 
 def test_images_too_small_are_refused(aegen: Aegen) -> None:
@@ -277,7 +279,7 @@ def test_a_data_set_that_is_larger_than_memory_is_refused_in_words(aegen: Aegen)
         ("zero.png", ["zero.png cannot be read (empty file)"]),
         ("empty", ["empty holds no image"]),
         ("*.webp", ["*.webp matches no file", "globs"]),
-        ("", ["does not exist"]),
+        ("", ["names no image"]),
     ],
 )
 def test_pictures_that_are_none_are_refused(
@@ -422,7 +424,7 @@ def test_foreign_files_are_refused(aegen: Aegen) -> None:
     aegen("sample", "-c", "foreign.safetensors").refused(2, "foreign.safetensors was not written by aegen")
     torch.save({"weight": torch.zeros(2)}, "model.pt")
     aegen("sample", "-c", "model.pt").refused(2, "model.pt is not a whole safetensors file")
-    aegen("sample", "-c", "nowhere").refused(2, "there is no nowhere", "-c")
+    aegen("sample", "-c", "nowhere").refused(2, "there is no nowhere", "give a run folder")
     Path("empty").mkdir()
     aegen("sample", "-c", "empty").refused(2, "empty holds no checkpoint")
     aegen("sample").refused(2, "there is no run under ./runs", "aegen train")

@@ -205,15 +205,15 @@ def test_resize_keeps_everything_and_distorts(tmp_path: Path) -> None:
     assert red[0] > 200 > red[2] and blue[2] > 200 > blue[0]
 
 
-@pytest.mark.parametrize("size", [(24, 24), (40, 17)])
+@pytest.mark.parametrize("size", [(24, 24), (40, 17), (72, 72)])
 def test_a_jpeg_decoded_small_looks_like_the_whole(tmp_path: Path, size: tuple[int, int]) -> None:
-    wave = np.sin(np.arange(400) / 10) * 120 + 128  # a period is a few pixels of the small picture
+    wave = np.sin(np.arange(400) / 5) * 120 + 128  # a period is a few pixels of the small picture
     array = np.stack(np.broadcast_arrays(wave[:304, None], wave, wave[::-1]), -1).astype(np.uint8)
     whole = Image.fromarray(array)
     path = saved(whole, tmp_path / "a.jpg", quality=95)
     pixels = read(path, Target(size)).permute(1, 2, 0).numpy().astype(int)
     expected = np.asarray(ImageOps.fit(whole, size[::-1], Image.Resampling.BICUBIC)).astype(int)
-    assert np.abs(pixels - expected).max() <= 6
+    assert np.abs(pixels - expected).max() <= 12
 
 
 # ---------------------------------------------------------------------------------------------------- bad files
@@ -497,7 +497,7 @@ def test_an_empty_array_that_is_to_be_resized_is_refused_too(tmp_path: Path) -> 
 )
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
     np.savez(tmp_path / "a.npz", images=numbered(4), labels=labels)
-    with pytest.raises(UsageError, match=r"labels .* needs one integer from 0 an image"):
+    with pytest.raises(UsageError, match=r"labels .* needs one integer from 0 to 65535 an image"):
         load(tmp_path / "a.npz")
 
 

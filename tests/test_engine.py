@@ -102,7 +102,7 @@ def test_the_seed_is_set_before_the_weights(tmp_path: Path) -> None:
 def test_the_random_state_of_a_step_depends_on_seed_rank_and_step() -> None:
     draws = set()
     for seed, rank, step in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (1, 1, 1)]:
-        seed_step(seed, rank, step)
+        seed_step(seed, rank, step, torch.device("cpu"))
         draws.add(torch.rand(()).item())
     assert len(draws) == 5
 

@@ -22,7 +22,7 @@ FLOORS = [
     ["model", "rundir", "pictures"],
     ["checkpoint", "data.decode", "data.batches"],
     ["data.source"],
-    ["engine.parallel", "engine.precision", "engine.optim", "engine.ema", "engine.preview"],
+    ["engine.host", "engine.parallel", "engine.precision", "engine.optim", "engine.ema", "engine.preview"],
     ["engine.recorder", "engine.stage"],
     ["config", "engine.loop"],
     ["use"],

@@ -112,7 +112,7 @@ def test_hooks_are_called_in_the_order_of_a_runs_life(tmp_path: Path) -> None:
     diary = Diary()
     tiny(tmp_path, diary)
     assert diary.lines == [
-        "start 6", "step 3", "step 6", "drew reconstructions", "drew samples", "saved best", "saved last", "drew samples",
+        "start 6", "step 3", "step 6", "saved best", "saved last", "drew reconstructions", "drew samples", "drew samples",
         "end None",
     ]  # fmt: skip
 

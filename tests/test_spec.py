@@ -104,7 +104,12 @@ def test_an_option_without_type_or_default_is_the_authors_error() -> None:
 
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
-values = st.one_of(st.integers(-(2**60), 2**60), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), texts)
+values = st.one_of(
+    st.integers(-(2**60), 2**60),
+    st.floats(allow_nan=False, allow_infinity=False, allow_subnormal=False),
+    st.booleans(),
+    texts,
+)
 tables = st.dictionaries(st.text(min_size=1), values | st.lists(values) | st.dictionaries(texts, values), max_size=5)
 
 

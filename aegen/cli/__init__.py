@@ -25,6 +25,8 @@ def main(args: Sequence[str] | None = None) -> None:
         if debug:
             raise
         fail(f"{error}", error.exit_code)
+    except MemoryError:
+        fail("there is not enough memory for this; use smaller images, a smaller model or fewer at once", 4)
     except KeyboardInterrupt:
         fail("interrupted", 130)
     except BrokenPipeError:  # the reader of stdout went away, as `head` does

@@ -25,7 +25,7 @@ Checkpoint = Annotated[
     typer.Option("-c", "--checkpoint", help="Run folder or file.  \\[default: the latest run under ./runs]"),
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; a name in this folder by default.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Of everything random.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of everything random.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 Components = Annotated[

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from aegen.errors import UsageError
+
 _DEVICE_SHARE = 0.25  # of the free GPU memory that images may fill
 
 
@@ -24,6 +26,9 @@ class Batches:
         batch_size: images per process and micro-batch; made smaller where there are fewer.
         seed: of the order.
         rank, world: this process takes the rank-th part of each global batch.
+
+    Raises:
+        UsageError: there are fewer images than parts of a step.
     """
 
     def __init__(
@@ -38,6 +43,11 @@ class Batches:
         accumulate: int = 1,
     ) -> None:
         self.count = len(pixels)
+        if self.count < world * accumulate:
+            raise UsageError(
+                f"{self.count} training images are fewer than {world} processes × train.accumulate {accumulate}",
+                hint="use fewer processes or a smaller --set train.accumulate",
+            )
         self.batch_size = max(1, min(batch_size, self.count // (world * accumulate)))
         self.per_epoch = max(1, self.count // (self.batch_size * world * accumulate))
         """Optimizer steps in an epoch; what does not fill a step is left for other epochs to draw."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 from collections.abc import Sequence
@@ -27,6 +28,9 @@ _FORMATS = (
     "TIFF",
 )  # not all that Pillow knows: its EPS reader runs a program
 _SIXTEEN_BIT = 257  # 65535 / 255
+
+
+_BOMB = "too large to open safely"
 
 
 class Unreadable(Exception):
@@ -55,17 +59,19 @@ def read(path: Path, target: Target) -> Tensor:
         Unreadable: it is empty, cut short, no image, or would decompress to an enormous one.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            warnings.filterwarnings("ignore", category=UserWarning)  # Pillow's remarks on odd metadata
-            with Image.open(path, formats=_FORMATS) as image:
-                if target.size is not None and image.format == "JPEG":
-                    # Draft decodes a JPEG at 1/2, 1/4 or 1/8, several times faster; a square covers turned ones too.
-                    side = max(target.size)
-                    image.draft(None, (side, side))
-                return to_tensor(_fit(_mode(image, target.channels), target))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise Unreadable("too large to open safely") from None
+        with Image.open(path, formats=_FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
+                raise Unreadable(_BOMB)  # Pillow refuses only twice as many
+            if target.size is not None and image.format == "JPEG":
+                # Draft decodes a JPEG at 1/2, 1/4 or 1/8, several times faster; a square covers turned ones too, and twice
+                # the size leaves the last halving to a better filter.
+                side = 2 * max(target.size)
+                image.draft(None, (side, side))
+            return to_tensor(_fit(_mode(image, target.channels), target))
+    except Image.DecompressionBombError:
+        raise Unreadable(_BOMB) from None
+    except Unreadable:
+        raise
     except UnidentifiedImageError:
         raise Unreadable("empty file" if path.stat().st_size == 0 else "not an image") from None
     except PermissionError:
@@ -152,7 +158,9 @@ def read_many(paths: Sequence[Path], target: Target) -> tuple[list[Tensor | None
         except Unreadable as error:
             return str(error)
 
-    with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    # Around the threads and not in them, since the filters belong to the whole process.
+    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
         results = list(pool.map(one, paths))
     bad = [(p, r) for p, r in zip(paths, results, strict=True) if isinstance(r, str)]
     return [None if isinstance(r, str) else r for r in results], bad
@@ -196,8 +204,9 @@ def reshape(pixels: Tensor, target: Target) -> Tensor:
 
     For data sets that come as arrays; the same rules as for files.
     """
-    if pixels.shape[2:] == (target.size or pixels.shape[2:]) and pixels.shape[1] == (
-        target.channels or pixels.shape[1]
+    if not len(pixels) or (
+        pixels.shape[2:] == (target.size or pixels.shape[2:])
+        and pixels.shape[1] == (target.channels or pixels.shape[1])
     ):
         return pixels
     from aegen.pictures import to_pil

@@ -50,9 +50,16 @@ class Progress:
     waited: int = 0
 
 
-def seed_step(seed: int, rank: int, step: int) -> None:
-    """Set torch's random state for one step; odd multipliers keep the three numbers apart."""
-    torch.manual_seed((seed * 0x9E3779B97F4A7C15 + rank * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63)
+def seed_step(seed: int, rank: int, step: int, device: torch.device) -> None:
+    """Set torch's random state for one step; odd multipliers keep the three numbers apart.
+
+    The generators are set one by one: `torch.manual_seed` also queues a call for devices that are not there, which costs a
+    small net a tenth of its step.
+    """
+    number = (seed * 0x9E3779B97F4A7C15 + rank * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63
+    torch.default_generator.manual_seed(number)
+    if device.type != "cpu":
+        torch.get_device_module(device).manual_seed(number)
 
 
 class Trainer:
@@ -149,6 +156,8 @@ class Trainer:
                     saves = saves or (bool(checkpoints.every_epochs) and epoch % checkpoints.every_epochs == 0)
                 if saves or over or interrupted:
                     self.save("last")
+                if ends:
+                    self.draw(epoch, over=over)
             if over:
                 break
             if interrupted:
@@ -157,7 +166,7 @@ class Trainer:
     def take_step(self, step: int) -> None:
         """One step of every due turn, on the same images. Nothing here waits for the device."""
         settings = self.spec.train
-        seed_step(settings.seed, self.world.rank, step)
+        seed_step(settings.seed, self.world.rank, step, self.world.device)
         self.objective.at(step)
         lr = optim.learning_rate(settings, step, self.total)
         with self._clock.waiting():
@@ -207,15 +216,10 @@ class Trainer:
             self.hooks.call("aegen_step_end", step=step, metrics=metrics | extra)
 
     def end_epoch(self, epoch: int) -> bool:
-        """Validate, keep the best, draw; whether to stop early."""
-        progress, log = self.progress, self.spec.log
-        over = progress.step == self.total
+        """Validate and keep the best; whether to stop early."""
+        progress = self.progress
         with self.averaged():
             self.validation = self.validate()
-            if self.world.first and self.run_dir is not None:
-                every = log.images_every_epochs
-                if over or (every and epoch % every == 0):
-                    self._draw(epoch)
         self._log("validation", self.validation | {"epoch": epoch})
         self.hooks.call("aegen_epoch_end", epoch=epoch, step=progress.step, metrics=self.validation)
         loss = self.validation.get("loss", math.nan)
@@ -265,17 +269,27 @@ class Trainer:
         """The context in which the model has its averaged weights, if there are any."""
         return self.ema.applied() if self.ema is not None else nullcontext()
 
-    def _draw(self, epoch: int) -> None:
-        assert self.run_dir is not None
+    def draw(self, epoch: int, *, over: bool) -> None:
+        """Write the pictures of an epoch, if they are due.
+
+        Raises:
+            RunError: they cannot be written.
+        """
+        every = self.spec.log.images_every_epochs
+        if self.run_dir is None or not self.world.first or not (over or (every and epoch % every == 0)):
+            return
         folder = self.run_dir.samples
         jobs: list[tuple[str, Callable[[Path], None]]] = [
             ("reconstructions", lambda p: preview.reconstructions(self.model, self.data.validation, p)),
             ("samples", lambda p: preview.samples(self.model, self.data.train, self.spec.log.images, p)),
         ]
-        with self._evaluation():
+        with self.averaged(), self._evaluation():
             for name, draw in jobs:
                 path = folder / f"{name}-{epoch:04d}.png"
-                draw(path)
+                try:
+                    draw(path)
+                except OSError as error:
+                    raise disk_error(error, path, last_good=self.last_good) from error
                 self.hooks.call("aegen_images_logged", name=name, path=path, step=self.progress.step)
 
     def _log(self, split: str, values: Mapping[str, float]) -> None:
@@ -334,9 +348,9 @@ class Trainer:
             self.ema.restore(saved.tensors("ema."))
         for player in self.players:
             player.restore(saved.tensors(f"optim/{player.turn.name}/"))
-        fields = {k: saved.header[k] for k in asdict(self.progress)}
-        self.progress = Progress(**fields)
-        self.validation = saved.header.get("validation", {})
+        header = saved.header
+        self.progress = Progress(header["step"], header["best"], header["best_epoch"], header["waited"])
+        self.validation = header["validation"]
         self.last_good = saved.path
 
 

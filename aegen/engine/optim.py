@@ -10,7 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from aegen.errors import UsageError
 from aegen.spec import TrainSettings
+
+_ALTERED = "the checkpoint was altered; resume from another, or begin a new run with --init-from"
 
 
 def build(settings: TrainSettings, parameters: list[nn.Parameter], device: torch.device) -> Optimizer:
@@ -62,17 +65,31 @@ def state(optimizer: Optimizer, names: Mapping[nn.Parameter, str], prefix: str) 
 
 
 @torch.no_grad()
-def restore(optimizer: Optimizer, names: Mapping[nn.Parameter, str], saved: Mapping[str, Tensor]) -> None:
-    """The inverse of `state`; `saved` is keyed `<parameter>/<slot>`."""
+def restore(optimizer: Optimizer, names: Mapping[nn.Parameter, str], saved: Mapping[str, Tensor], prefix: str) -> None:
+    """The inverse of `state`; `saved` is keyed `<parameter>/<slot>`, without its prefix.
+
+    Raises:
+        UsageError: a tensor is missing or of another shape than its weight.
+    """
     slots: dict[str, dict[str, Any]] = {}
     for key, value in saved.items():
         name, _, slot = key.rpartition("/")
         slots.setdefault(name, {})[slot] = value
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    every = {slot for held in slots.values() for slot in held}
     for parameter in parameters:
-        for slot, value in slots.get(names[parameter], {}).items():
-            if value.shape == parameter.shape:  # fused kernels walk weights and moments alike: the same memory format
-                slots[names[parameter]][slot] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        held = slots.get(names[parameter], {})
+        for slot in every:  # a turn steps all of its parameters or, before it is due, none
+            key = f"{prefix}/{names[parameter]}/{slot}"
+            if slot not in held:
+                raise UsageError(f"the optimizer's state {key} is missing", hint=_ALTERED)
+            if held[slot].numel() == 1 and parameter.shape != held[slot].shape:
+                continue  # a count of steps
+            if held[slot].shape != parameter.shape:
+                has, wants = tuple(held[slot].shape), tuple(parameter.shape)
+                raise UsageError(f"the optimizer's state {key} is {has}, its weight {wants}", hint=_ALTERED)
+            # Fused kernels walk weights and moments alike, so both need the same memory format.
+            held[slot] = torch.empty_like(parameter, dtype=held[slot].dtype).copy_(held[slot])
     # load_state_dict knows which slots go to which device and dtype; it wants positions instead of names.
     by_position = {i: slots[names[p]] for i, p in enumerate(parameters) if names[p] in slots}
     optimizer.load_state_dict({"state": by_position, "param_groups": optimizer.state_dict()["param_groups"]})

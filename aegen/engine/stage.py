@@ -134,4 +134,4 @@ class Player:
             current = self.scaler.state_dict()
             self.scaler.load_state_dict(current | {"scale": scale.item(), "_growth_tracker": int(growth.item())})
         if self.optimizer is not None:
-            optim.restore(self.optimizer, self.names, saved)
+            optim.restore(self.optimizer, self.names, saved, f"optim/{self.turn.name}")

@@ -83,7 +83,7 @@ class Adversarial(Wrapper):
         outcome = self.inner.loss(model, x)
         assert outcome.recon is not None, "the inner objective gives no reconstruction"
         verdict = self.weight * self.pixels * fooling_loss(self.form, self.critic(outcome.recon))
-        return replace(outcome, terms={**outcome.terms, "verdict": verdict})
+        return outcome.plus({"verdict": verdict})
 
     def judge(self, model: Autoencoder, x: Tensor) -> Outcome:
         """The term `critic`, (B,); the autoencoder only supplies reconstructions."""

@@ -19,8 +19,9 @@ class Array(Dataset):
         """Arrays that would need pickle are refused."""
         path = Path(settings.name).expanduser()
         try:
-            found = np.load(path, allow_pickle=False)
-            arrays = {"images": found} if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
+            with open(path, "rb") as file:  # NumPy leaves a damaged file open
+                found = np.load(file, allow_pickle=False)
+                arrays = {"images": found} if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
         except Exception as error:  # NumPy raises OSError, ValueError, EOFError, BadZipFile
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"--data {path} cannot be read ({reason})", hint=f"it {_FORM}") from error
@@ -37,9 +38,13 @@ class Array(Dataset):
         labels = arrays.get("labels")
         classes: list[str] = []
         if labels is not None:
-            if labels.shape != (len(images),) or labels.dtype.kind not in "iu" or labels.min(initial=0) < 0:
+            if (
+                labels.shape != (len(images),)
+                or labels.dtype.kind not in "iu"
+                or not 0 <= labels.min(initial=0) <= labels.max(initial=0) < 2**16
+            ):
                 raise UsageError(
-                    f"--data {path} has labels {labels.dtype} {labels.shape}, but needs one integer from 0 an image"
+                    f"--data {path} has labels {labels.dtype} {labels.shape}, but needs one integer from 0 to 65535 an image"
                 )
             classes = [str(n) for n in range(int(labels.max(initial=-1)) + 1)]
         pixels = (

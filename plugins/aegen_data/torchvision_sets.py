@@ -16,6 +16,7 @@ from aegen import (
     EnvironmentFault,
     Images,
     Target,
+    UsageError,
     image_side,
     read_images,
     reshape_images,
@@ -36,6 +37,11 @@ def fetch(name: str, settings: DataSettings, make: Callable[..., Any]) -> Any:
             raise EnvironmentFault(
                 f"{name} could not be downloaded into {settings.root} ({reason})",
                 hint="fetch it elsewhere and give its folder with --data-root",
+            ) from error
+        if "not found" not in str(error):  # torchvision's word for files that are not there
+            raise UsageError(
+                f"{name} in {settings.root} is damaged ({reason})",
+                hint="remove it and add --download, or fetch it anew",
             ) from error
         raise EnvironmentFault(
             f"{name} is not in {Path(settings.root).resolve()}",

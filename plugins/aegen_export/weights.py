@@ -19,7 +19,6 @@ class Weights(Exporter):
 
     def export(self, model: Autoencoder, path: Path, header: Mapping[str, Any]) -> list[Path]:
         """Write `model.*`; fitted samplers stay with the run."""
-        path.parent.mkdir(parents=True, exist_ok=True)
         tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
         save_checkpoint(path, tensors, {**header, "samplers": {}})
         return [path]

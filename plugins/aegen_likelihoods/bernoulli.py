@@ -26,7 +26,7 @@ class Coins(Pixels):
 
     def nll(self, x: Tensor) -> Tensor:
         """Cross-entropy in nats, (B,)."""
-        target = (x + 1) / 2
+        target = x.add(1).mul_(0.5)
         return binary_cross_entropy_with_logits(self.logits, target, reduction="none").flatten(1).sum(1)
 
     def sample(self) -> Tensor:

@@ -52,7 +52,7 @@ class Conv(Architecture):
         """(B, C, H, W) → (B, fan_in), or (B, fan_in, h, w) if spatial."""
         layers: list[nn.Module] = []
         for fan_in, fan_out in pairwise([self.image.channels, *self.widths]):
-            layers += [nn.Conv2d(fan_in, fan_out, 3, 2, 1), nn.ReLU(), *self._residual(fan_out)]
+            layers += [nn.Conv2d(fan_in, fan_out, 3, 2, 1), nn.ReLU(inplace=True), *self._residual(fan_out)]
         last, flat = self.widths[-1], self.widths[-1] * math.prod(self.sizes[-1])
         if self.spatial:
             layers.append(nn.Conv2d(last, self.fan_in, 3, 1, 1))
@@ -60,7 +60,7 @@ class Conv(Architecture):
             layers += [
                 nn.Flatten(),
                 nn.Linear(flat, self.hidden),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.Linear(self.hidden, self.fan_in),
             ]
         else:
@@ -72,11 +72,11 @@ class Conv(Architecture):
         last, small = self.widths[-1], self.sizes[-1]
         layers: list[nn.Module] = []
         if self.spatial:
-            layers += [nn.Conv2d(latent[0], last, 3, 1, 1), nn.ReLU()]
+            layers += [nn.Conv2d(latent[0], last, 3, 1, 1), nn.ReLU(inplace=True)]
         else:
             layers += [
                 nn.Linear(math.prod(latent), last * math.prod(small)),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
                 nn.Unflatten(1, (last, *small)),
             ]
         # The width stays on the way up until the level below has given its detail.
@@ -86,7 +86,7 @@ class Conv(Architecture):
             layers += [
                 *self._residual(wide),
                 nn.ConvTranspose2d(wide, narrow, 3, 2, 1, output_padding=odd),
-                nn.ReLU(),
+                nn.ReLU(inplace=True),
             ]
         layers.append(nn.Conv2d(self.widths[0], fan_out, 3, 1, 1))
         return nn.Sequential(*layers)
@@ -101,7 +101,7 @@ class Residual(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.net = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1)
+            nn.ReLU(), nn.Conv2d(width, width, 3, 1, 1), nn.ReLU(inplace=True), nn.Conv2d(width, width, 3, 1, 1)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -48,5 +48,5 @@ class MLP(Architecture):
 def _layers(widths: list[int]) -> list[nn.Module]:
     layers: list[nn.Module] = []
     for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        layers += [nn.Linear(fan_in, fan_out), nn.ReLU(inplace=True)]
     return layers[:-1]

@@ -22,4 +22,4 @@ class AE(Objective):
         terms = {"error": pixels.nll(x)}
         if latent.codes is not None:  # without its commitment a codebook drifts away from the encoder
             terms["penalty"] = latent.penalty
-        return Outcome(terms, pixels.mean, latent)
+        return Outcome(terms, pixels, latent)

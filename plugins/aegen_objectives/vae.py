@@ -40,4 +40,4 @@ class VAE(Objective):
         if self._free:
             assert latent.charges is not None
             penalty = latent.charges.mean(0).sub(self.free_bits).clamp(min=0).add(self.free_bits).sum()
-        return Outcome({"error": error, "penalty": self.beta * penalty}, pixels.mean, latent, watch)
+        return Outcome({"error": error, "penalty": self.beta * penalty}, pixels, latent, watch)
