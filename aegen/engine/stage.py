@@ -33,7 +33,8 @@ class Stage(nn.Module):
 def reduce(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
     """The batch mean of every term, and their sum: the only place where losses are averaged and added."""
     terms = {name: lifted(term).mean() for name, term in outcome.terms.items()}
-    loss = torch.stack(list(terms.values())).sum()
+    first, *others = terms.values()
+    loss = sum(others, start=first)
     watch = dict(outcome.watch)
     if outcome.latent is not None:
         watch.update(outcome.latent.watch)

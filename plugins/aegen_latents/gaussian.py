@@ -22,10 +22,11 @@ class DiagonalGaussian(Posterior):
     def __init__(self, mean: Tensor, logvar: Tensor) -> None:
         self.mean = mean
         self.logvar = logvar
+        self.std = torch.exp(0.5 * logvar)
 
     def sample(self) -> Tensor:
         """mean + std · noise, (B, *z); gradients pass to both."""
-        return torch.addcmul(self.mean, torch.exp(0.5 * self.logvar), torch.randn_like(self.mean))
+        return torch.addcmul(self.mean, self.std, torch.randn_like(self.mean))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) in nats, (B,)."""
@@ -34,7 +35,8 @@ class DiagonalGaussian(Posterior):
 
     def kl(self) -> Tensor:
         """KL to the standard normal by dimension, (B, *z) nats: appendix B."""
-        return 0.5 * (self.mean**2 + self.logvar.exp() - 1 - self.logvar)
+        # std² instead of a second exponential, and x·x instead of x²: a tenth of what a small net's loss costs.
+        return 0.5 * (self.mean * self.mean + self.std * self.std - 1 - self.logvar)
 
 
 class Gaussian(Bottleneck):

@@ -36,7 +36,7 @@ class VAE(Objective):
         latent = model.encode(x)
         pixels = model.decode(latent.z)
         error, penalty = pixels.nll(x), latent.penalty
-        watch = {"negative_elbo": error + penalty, "kl": penalty}
+        watch = {"negative_elbo": error + penalty, "kl": penalty} if not self.training else {}  # training has the terms
         if self._free:
             assert latent.charges is not None
             penalty = latent.charges.mean(0).sub(self.free_bits).clamp(min=0).add(self.free_bits).sum()
