@@ -22,6 +22,7 @@ from aegen.data.batches import Batches, normalize
 from aegen.data.decode import SUFFIXES, Target, Unreadable, probe, read, read_many
 from aegen.data.source import Data, load_data
 from aegen.errors import EnvironmentFault, UsageError
+from aegen.pictures import to_uint8
 from aegen.spec import DataSettings
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
@@ -591,7 +592,12 @@ def epoch(source: Batches, number: int) -> list[int]:
 
 
 def test_pixels_go_from_0_255_to_minus_one_one() -> None:
-    assert normalize(torch.tensor([0, 255], dtype=torch.uint8)).tolist() == [-1.0, 1.0]
+    every = torch.arange(256, dtype=torch.uint8)
+    values = normalize(every)
+    torch.testing.assert_close(values, every / 127.5 - 1, rtol=0, atol=2e-7)
+    assert values.min() == -1
+    assert values.max() <= 1
+    assert torch.equal(to_uint8(values), every)
 
 
 @pytest.mark.parametrize(("count", "size"), [(40, 8), (43, 8), (5, 64), (1, 1)])

@@ -97,7 +97,7 @@ def model(bottleneck: str = "gaussian", likelihood: str = "gaussian") -> Autoenc
 
 def loss(net: Autoencoder, x: Tensor, name: str = "vae", **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(7)
-    return reduce(build_objective(Spec(name, options), net).loss(net, x))
+    return reduce(build_objective(Spec(name, options), net).eval().loss(net, x))
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])
@@ -166,7 +166,7 @@ def test_reconstruction_takes_the_posterior_mean() -> None:
 def test_a_schedule_is_the_step_and_not_a_counter() -> None:
     """Named errors of PyTorch-VAE: validation moves the KL weight, and uses another one than training."""
     net, x = model(), images()
-    objective = build_objective(Spec("vae", {"beta": "linear(0,2,10)"}), net)
+    objective = build_objective(Spec("vae", {"beta": "linear(0,2,10)"}), net).eval()
     for step, beta in ((0, 0.0), (5, 1.0), (10, 2.0), (5, 1.0)):
         objective.at(step)
         for _ in range(3):  # evaluating changes nothing
