@@ -97,7 +97,8 @@ def model(bottleneck: str = "gaussian", likelihood: str = "gaussian") -> Autoenc
 
 def loss(net: Autoencoder, x: Tensor, name: str = "vae", **options: Any) -> tuple[Tensor, dict[str, Tensor]]:
     torch.manual_seed(7)
-    return reduce(build_objective(Spec(name, options), net).eval().loss(net, x))
+    total, metrics = reduce(build_objective(Spec(name, options), net).eval().loss(net, x))
+    return total, {key: value.mean() for key, value in metrics.items()}
 
 
 @pytest.mark.parametrize("beta", [0.0, 1.0, 4.0])

@@ -26,7 +26,7 @@ from aegen.engine.parallel import World
 from aegen.engine.recorder import NotFinite, Recorder
 from aegen.engine.stage import Player, reduce
 from aegen.errors import Interrupted, RunError
-from aegen.model import Autoencoder
+from aegen.model import Autoencoder, lifted
 from aegen.plugins import Hooks
 from aegen.protocols import Objective
 from aegen.rundir import RunDir, disk_error
@@ -249,10 +249,11 @@ class Trainer:
                 with precision.autocast(self.spec.train.precision, self.world.device):
                     _, metrics = reduce(self.objective.loss(self.model, x))
                 names = list(metrics)
-                row = torch.stack([*metrics.values(), torch.ones((), device=x.device)]) * (len(x) * weight)
+                means = [lifted(value).mean() for value in metrics.values()]
+                row = torch.stack([*means, torch.ones((), device=x.device)]) * (len(x) * weight)
                 total = row if total is None else total + row
         assert total is not None
-        *sums, count = self.world.sum(total.double()).tolist()
+        *sums, count = self.world.sum(total).cpu().double().tolist()  # there is no double on MPS
         return {name: value / count for name, value in zip(names, sums, strict=True)}
 
     @contextmanager

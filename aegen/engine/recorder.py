@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from aegen.engine.parallel import World
+from aegen.model import lifted
 
 
 class NotFinite(Exception):
@@ -19,19 +20,16 @@ class NotFinite(Exception):
 
 
 class Recorder:
-    """The metrics of one turn since the last log point."""
+    """The metrics of one turn since the last log point. A step only hands its tensors over; they are averaged when read."""
 
     def __init__(self) -> None:
-        self._names: list[str] = []
-        self._rows: list[Tensor] = []
         self._steps: list[int] = []
+        self._parts: list[list[dict[str, Tensor]]] = []
 
     def add(self, step: int, parts: list[dict[str, Tensor]]) -> None:
-        """Keep a step's metrics, the mean over its micro-batches."""
-        self._names = list(parts[0])
-        rows = [torch.stack(list(part.values())) for part in parts]
-        self._rows.append(rows[0] if len(rows) == 1 else torch.stack(rows).mean(0))
+        """Keep a step's metrics, those of each micro-batch, each (B,) or ()."""
         self._steps.append(step)
+        self._parts.append(parts)
 
     def read(self, world: World) -> dict[str, float]:
         """Means over the steps and the processes; this waits for the device.
@@ -39,16 +37,19 @@ class Recorder:
         Raises:
             NotFinite: naming the first term and step that were not.
         """
-        if not self._rows:
+        steps, parts = self._steps, self._parts
+        self._steps, self._parts = [], []
+        if not steps:
             return {}
-        table = world.sum(torch.stack(self._rows)) / world.size  # (steps, names)
-        values = table.tolist()
-        steps, self._rows, self._steps = self._steps, [], []
-        for step, row in zip(steps, values, strict=True):
-            bad = [name for name, value in zip(self._names, row, strict=True) if not math.isfinite(value)]
+        names = list(parts[0][0])
+        columns = [
+            lifted(torch.stack([part[name] for step in parts for part in step])).reshape(len(steps), -1).mean(1)
+            for name in names
+        ]
+        table = world.sum(torch.stack(columns, 1)) / world.size  # (steps, names)
+        for step, row in zip(steps, table.tolist(), strict=True):
+            bad = {name: value for name, value in zip(names, row, strict=True) if not math.isfinite(value)}
             if bad:  # the sum is never finite when a term is not, but it is the term that tells
-                term = next((name for name in bad if name.rpartition(".")[2] != "loss"), bad[0])
-                raise NotFinite(term, row[self._names.index(term)], step)
-        return {
-            name: sum(column) / len(values) for name, column in zip(self._names, zip(*values, strict=True), strict=True)
-        }
+                term = next((name for name in bad if name.rpartition(".")[2] != "loss"), next(iter(bad)))
+                raise NotFinite(term, bad[term], step)
+        return dict(zip(names, table.mean(0).tolist(), strict=True))

@@ -26,20 +26,21 @@ class Stage(nn.Module):
         self.turn = turn
 
     def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images (B, C, H, W) → the loss () and every term and watched number, each ()."""
+        """Images (B, C, H, W) → the loss () and every term and watched number, each (B,) or ()."""
         return reduce(self.turn.loss(self.model, x))
 
 
 def reduce(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
-    """The batch mean of every term, and their sum: the only place where losses are averaged and added."""
-    terms = {name: lifted(term).mean() for name, term in outcome.terms.items()}
-    first, *others = terms.values()
-    loss = sum(others, start=first)
-    watch = dict(outcome.watch)
-    if outcome.latent is not None:
-        watch.update(outcome.latent.watch)
-    seen = {name: lifted(value.detach()).mean() for name, value in watch.items()}
-    return loss, {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}, **seen}
+    """The sum of the terms and its batch mean: the only place where losses are added and averaged.
+
+    Returns:
+        The loss, (), and every term and watched number as it came, (B,) or (); the recorder averages them when they are read.
+    """
+    first, *others = (lifted(term) for term in outcome.terms.values())
+    loss = sum(others, start=first).mean()
+    watch = outcome.watch if outcome.latent is None else {**outcome.watch, **outcome.latent.watch}
+    metrics = {"loss": loss, **outcome.terms, **watch}
+    return loss, {name: value.detach() for name, value in metrics.items()}
 
 
 class Player:
@@ -116,7 +117,8 @@ class Player:
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self.parameters:  # as zero_grad does, without its bookkeeping
+            parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs, by name."""

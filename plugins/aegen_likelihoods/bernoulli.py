@@ -12,6 +12,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from aegen import ImageShape, Likelihood, Pixels
 
+_HALF = torch.tensor(0.5)
+
 
 class Coins(Pixels):
     """Independent Bernoulli pixels with logits (B, C, H, W)."""
@@ -26,7 +28,7 @@ class Coins(Pixels):
 
     def nll(self, x: Tensor) -> Tensor:
         """Cross-entropy in nats, (B,)."""
-        target = torch.add(x.new_tensor(0.5), x, alpha=0.5)  # (x + 1) / 2 in one pass
+        target = torch.add(_HALF.to(x.dtype), x, alpha=0.5)  # (x + 1) / 2 in one pass
         return binary_cross_entropy_with_logits(self.logits, target, reduction="none").flatten(1).sum(1)
 
     def sample(self) -> Tensor:
