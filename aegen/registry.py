@@ -37,8 +37,9 @@ KINDS = {
 }
 """Kind → entry-point group."""
 
-# Shown when a name is unknown here but is known to be in a package that can be installed.
-KNOWN_ELSEWHERE = {("objective", "swae"): "aegen-swae"}
+# Shown when a name is unknown here but is known to be in a package that can be installed: what pip is to be given. A path in
+# aegen's repository where the package is on no index, so that nobody is sent to a name that a stranger may take.
+KNOWN_ELSEWHERE = {("objective", "swae"): "./examples/aegen-swae"}
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def find(kind: str, name: str) -> Component:
     known = names(kind)
     hint = did_you_mean(name, known)
     if (kind, name) in KNOWN_ELSEWHERE:
-        hint = f"pip install {KNOWN_ELSEWHERE[kind, name]} provides it"
+        hint = f"pip install {KNOWN_ELSEWHERE[kind, name]}, in aegen's repository, provides it"
     raise UsageError(f"unknown {kind} {name!r}; installed: {listing(known)}", hint=hint)
 
 

@@ -53,7 +53,7 @@ def test_the_example_is_installed_listed_trained_and_gone(installed: Path, tmp_p
     # Uninstalled: its name is unknown, what it trained still decodes, resuming names the package.
     gone = aegen_with(None, "train", "--objective", "swae", cwd=tmp_path, check=False)
     assert gone.returncode == 2
-    assert "pip install aegen-swae" in gone.stderr
+    assert "pip install ./examples/aegen-swae" in gone.stderr
     aegen_with(None, "sample", "-c", "run", "-n", "4", cwd=tmp_path)
     resume = aegen_with(None, "train", "--resume", "run", "--steps", "6", cwd=tmp_path, check=False)
     assert resume.returncode == 3
