@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from aegen.checkpoint import save as save_checkpoint
+    from aegen.data.decode import SUFFIXES as IMAGE_SUFFIXES
     from aegen.data.decode import Target as Target
     from aegen.data.decode import probe as probe_image
     from aegen.data.decode import read_many as read_images
@@ -70,6 +71,7 @@ _HOME = {
     "aegen.run": ["train"],
     "aegen.use": ["export", "interpolate", "load", "reconstruct", "sample"],
     "aegen.data.decode": [
+        "IMAGE_SUFFIXES=SUFFIXES",
         "Target",
         "probe_image=probe",
         "read_images=read_many",

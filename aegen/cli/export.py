@@ -8,21 +8,14 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Flag, Given, Json, Out, Seed, extend, peek
-from aegen.spec import options_of
+from aegen.cli.options import Checkpoint, Components, Device, Given, Json, Out, Seed, extend, flags_of
 
 _DEFAULT = "safetensors"
 
 
 def command(args: list[str]) -> Any:
     """Build the command, with the options of the format that the line names."""
-    flags = []
-    for name in peek(args, "--format")["--format"][-1:]:
-        registry.trust(name)
-        component = registry.find("exporter", name)
-        for option in options_of(registry.load(component)).values():
-            decl = f"--export.{option.name.replace('_', '-')}"
-            flags.append(Flag(decl, option.name, option, f"Format {component.title}"))
+    flags = flags_of(args, "--format", "exporter", "export")
     example = "Examples:  aegen export  ·  aegen export --format onnx -o model/"
     return single(extend(export, flags), "export", epilog=example)
 

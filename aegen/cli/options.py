@@ -15,7 +15,8 @@ from typing import Annotated, Any
 
 import typer
 
-from aegen.spec import Option
+from aegen import registry
+from aegen.spec import Option, options_of
 
 Given = dict[str, tuple[str, Any]]
 """Dotted key → (flag as the user knows it, value)."""
@@ -135,6 +136,18 @@ def peek(args: Sequence[str], *flags: str) -> dict[str, list[str]]:
             elif i + 1 < len(words):
                 found[flag].append(words[i + 1])
     return found
+
+
+def flags_of(args: Sequence[str], flag: str, kind: str, prefix: str) -> list[Flag]:
+    """The options, written `--prefix.name`, of the component that `flag` names on the line; it may be a file, being typed."""
+    flags = []
+    for name in peek(args, flag)[flag][-1:]:
+        registry.trust(name)
+        component = registry.find(kind, name)
+        for option in options_of(registry.load(component)).values():
+            decl = f"--{prefix}.{option.name.replace('_', '-')}"
+            flags.append(Flag(decl, option.name, option, f"{kind.capitalize()} {component.title}"))
+    return flags
 
 
 def wants_help(args: Sequence[str]) -> bool:

@@ -8,19 +8,12 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Flag, Given, Json, Out, Seed, extend, peek
-from aegen.spec import options_of
+from aegen.cli.options import Checkpoint, Components, Device, Given, Json, Out, Seed, extend, flags_of
 
 
 def command(args: list[str]) -> Any:
     """Build the command, with the options of the sampler that the line names."""
-    flags = []
-    for name in peek(args, "--sampler")["--sampler"][-1:]:
-        registry.trust(name)
-        component = registry.find("sampler", name)
-        for option in options_of(registry.load(component)).values():
-            decl = f"--sampler.{option.name.replace('_', '-')}"
-            flags.append(Flag(decl, option.name, option, f"Sampler {component.title}"))
+    flags = flags_of(args, "--sampler", "sampler", "sampler")
     example = "Examples:  aegen sample -n 16 --seed 1  ·  aegen sample --sampler mixture --each -o faces/"
     return single(extend(sample, flags), "sample", epilog=example)
 

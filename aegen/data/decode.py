@@ -19,14 +19,8 @@ from aegen.errors import UsageError
 from aegen.pictures import MODES, flat
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
-_FORMATS = (
-    "PNG",
-    "JPEG",
-    "WEBP",
-    "BMP",
-    "GIF",
-    "TIFF",
-)  # not all that Pillow knows: its EPS reader runs a program
+# Not all that Pillow knows: its EPS reader runs a program.
+_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _SIXTEEN_BIT = 257  # 65535 / 255
 
 

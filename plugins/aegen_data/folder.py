@@ -7,9 +7,18 @@ from pathlib import Path
 
 import torch
 
-from aegen import Dataset, DataSettings, Images, Target, UsageError, image_side, probe_image, read_images
+from aegen import (
+    IMAGE_SUFFIXES,
+    Dataset,
+    DataSettings,
+    Images,
+    Target,
+    UsageError,
+    image_side,
+    probe_image,
+    read_images,
+)
 
-_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 _USUAL = (64, 64)
 
 
@@ -24,8 +33,8 @@ class Folder(Dataset):
             next(iter(root.iterdir()), None)  # rglob passes over a folder that may not be read
         except OSError as error:
             raise UsageError(f"--data {settings.name} cannot be read ({error.strerror})") from error
-        pictures = [p for p in files if p.suffix.lower() in _SUFFIXES]
-        skipped = [f"{p.relative_to(root)} (not an image)" for p in files if p.suffix.lower() not in _SUFFIXES]
+        pictures = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES]
+        skipped = [f"{p.relative_to(root)} (not an image)" for p in files if p.suffix.lower() not in IMAGE_SUFFIXES]
         if not pictures:
             have = f"{len(files)} other files" if files else "nothing"
             raise UsageError(
