@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from aegen.registry import API_VERSION
     from aegen.run import train
     from aegen.schedules import Schedule
-    from aegen.spec import DataSettings, Range
+    from aegen.settings import DataSettings
+    from aegen.spec import Range
     from aegen.use import export, interpolate, load, reconstruct, sample
 
 _HOME = {
@@ -67,7 +68,8 @@ _HOME = {
     "aegen.plugins": ["hookimpl"],
     "aegen.registry": ["API_VERSION"],
     "aegen.schedules": ["Schedule"],
-    "aegen.spec": ["DataSettings", "Range"],
+    "aegen.settings": ["DataSettings"],
+    "aegen.spec": ["Range"],
     "aegen.run": ["train"],
     "aegen.use": ["export", "interpolate", "load", "reconstruct", "sample"],
     "aegen.data.decode": [

@@ -23,7 +23,7 @@ from typing_extensions import TypedDict  # pydantic asks for this one before Pyt
 
 from aegen import registry
 from aegen.errors import PluginError, UsageError
-from aegen.spec import RunSpec
+from aegen.settings import RunSpec
 
 FORMAT = 1
 

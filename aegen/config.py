@@ -17,17 +17,8 @@ from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import load
 from aegen.model import objective_classes, objective_options
 from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
-from aegen.spec import (
-    COMPONENTS,
-    RESUMABLE,
-    SETTINGS,
-    Option,
-    RunSpec,
-    check_options,
-    flatten,
-    nest,
-    options_of,
-)
+from aegen.settings import COMPONENTS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
+from aegen.spec import Option, check_options, options_of
 
 DEFAULT_ARCH, DEFAULT_OBJECTIVE = "conv", "vae"
 Layer = tuple[str, dict[str, Any]]

@@ -7,24 +7,49 @@ from typing import Any, TypeVar
 
 from aegen import registry
 from aegen.errors import PluginError, listing
-from aegen.protocols import Objective
+from aegen.protocols import Architecture, Bottleneck, Dataset, Exporter, Likelihood, Objective, Sampler
+from aegen.registry import Component
 from aegen.schedules import Schedule
 from aegen.spec import Spec, check_options, options_of, positional_of
 
 T = TypeVar("T")
 
 
+BASES: dict[str, type] = {
+    "architecture": Architecture,
+    "bottleneck": Bottleneck,
+    "likelihood": Likelihood,
+    "objective": Objective,
+    "sampler": Sampler,
+    "dataset": Dataset,
+    "exporter": Exporter,
+}
+"""Kind → what its components must be; the other kinds may be anything that does what is asked of it."""
+
+
 def load(kind: str, name: str, base: type[T]) -> type[T]:
-    """The class registered as `name`.
+    """The class registered as `name`, a `base`.
 
     Raises:
-        PluginError: what is registered is not a `base`.
+        UsageError, PluginError: it is unknown or cannot be used.
     """
-    component = registry.find(kind, name)
-    cls = registry.load(component)
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise PluginError(f"{kind} {name!r} of {component.package} is not an aegen.{base.__name__} ({cls!r})")
+    assert base is BASES[kind]
+    cls: type[T] = load_component(registry.find(kind, name))
     return cls
+
+
+def load_component(component: Component) -> Any:
+    """Import what a component names, and see that it is what its kind asks for.
+
+    Raises:
+        PluginError: its import fails, or it is something else.
+    """
+    found = registry.load(component)
+    base = BASES.get(component.kind)
+    if base is not None and not (isinstance(found, type) and issubclass(found, base)):
+        who = f"{component.kind} {component.name!r} of {component.package}"
+        raise PluginError(f"{who} is not an aegen.{base.__name__} ({found!r})", hint="mend or uninstall that package")
+    return found
 
 
 def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str, Any]) -> T:

@@ -33,6 +33,20 @@ def to_pil(image: Tensor) -> Image.Image:
     return Image.fromarray(array[:, :, 0] if array.shape[2] == 1 else array, MODES[array.shape[2]])
 
 
+def check_room(count: int, sides: Sequence[int], advice: str) -> None:
+    """Refuse, before they are computed, more images than fit a picture that other programs open.
+
+    Raises:
+        UsageError: it would have more pixels than Pillow reads without a warning.
+    """
+    height, width = sides
+    scale, most = _scale(height, width), Image.MAX_IMAGE_PIXELS or 2**26
+    cell = (height * scale + _GAP) * (width * scale + _GAP)
+    if count * cell > most:
+        given = f"{count:,} images of {height}×{width} in one picture"
+        raise UsageError(f"{given} were asked for, but at most {most // cell:,} fit", hint=advice)
+
+
 def grid(images: Tensor, columns: int | None = None) -> Image.Image:
     """Images (N, C, H, W), in [-1, 1] or uint8, in rows on white paper; small ones are enlarged without blur."""
     count, channels, height, width = images.shape

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from aegen.schedules import Schedule
-from aegen.spec import DataSettings
+from aegen.settings import DataSettings
 
 if TYPE_CHECKING:
     from aegen.model import Autoencoder  # a type only: the model stands a floor above
@@ -178,7 +178,7 @@ class Bottleneck(nn.Module, ABC):
 
     Attributes:
         fan_in: channels that the encoder must emit.
-        offers: any of `prior`, `density` (a posterior), `charges`, `codes`.
+        offers: any of `prior`, `density` (a posterior), `penalty` (not always 0), `charges`, `codes`.
 
     State that is not trained by gradients (an EMA codebook) moves only when
     `self.training and torch.is_grad_enabled()`.

@@ -32,7 +32,8 @@ from aegen.model import Autoencoder, build_model, build_objective, build_sampler
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape, Objective
 from aegen.rundir import RunDir, disk_error, find_checkpoint, owner, refuse_existing, write_text
-from aegen.spec import RunSpec, Spec, to_toml
+from aegen.settings import RunSpec, to_toml
+from aegen.spec import Spec
 from aegen.use import ex_post, fit_sampler, load, sample, save_sampler
 
 Say = Callable[[str], None]
@@ -129,6 +130,7 @@ def _train(
 ) -> Result:
     if run_dir is not None and here.first:
         refuse_existing(run_dir)  # before minutes of reading data
+    trackers = [(name, registry.get("tracker", name)) for name in spec.log.trackers if here.first]
     data = load_data(spec.data, spec.data_options)
     _tell_data(data, spec, say)
     torch.manual_seed(spec.train.seed)
@@ -158,8 +160,8 @@ def _train(
         return Result(None, None, None, None, 1, 0, 0.0, trainer.validate(), here.rank)
     run = _open_run(spec, here, saved, run_dir, trainer)
     trainer.run_dir = run if here.first else None
-    for name in spec.log.trackers if here.first else ():
-        hooks.add(create(registry.get("tracker", name), "tracker", Spec(name), "tracker.", {}), name)
+    for name, tracker in trackers:
+        hooks.add(create(tracker, "tracker", Spec(name), "tracker.", {}), name)
     say(f"run {run.path}" + (f", from step {trainer.progress.step}" if saved else ""))
     return _drive(trainer, run, stop, hooks, say)
 

@@ -39,7 +39,8 @@ from aegen.protocols import (
     Turn,
     Wrapper,
 )
-from aegen.spec import Spec, TrainSettings, options_of, positional_of
+from aegen.settings import TrainSettings
+from aegen.spec import Spec, options_of, positional_of
 
 SHAPES = [ImageShape(1, 8, 8), ImageShape(3, 9, 13), ImageShape(2, 16, 11), ImageShape(4, 12, 12)]
 _SMALL = ImageShape(1, 12, 12)
@@ -106,6 +107,8 @@ def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
         (latent.z.square().sum() + latent.penalty.sum()).backward()
         assert features.grad is not None, "no gradient reaches the features"
         assert features.grad.isfinite().all(), "a gradient is not finite"
+        if "penalty" not in neck.offers:
+            assert not latent.penalty.any(), "it charges something, but does not offer a penalty"
         shape = tuple(latent.z.shape[1:])
         if "prior" in neck.offers:
             generator = torch.Generator().manual_seed(1)

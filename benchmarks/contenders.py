@@ -28,7 +28,7 @@ from aegen.errors import Interrupted
 from aegen.model import Autoencoder, build_model, build_objective
 from aegen.plugins import Hooks
 from aegen.rundir import RunDir
-from aegen.spec import RunSpec
+from aegen.settings import RunSpec
 
 BATCH, LR, LATENT = 128, 1e-3, 20
 NETS = {

@@ -34,12 +34,6 @@ class Said:
         missing = [piece for piece in pieces if piece not in sentence]
         assert not missing, f"{missing} not in: {sentence}"
 
-    def misread(self, *pieces: str) -> None:
-        """The line itself was wrong, as Typer finds: exit code 2, every piece in its box."""
-        words = " ".join(self.err.replace("│", " ").split())
-        assert self.code == 2, self.err
-        assert [piece for piece in pieces if piece not in words] == [], words
-
     def worked(self) -> Said:
         """The exit code is 0."""
         assert self.code == 0, self.err

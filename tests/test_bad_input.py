@@ -26,6 +26,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from aegen import registry
+from aegen.checkpoint import Checkpoint
+from aegen.checkpoint import save as save_checkpoint
 
 
 def picture(name: str, mode: str = "RGB", size: tuple[int, int] = (16, 16)) -> str:
@@ -85,7 +87,7 @@ def test_an_unknown_sampler_or_format_is_answered_with_a_suggestion(aegen: Aegen
     ],
 )
 def test_an_unknown_option_is_answered_with_a_suggestion(aegen: Aegen, line: list[object], meant: str) -> None:
-    aegen(*line).misread(str(line[-2 if len(line) > 1 else 0]), meant)
+    aegen(*line).refused(2, str(line[-2 if len(line) > 1 else 0]), "did you mean", meant)
 
 
 OUT_OF_RANGE = [
@@ -298,10 +300,30 @@ def test_pictures_of_another_shape_are_converted_and_that_is_said(aegen: Aegen, 
     wide, clear = picture("wide.png", size=(30, 20)), picture("clear.png", "RGBA")
     fits = picture("fits.png", "L")
     said = aegen("reconstruct", wide, clear, fits, "-c", trained).worked()
-    assert "wide.png is 20×30×3, converted to the model's 16×16×1" in said.err
-    assert "clear.png is 16×16×" in said.err
+    assert "wide.png is 20×30 in colour, converted to the model's 16×16×1" in said.err
+    assert "clear.png is 16×16 in colour" in said.err
     assert "fits.png" not in said.err
     assert Path(said.out.strip()).is_file()
+
+
+def test_weights_that_are_not_numbers_draw_nothing(aegen: Aegen, trained: Path) -> None:
+    source = Checkpoint(trained / "checkpoints/last.safetensors")
+    tensors = {
+        k: torch.full_like(v, torch.nan) if k.startswith("model.decoder") else v for k, v in source.tensors("").items()
+    }
+    save_checkpoint(Path("bad.safetensors"), tensors, source.header)
+    image = picture("one.png", size=(16, 16))
+    for line in (["sample", "--each"], ["sample"], ["reconstruct", image]):
+        aegen(*line, "-c", "bad.safetensors", "-o", "out.png").refused(
+            1, "bad.safetensors", "not finite", "another checkpoint"
+        )
+        assert not Path("out.png").exists()
+
+
+def test_more_pictures_than_one_can_hold_are_refused_before_they_are_made(aegen: Aegen, trained: Path) -> None:
+    one, two = picture("one.png"), picture("two.png")
+    aegen("sample", "-n", 10**9, "-c", trained).refused(2, "1,000,000,000 images of 16×16", "at most", "--each")
+    aegen("interpolate", one, two, "--steps", 10**9, "-c", trained).refused(2, "1,000,000,000", "fewer --steps")
 
 
 def test_a_folder_with_bad_pictures_is_reconstructed_without_them(aegen: Aegen, trained: Path) -> None:
@@ -315,7 +337,7 @@ def test_a_folder_with_bad_pictures_is_reconstructed_without_them(aegen: Aegen, 
 def test_a_way_needs_two_pictures_two_steps_and_a_method(aegen: Aegen, trained: Path) -> None:
     one, two = picture("one.png"), picture("two.png")
     aegen("interpolate", one, "-c", trained).refused(2, "1 image", "two or more")
-    aegen("interpolate", one, two, "-c", trained, "--steps", 1).refused(2, "--steps is 1", "at least 2")
+    aegen("interpolate", one, two, "-c", trained, "--steps", 1).refused(2, "--steps is '1'", "2≤x")
     aegen("interpolate", one, two, "-c", trained, "--method", "lurp").refused(2, "'lurp'", "lerp|slerp")
     aegen("interpolate", one, two, "-c", trained, "-o", "way.mp4").refused(2, "way.mp4", ".png", ".gif")
 

@@ -19,7 +19,8 @@ from aegen import registry
 from aegen.checkpoint import Checkpoint
 from aegen.run import train as train_in_python
 from aegen.testing import check_objective
-from aegen.use import lerp, load, slerp
+from aegen.use import load
+from aegen.use.interpolation import lerp, slerp
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16), mode: str = "L") -> Path:
@@ -236,7 +237,7 @@ def test_reconstruct_takes_files_folders_and_globs_under_their_own_names(
 def test_what_is_converted_is_said(aegen: Aegen, trained: Path, tmp_path: Path) -> None:
     picture(tmp_path / "wide.png", (40, 20), "RGB")
     done = aegen("reconstruct", "wide.png", "-c", trained, "-o", "r.png").worked()
-    assert "wide.png is 20×40×3, converted to the model's 16×16×1" in done.err
+    assert "wide.png is 20×40 in colour, converted to the model's 16×16×1" in done.err
 
 
 @pytest.mark.parametrize(("name", "frames"), [("way.png", {1}), ("way.gif", {14}), ("way.webp", set(range(2, 15)))])

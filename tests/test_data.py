@@ -23,7 +23,7 @@ from aegen.data.decode import SUFFIXES, Target, Unreadable, probe, read, read_ma
 from aegen.data.source import Data, load_data
 from aegen.errors import EnvironmentFault, UsageError
 from aegen.pictures import to_uint8
-from aegen.spec import DataSettings
+from aegen.settings import DataSettings
 
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 CPU = torch.device("cpu")

@@ -16,6 +16,7 @@ import torch
 
 from aegen.checkpoint import Checkpoint
 from aegen.data.source import Data
+from aegen.engine import optim
 from aegen.engine.loop import Trainer, seed_step
 from aegen.engine.parallel import World
 from aegen.errors import Interrupted
@@ -23,7 +24,8 @@ from aegen.model import build_model, build_objective
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape
 from aegen.run import Result, train
-from aegen.spec import RunSpec, Spec, TrainSettings
+from aegen.settings import RunSpec, TrainSettings
+from aegen.spec import Spec
 
 SMALL: dict[str, Any] = {
     "arch.name": "mlp",
@@ -142,10 +144,35 @@ def trainer(stop_at: int | None = None, **values: Any) -> Trainer:
     return made
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd", "rmsprop"])
+def test_the_short_way_to_a_step_is_the_optimizers_own_to_the_bit(name: str) -> None:
+    """Also in the steps in which a parameter has no gradient, and with groups that decay and groups that do not."""
+    settings = TrainSettings(optimizer=name, weight_decay=0.1)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    mine = [torch.nn.Parameter(torch.randn(3, 4)), torch.nn.Parameter(torch.randn(4))]
+    theirs = [torch.nn.Parameter(p.detach().clone()) for p in mine]
+    stepper = optim.Stepper(settings, mine, torch.device("cpu"))
+    optimizer = optim.build(settings, theirs, torch.device("cpu"))
+    for step in range(9):
+        lr = 1e-2 / (1 + step)
+        for i, (a, b) in enumerate(zip(mine, theirs, strict=True)):
+            a.grad = None if step in (0, 4) and i == 0 else torch.randn_like(a)
+            b.grad = None if a.grad is None else a.grad.clone()
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        stepper.step(lr)
+        optimizer.step()
+        assert all(torch.equal(a, b) for a, b in zip(mine, theirs, strict=True)), step
+    mine_state, theirs_state = (o.state_dict()["state"] for o in (stepper.optimizer, optimizer))
+    for position, slots in theirs_state.items():
+        for slot, value in slots.items():
+            assert value is None or torch.equal(mine_state[position][slot], value), slot
+
+
 def test_accumulating_is_the_same_as_a_larger_batch() -> None:
     """Deterministic, so that nothing but the sum of gradients is compared."""
-    small = trainer(bottleneck="deterministic", steps=4, accumulate=3)
-    large = trainer(bottleneck="deterministic", steps=4)
+    small = trainer(objective=Spec("ae"), bottleneck="deterministic", steps=4, accumulate=3)
+    large = trainer(objective=Spec("ae"), bottleneck="deterministic", steps=4)
     large.batches.batch_size, large.batches.per_epoch = 24, 2
     for one in (small, large):
         one.run()
@@ -244,7 +271,7 @@ def test_validation_does_not_move_anything() -> None:
 
 
 def test_validation_is_a_mean_over_images_not_over_batches() -> None:
-    made = trainer(bottleneck="deterministic")
+    made = trainer(objective=Spec("ae"), bottleneck="deterministic")
     made.data.validation = made.data.validation[:11]  # a batch of 8 and one of 3
     whole = made.validate()["loss"]
     made.batches.batch_size = 11

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from aegen.errors import UsageError
 from aegen.schedules import Schedule
-from aegen.spec import Range, RunSpec, Spec, check_options, flatten, nest, options_of, to_toml
+from aegen.settings import RunSpec, flatten, nest, to_toml
+from aegen.spec import Range, Spec, check_options, options_of
 
 
 class Component:

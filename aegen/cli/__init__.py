@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -15,28 +16,44 @@ def main(args: Sequence[str] | None = None) -> None:
     debug = "--debug" in head
     if "--no-plugins" in head:
         os.environ["AEGEN_DISABLE_PLUGINS"] = "all"
-    words = [w for i, w in enumerate(words) if i >= len(head) or w not in ("--debug", "--no-plugins")]
+    words = [w for i, w in enumerate(words) if i >= len(head) or w not in ("--debug", "--no-plugins")] or ["--help"]
+    import typer
+
     from aegen.cli.app import build
     from aegen.errors import AegenError
 
     try:
-        build(words)(args=words, prog_name="aegen")
+        sys.exit(build(words)(args=words, prog_name="aegen", standalone_mode=False) or 0)
     except AegenError as error:
         if debug:
             raise
         fail(f"{error}", error.exit_code)
     except MemoryError:
         fail("there is not enough memory for this; use smaller images, a smaller model or fewer at once", 4)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", 130)
     except BrokenPipeError:  # the reader of stdout went away, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
+        if hasattr(error, "format_message"):  # the line is wrong: Typer's errors, whose class it does not export
+            fail(misread(error), 2)
         if debug:
             raise
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         fail(f"this should not have happened ({reason}); --debug shows where, please report it", 1)
+
+
+def misread(error: Any) -> str:
+    """Typer's complaint about a line, as the sentence that every other error is."""
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "aegen"
+    message, question, meant = error.format_message().strip().rstrip(".").partition(" Did you mean ")
+    hint = f"did you mean {meant}" if question else f"{command} --help shows what it takes"
+    possible = [str(word) for word in getattr(error, "possibilities", None) or []]
+    if possible:
+        message, hint = f"unknown option {error.option_name}", f"did you mean {' or '.join(possible)}?"
+    return f"{message[:1].lower()}{message[1:].rstrip('.')}; {hint}"
 
 
 def fail(text: str, code: int) -> None:

@@ -8,7 +8,8 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Given, Json, Out, Seed, extend, flags_of
+from aegen.cli.options import Checkpoint, Components, Given, Json, Out, Seed, checked, extend, flags_of
+from aegen.spec import Range
 
 _DEFAULT = "safetensors"
 
@@ -31,9 +32,14 @@ def export(
         typer.Option("--format", help="safetensors (weights only), onnx, or a plugin's.", autocompletion=_formats),
     ] = _DEFAULT,
     out: Out = None,
-    tolerance: Annotated[float, typer.Option("--tolerance", min=0, help="Largest difference of a value.")] = 1e-4,
+    tolerance: Annotated[
+        float,
+        typer.Option("--tolerance", help="Largest difference of a value.", **checked("--tolerance", float, Range(0))),
+    ] = 1e-4,
     seed: Seed = 0,
-    device: Device = "auto",
+    device: Annotated[
+        str, typer.Option("--device", help="As elsewhere; but parity is always judged on the CPU.")
+    ] = "auto",
     component: Components = None,
     as_json: Json = False,
     *,

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Json, Out, Seed
+from aegen.cli.options import Checkpoint, Components, Device, Json, Out, Seed, checked
+from aegen.spec import Range
 
 
 def command(args: list[str]) -> Any:
@@ -19,7 +20,9 @@ def command(args: list[str]) -> Any:
 def interpolate(
     images: Annotated[list[str], typer.Argument(help="Two or more images.", show_default=False)],
     checkpoint: Checkpoint = None,
-    steps: Annotated[int, typer.Option("--steps", help="Frames from one image to the next.")] = 12,
+    steps: Annotated[
+        int, typer.Option("--steps", help="Frames from one image to the next.", **checked("--steps", int, Range(2)))
+    ] = 12,
     method: Annotated[
         str,
         typer.Option(
@@ -29,6 +32,9 @@ def interpolate(
             autocompletion=lambda: ["lerp", "slerp"],
         ),
     ] = "lerp",
+    stochastic: Annotated[
+        bool, typer.Option("--stochastic", help="From draw to draw of the posteriors, instead of mean to mean.")
+    ] = False,
     out: Out = None,
     seed: Seed = 0,
     device: Device = "auto",
@@ -40,5 +46,15 @@ def interpolate(
     from aegen.cli.render import say, tell_files
 
     use.trust_components(component or [])
-    files = use.interpolate(images, checkpoint, steps=steps, method=method, out=out, device=device, say=say)
+    files = use.interpolate(
+        images,
+        checkpoint,
+        steps=steps,
+        method=method,
+        stochastic=stochastic,
+        out=out,
+        seed=seed,
+        device=device,
+        say=say,
+    )
     tell_files(files, as_json=as_json)

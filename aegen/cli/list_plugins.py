@@ -22,9 +22,11 @@ def command(args: list[str]) -> Any:
 
 def status(component: Component) -> tuple[str, str]:
     """Import a component: `ok` or the reason why not, and the first line of its documentation."""
+    from aegen.factory import load_component
+
     owners = [c for c in registry.components(component.kind) if c.name == component.name]
     try:
-        found = registry.load(component)
+        found = load_component(component)
     except PluginError as error:
         return f"broken: {error.message}", ""
     summary = (inspect.getdoc(found) or "").partition("\n")[0]

@@ -16,17 +16,26 @@ from typing import Annotated, Any
 import typer
 
 from aegen import registry
-from aegen.spec import Option, options_of
+from aegen.spec import Option, Range, options_of
 
 Given = dict[str, tuple[str, Any]]
 """Dotted key → (flag as the user knows it, value)."""
+
+
+def checked(flag: str, kind: type, limits: Range) -> dict[str, Any]:
+    """How Typer is to read a number: as those of components are, so that one sentence serves both."""
+    option = Option(flag, kind, None, range=limits)
+    return {"parser": lambda value: option.check(value, flag), "metavar": option.kind}
+
 
 Checkpoint = Annotated[
     Path | None,
     typer.Option("-c", "--checkpoint", help="Run folder or file.  \\[default: the latest run under ./runs]"),
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; a name in this folder by default.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of everything random.")]
+Seed = Annotated[
+    int, typer.Option("--seed", help="Of everything random.", **checked("--seed", int, Range(0, 2**32 - 1)))
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 Components = Annotated[

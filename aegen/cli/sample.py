@@ -8,7 +8,8 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Given, Json, Out, Seed, extend, flags_of
+from aegen.cli.options import Checkpoint, Components, Device, Given, Json, Out, Seed, checked, extend, flags_of
+from aegen.spec import Range
 
 
 def command(args: list[str]) -> Any:
@@ -24,7 +25,7 @@ def _samplers() -> list[str]:
 
 def sample(
     checkpoint: Checkpoint = None,
-    count: Annotated[int, typer.Option("-n", "--count", min=1, help="How many images.")] = 64,
+    count: Annotated[int, typer.Option("-n", "--count", help="How many images.", **checked("-n", int, Range(1)))] = 64,
     sampler: Annotated[
         str | None,
         typer.Option(

@@ -12,7 +12,8 @@ import typer
 from aegen import registry
 from aegen.cli.app import single
 from aegen.cli.options import Components, Flag, Given, Json, extend, peek, wants_help
-from aegen.spec import COMPONENTS, SETTINGS, Option, flatten, options_of, to_toml
+from aegen.settings import COMPONENTS, SETTINGS, flatten, to_toml
+from aegen.spec import Option, options_of
 
 if TYPE_CHECKING:
     from aegen.config import Layer

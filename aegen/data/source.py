@@ -15,7 +15,8 @@ from aegen.data.decode import side
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import create, load
 from aegen.protocols import Dataset, Images, ImageShape
-from aegen.spec import DataSettings, Spec
+from aegen.settings import DataSettings
+from aegen.spec import Spec
 
 _SPLIT_SEED = 20_131_220  # of the validation split, the same for every run so that runs can be compared
 SMALLEST = 8

@@ -30,7 +30,7 @@ from aegen.model import Autoencoder, lifted
 from aegen.plugins import Hooks
 from aegen.protocols import Objective
 from aegen.rundir import RunDir, disk_error
-from aegen.spec import RunSpec
+from aegen.settings import RunSpec
 
 
 @dataclass

@@ -13,7 +13,7 @@ from aegen.engine import optim, precision
 from aegen.engine.parallel import World
 from aegen.model import Autoencoder, lifted
 from aegen.protocols import Objective, Outcome, Turn
-from aegen.spec import TrainSettings
+from aegen.settings import TrainSettings
 
 
 class Stage(nn.Module):
@@ -67,7 +67,7 @@ class Player:
         # A parameter that two parts share is stepped once.
         self.parameters = list(dict.fromkeys(p for part in parts for p in part.parameters()))
         self._others = [p for p in names if p not in set(self.parameters)]
-        self.optimizer = optim.build(settings, self.parameters, world.device) if self.parameters else None
+        self.stepper = optim.Stepper(settings, self.parameters, world.device) if self.parameters else None
         self.scaler = precision.scaler(settings.precision, world.device)
         self.stage: nn.Module = Stage(model, objective, turn)
         self.seats()
@@ -109,21 +109,24 @@ class Player:
 
     def step(self, lr: float) -> None:
         """Move the parameters."""
-        if self.optimizer is None:
+        if self.stepper is None:
             return
-        optim.set_learning_rate(self.optimizer, lr)
         if self.settings.clip:
-            self.scaler.unscale_(self.optimizer)
+            self.scaler.unscale_(self.stepper.optimizer)
             nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
+        if self.scaler.is_enabled():
+            self.stepper.set_learning_rate(lr)
+            self.scaler.step(self.stepper.optimizer)
+            self.scaler.update()
+        else:
+            self.stepper.step(lr)
         for parameter in self.parameters:  # as zero_grad does, without its bookkeeping
             parameter.grad = None
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs, by name."""
         prefix = f"optim/{self.turn.name}"
-        found = optim.state(self.optimizer, self.names, prefix) if self.optimizer else {}
+        found = optim.state(self.stepper.optimizer, self.names, prefix) if self.stepper else {}
         if self.scaler.is_enabled():
             scale = self.scaler.state_dict()
             found[f"{prefix}/scaler/scale"] = torch.tensor(scale["scale"])
@@ -136,5 +139,6 @@ class Player:
         if scale is not None and growth is not None and self.scaler.is_enabled():
             current = self.scaler.state_dict()
             self.scaler.load_state_dict(current | {"scale": scale.item(), "_growth_tracker": int(growth.item())})
-        if self.optimizer is not None:
-            optim.restore(self.optimizer, self.names, saved, f"optim/{self.turn.name}")
+        if self.stepper is not None:
+            optim.restore(self.stepper.optimizer, self.names, saved, f"optim/{self.turn.name}")
+            self.stepper.forget()

@@ -48,7 +48,7 @@ class Gaussian(Bottleneck):
         dim: latent dimensions, or channels of a spatial latent.
     """
 
-    offers = frozenset({"prior", "density", "charges"})
+    offers = frozenset({"prior", "density", "penalty", "charges"})
 
     def __init__(self, *, dim: Annotated[int, Range(1)] = 16) -> None:
         super().__init__()

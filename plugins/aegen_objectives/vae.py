@@ -22,13 +22,14 @@ class VAE(Objective):
     """
 
     bottleneck, likelihood = "gaussian", "gaussian"
+    needs = frozenset({"penalty"})
 
     def __init__(self, *, beta: Annotated[float, Range(0)] = 1.0, free_bits: Annotated[float, Range(0)] = 0.0) -> None:
         super().__init__()
         self.beta = beta
         self.free_bits = free_bits
         if free_bits:
-            self.needs = frozenset({"charges"})
+            self.needs = self.needs | {"charges"}
         self._free = free_bits > 0  # free_bits itself may become a schedule, on the device
 
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:

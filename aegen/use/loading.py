@@ -1,0 +1,112 @@
+"""A trained model, read from its checkpoint and ready for use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aegen import pictures, registry
+from aegen.checkpoint import Checkpoint
+from aegen.engine.parallel import choose_device
+from aegen.errors import RunError, UsageError
+from aegen.model import Autoencoder, build_model
+from aegen.protocols import ImageShape
+from aegen.rundir import find_checkpoint, free_name
+from aegen.settings import RunSpec
+
+Say = Callable[[str], None]
+BATCH = 64
+
+
+def silent(text: str) -> None:
+    """Talk that nobody listens to."""
+
+
+@dataclass
+class Loaded:
+    """A model ready for use: averaged weights if the run kept them, evaluation mode, no gradients."""
+
+    path: Path
+    file: Checkpoint
+    spec: RunSpec
+    model: Autoencoder
+    device: torch.device
+
+    def decode(self, z: Tensor) -> Iterator[Tensor]:
+        """Latents (N, *z) → their images (B, C, H, W) in [-1, 1] on the CPU, a batch at a time.
+
+        Raises:
+            RunError: a pixel is not finite.
+        """
+        for part in z.split(BATCH):
+            images = self.model.decode(part.to(self.device)).mean.cpu()
+            if not images.isfinite().all():
+                raise RunError(
+                    f"the model of {self.path} gives pixels that are not finite",
+                    hint="its weights are damaged; use another checkpoint of the run",
+                )
+            yield images
+
+
+def load(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
+    """Read a model from a run folder, a checkpoint file, or the latest run under ./runs.
+
+    Only the tensors of the model are read from the file.
+
+    Raises:
+        UsageError: there is no such checkpoint, or it is damaged.
+        PluginError: it needs a plugin that is not installed.
+    """
+    path = find_checkpoint(Path(place) if place is not None else None)
+    file = Checkpoint(path)
+    file.require_plugins(("architecture", "bottleneck", "likelihood"))
+    spec, where = file.spec, choose_device(device)
+    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, ImageShape(*file.header["image"]))
+    file.restore(model, "ema." if file.has("ema.") else "model.")
+    return Loaded(path, file, spec, model.to(where).eval().requires_grad_(False), where)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A failed write as advice.
+
+    Raises:
+        UsageError: what is written inside cannot be.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UsageError(f"cannot write {path} ({reason})", hint="give another place with -o") from error
+
+
+def folder_for_each(out: Path | None, name: str) -> Path:
+    """The folder for one file an image.
+
+    Raises:
+        UsageError: `out` is a file.
+    """
+    folder = out or free_name(Path(name))
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"-o {folder} is a file, but --each writes into a folder", hint="give a folder with -o")
+    return folder
+
+
+def save_each(images: Tensor, files: Sequence[Path]) -> None:
+    """One file an image."""
+    for image, file in zip(images, files, strict=True):
+        with writing(file):
+            pictures.save(pictures.to_pil(image), file)
+
+
+def trust_components(names: Sequence[str]) -> None:
+    """Allow file components (`./mine.py:Mine`) that a checkpoint names, because the user named them too."""
+    for name in names:
+        if not registry.is_file(name):
+            raise UsageError(f"--component {name!r} is no file component", hint="write ./mine.py:ClassName")
+        registry.trust(name)

@@ -1,0 +1,158 @@
+"""Read pictures that the user names, and write their reconstructions."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aegen import pictures
+from aegen.data import decode
+from aegen.data.batches import normalize
+from aegen.errors import UsageError
+from aegen.rundir import free_name
+from aegen.use.loading import BATCH, Loaded, Say, folder_for_each, load, save_each, silent, writing
+
+_PLACES = "give images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders or globs"
+
+
+@dataclass
+class Source:
+    """A picture that the user named.
+
+    Attributes:
+        name: where `--each` puts its reconstruction, relative to the folder of outputs.
+        named: whether the user named this very file, rather than a folder that holds it.
+    """
+
+    path: Path
+    name: Path
+    named: bool
+
+
+def find_images(places: Sequence[str]) -> list[Source]:
+    """Files, folders (searched through and through) and globs → pictures, in order.
+
+    Raises:
+        UsageError: a place does not exist or holds no picture.
+    """
+    found: list[Source] = []
+    for text in places:
+        if not text.strip():
+            raise UsageError(f"{text!r} names no image", hint=_PLACES)
+        path = Path(text).expanduser()
+        try:
+            is_dir, exists = path.is_dir(), path.exists()
+        except OSError as error:
+            raise UsageError(f"{text} cannot be read ({error.strerror})") from error
+        if is_dir:
+            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in decode.SUFFIXES and p.is_file())
+            found += [Source(p, p.relative_to(path), False) for p in files]
+        elif exists:
+            files = [path]
+            found.append(Source(path, Path(path.name), True))
+        else:
+            files = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
+            found += [Source(p, Path(p.name), False) for p in files]
+        if not files:
+            wild = any(c in text for c in "*?[")
+            what = "matches no file" if wild else "holds no image" if is_dir else "does not exist"
+            raise UsageError(f"{text} {what}", hint=_PLACES)
+    return found
+
+
+def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[list[Source], Tensor]:
+    """Decode to the model's shape: the readable sources and their pixels, uint8 (N, C, H, W).
+
+    What is converted or skipped is said.
+
+    Raises:
+        UsageError: a file that the user named, or every file, cannot be read.
+    """
+    image = loaded.model.image
+    target = decode.Target((image.height, image.width), image.channels, loaded.spec.data.fit)
+    for source in sources:
+        shape = decode.probe(source.path)
+        if shape is not None and (shape[0] != target.size or (shape[1] == 1) != (image.channels <= 2)):
+            theirs = f"{shape[0][0]}×{shape[0][1]} in {'grey' if shape[1] == 1 else 'colour'}"
+            say(f"{source.path} is {theirs}, converted to the model's {image}")
+    tensors, bad = decode.read_many([s.path for s in sources], target)
+    named = {s.path for s in sources if s.named}
+    for path, reason in bad:
+        if path in named or len(bad) == len(sources):
+            raise UsageError(f"{path} cannot be read ({reason})", hint="give another image")
+    if bad:
+        say(f"skipped {len(bad)} of {len(sources)}: " + ", ".join(f"{p.name} ({r})" for p, r in bad[:5]))
+    good = [(s, t) for s, t in zip(sources, tensors, strict=True) if t is not None]
+    return [s for s, _ in good], torch.stack([t for _, t in good])
+
+
+@torch.no_grad()
+def encode(loaded: Loaded, pixels: Tensor, *, stochastic: bool, seed: int) -> Tensor:
+    """uint8 images (N, C, H, W) → latents (N, *z): posterior means, or draws from the posteriors."""
+    torch.manual_seed(seed)
+    latents = (loaded.model.encode(normalize(part.to(loaded.device))) for part in pixels.split(BATCH))
+    return torch.cat([latent.z if stochastic else latent.mean for latent in latents])
+
+
+@torch.no_grad()
+def reconstruct(
+    places: Sequence[str],
+    place: Path | str | None = None,
+    *,
+    each: bool = False,
+    stochastic: bool = False,
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    say: Say = silent,
+) -> list[Path]:
+    """Write originals above reconstructions, or with `each` one file an image under its own name into `out`.
+
+    Raises:
+        UsageError: an image cannot be read, or an output would fall on an input.
+    """
+    loaded = load(place, device=device)
+    sources, pixels = read_images(find_images(places), loaded, say)
+    if not each:
+        pictures.check_room(2 * len(pixels), pixels.shape[2:], "add --each for one file an image")
+    again = torch.cat(list(loaded.decode(encode(loaded, pixels, stochastic=stochastic, seed=seed))))
+    if not each:
+        out = out or free_name(Path("reconstructions.png"))
+        spare([out], sources)
+        with writing(out):
+            pictures.save(pictures.pairs(pixels, pictures.to_uint8(again)), out)
+        return [out]
+    files = _own_names(sources, folder_for_each(out, "reconstructions"))
+    spare(files, sources)
+    save_each(again, files)
+    return files
+
+
+def _own_names(sources: Sequence[Source], folder: Path) -> list[Path]:
+    """One output a source, under its own name; GIF becomes PNG, and of two equal names the second is numbered."""
+    files: list[Path] = []
+    for source in sources:
+        name = source.name if source.name.suffix.lower() in pictures.STILLS else source.name.with_suffix(".png")
+        file, number = folder / name, 2
+        while file in files:
+            file = folder / name.with_name(f"{name.stem}-{number}{name.suffix}")
+            number += 1
+        files.append(file)
+    return files
+
+
+def spare(files: Sequence[Path], sources: Sequence[Source]) -> None:
+    """Refuse to write over what was read.
+
+    Raises:
+        UsageError: an output is also an input.
+    """
+    inputs = {s.path.resolve() for s in sources}
+    for file in files:
+        if file.resolve() in inputs:
+            raise UsageError(f"{file} is also an input and would be overwritten", hint="give another place with -o")

@@ -1,0 +1,139 @@
+"""Draw images from a trained model."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aegen import checkpoint, pictures
+from aegen.checkpoint import Checkpoint
+from aegen.data.batches import normalize
+from aegen.data.source import load_data
+from aegen.model import Autoencoder, build_sampler
+from aegen.protocols import Sampler
+from aegen.rundir import free_name
+from aegen.spec import Spec
+from aegen.use.loading import BATCH, Loaded, Say, folder_for_each, load, save_each, silent, writing
+
+EX_POST = "mixture"
+_MOST_EX_POST = 256  # latent dimensions: a density of more is not fitted in passing
+
+
+def ex_post(model: Autoencoder) -> str | None:
+    """The sampler to fit when training ends, if one should be.
+
+    Always where there is no prior. Where there is one too, because training brings the latents only near it: a density fitted
+    afterwards draws much better images, above all from small data (Ghosh et al., From Variational to Deterministic
+    Autoencoders, 2020; figures in CONTRIBUTING.md).
+    """
+    small = math.prod(model.latent_shape) <= _MOST_EX_POST
+    return EX_POST if small or "prior" not in model.bottleneck.offers else None
+
+
+def default_sampler(loaded: Loaded) -> str:
+    """The one fitted when training ended; before that, the prior; without a prior, one fitted now."""
+    if EX_POST in loaded.file.header["samplers"] or "prior" not in loaded.model.bottleneck.offers:
+        return EX_POST
+    return "prior"
+
+
+def sample(
+    place: Path | str | None = None,
+    *,
+    count: int = 64,
+    sampler: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    each: bool = False,
+    out: Path | None = None,
+    seed: int = 0,
+    device: str = "auto",
+    say: Say = silent,
+) -> list[Path]:
+    """Draw images and write a grid, or with `each` one file an image into the folder `out`; the files written.
+
+    A sampler that must be fitted and is not yet in the checkpoint is fitted on the run's training images, then kept there.
+
+    Raises:
+        UsageError: the sampler does not fit the model, or the data of the run is gone.
+    """
+    target = folder_for_each(out, "samples") if each else out or free_name(Path("samples.png"))
+    loaded = load(place, device=device)
+    if not each:
+        pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
+    batches = draw(loaded, count, sampler=sampler, options=options, seed=seed, say=say)
+    if not each:
+        with writing(target):
+            pictures.save(pictures.grid(torch.cat(list(batches))), target)
+        return [target]
+    digits = max(4, len(str(count - 1)))
+    files = [target / f"{i:0{digits}d}.png" for i in range(count)]
+    rest = iter(files)
+    for images in batches:
+        save_each(images, list(itertools.islice(rest, len(images))))
+    return files
+
+
+@torch.no_grad()
+def draw(
+    loaded: Loaded,
+    count: int,
+    *,
+    sampler: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    seed: int = 0,
+    say: Say = silent,
+) -> Iterator[Tensor]:
+    """`count` images in batches (B, C, H, W), in [-1, 1] on the CPU."""
+    name = sampler or default_sampler(loaded)
+    drawer = prepare_sampler(loaded, name, dict(options or {}), seed, say)
+    say(f"sampler {name}, model {loaded.path}")
+    # Drawn on the CPU, so that a seed means the same images on every device.
+    z = drawer.sample(count, torch.Generator().manual_seed(seed))
+    yield from loaded.decode(z)
+
+
+def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: int, say: Say) -> Sampler:
+    """The sampler from the checkpoint, or one fitted now and kept in it."""
+    kept = loaded.file.header["samplers"].get(name)
+    if kept is not None and (not options or kept | options == kept):
+        sampler = build_sampler(Spec(name, kept), loaded.model)
+        loaded.file.restore(sampler, f"sampler.{name}.")
+        return sampler
+    sampler = build_sampler(Spec(name, options), loaded.model)
+    if sampler.fitted:
+        settings = loaded.spec.data
+        say(f"fitting sampler {name} on the training images of {settings.name}")
+        data = load_data(settings, loaded.spec.data_options)
+        if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
+            say(f"{settings.name} holds other images than when the model was trained; the sampler is fitted on those")
+        fit_sampler(sampler, loaded.model, data.train, seed)
+        try:
+            save_sampler(loaded.path, Spec(name, options), sampler)
+        except OSError as error:  # the pictures do not depend on it
+            say(f"the fitted sampler could not be kept in {loaded.path} ({error.strerror or error})")
+    return sampler
+
+
+@torch.no_grad()
+def fit_sampler(sampler: Sampler, model: Autoencoder, train: Tensor, seed: int) -> None:
+    """Fit on the posterior means of the training images (uint8)."""
+    device = next(model.parameters()).device
+    latents = [model.encode(normalize(part.to(device))).mean.cpu() for part in train.split(BATCH * 4)]
+    sampler.fit(torch.cat(latents), seed)
+
+
+def save_sampler(path: Path, spec: Spec, sampler: Sampler) -> None:
+    """Keep a fitted sampler in a checkpoint; every other tensor stays as it is."""
+    file = Checkpoint(path)
+    prefix = f"sampler.{spec.name}."
+    tensors = {k: v for k, v in file.tensors("").items() if not k.startswith(prefix)}
+    tensors |= {prefix + k: v for k, v in sampler.state_dict().items()}
+    samplers = file.header["samplers"] | {spec.name: spec.options}
+    plugins = file.header["plugins"] | checkpoint.origins([("sampler", spec.name)])
+    checkpoint.save(path, tensors, {**file.header, "samplers": samplers, "plugins": plugins})
