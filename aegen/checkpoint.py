@@ -12,14 +12,17 @@ import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import (
+    Any,
+    NotRequired,  # pydantic asks for this one before Python 3.12
+)
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from typing_extensions import TypedDict  # pydantic asks for this one before Python 3.12
+from typing_extensions import TypedDict
 
 from aegen import registry
 from aegen.errors import PluginError, UsageError
@@ -47,7 +50,7 @@ class DataNote(TypedDict):
 class Header(TypedDict):
     """The JSON of a checkpoint; what is read from a file is checked against this.
 
-    `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; the rest is the progress of the run.
+    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; the rest is the progress of the run.
     """
 
     format: int
@@ -57,6 +60,7 @@ class Header(TypedDict):
     data: DataNote
     plugins: dict[str, Origin]
     samplers: dict[str, dict[str, Any]]
+    encodes: NotRequired[bool]
     versions: dict[str, str]
     step: NonNegativeInt
     best: float | None

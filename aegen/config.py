@@ -15,7 +15,7 @@ from aegen import registry
 from aegen.data.source import dataset_name
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import load
-from aegen.model import objective_classes, objective_options
+from aegen.model import expand, objective_classes, objective_options
 from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
 from aegen.settings import COMPONENTS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
@@ -91,7 +91,7 @@ def chosen(values: Mapping[str, Any]) -> dict[str, str]:
         name = values.get(f"{key}.name")
         if name is not None and not isinstance(name, str):
             raise UsageError(f"{key} is {name!r}, but takes a name")
-    objective = values.get("objective.name", DEFAULT_OBJECTIVE)
+    objective = expand(values.get("objective.name", DEFAULT_OBJECTIVE))
     first = objective_classes(objective)[0][1]
     return {
         "arch": values.get("arch.name", DEFAULT_ARCH),
@@ -206,6 +206,8 @@ def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
     values, origins = merge(layers)
     for part in COMPONENTS:  # first, or the options of one component are read as another's
         name = f"{part}.name"
+        if name == "objective.name" and name in values:
+            values[name] = expand(values[name])
         if name in values and values[name] != before[name]:
             raise _fixed(name, values[name], before[name], origins[name])
     candidate = resolve([("the run", before), *layers]).spec

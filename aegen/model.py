@@ -33,7 +33,11 @@ class Autoencoder(nn.Module):
     Attributes:
         image: the shape of the images.
         latent_shape: of one latent, `(D,)` or `(D, h, w)`.
+        labels: int64 (B,), classes of the images that are being encoded, where they are known; for bottlenecks that offer
+            `labels`.
     """
+
+    labels: Tensor | None = None
 
     def __init__(
         self,
@@ -51,12 +55,14 @@ class Autoencoder(nn.Module):
         self.bottleneck = bottleneck
         self.decoder = decoder
         self.likelihood = likelihood
+        bottleneck.attach(encoder)
 
     def encode(self, x: Tensor) -> Latent:
         """Images (B, C, H, W) in [-1, 1] → Latent. `.z` is a draw from the posterior, `.mean` its mean."""
         features = self.encoder(x)
         with _full_precision(features):  # a KL or a codebook distance is not for bf16
-            latent: Latent = self.bottleneck(lifted(features))
+            known = {"labels": self.labels} if "labels" in self.bottleneck.offers else {}
+            latent: Latent = self.bottleneck(lifted(features), **known)
         return latent
 
     def decode(self, z: Tensor) -> Pixels:
@@ -71,9 +77,12 @@ class Autoencoder(nn.Module):
         latent = self.encode(x)
         return self.decode(latent.z if stochastic else latent.mean).mean
 
-    def prior(self, n: int, generator: torch.Generator | None = None) -> Tensor:
-        """`n` latents from the prior, (n, *latent_shape)."""
-        return self.bottleneck.prior(n, self.latent_shape, generator)
+    def prior(
+        self, n: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
+    ) -> Tensor:
+        """`n` latents from the prior, (n, *latent_shape), drawn on `device`, or on the CPU."""
+        with torch.device(device) if device is not None else nullcontext():
+            return self.bottleneck.prior(n, self.latent_shape, generator)
 
 
 def lifted(x: Tensor) -> Tensor:
@@ -91,13 +100,16 @@ def _full_precision(x: Tensor) -> Any:
 # ---------------------------------------------------------------------------------------------------- building
 
 
-def build_model(arch: Spec, bottleneck: Spec, likelihood: Spec, image: ImageShape) -> Autoencoder:
+def build_model(arch: Spec, bottleneck: Spec, likelihood: Spec, image: ImageShape, *, classes: int = 0) -> Autoencoder:
     """Put an autoencoder together; weights are drawn from torch's current random state.
+
+    Args:
+        classes: number of class labels in the data, for bottlenecks that read them.
 
     Raises:
         UsageError: unknown names or options, or parts that do not fit the image.
     """
-    known = {"image": image}
+    known = {"image": image, "classes": classes}
     neck = create(load("bottleneck", bottleneck.name, Bottleneck), "bottleneck", bottleneck, "bottleneck.", known)
     pixels = create(load("likelihood", likelihood.name, Likelihood), "likelihood", likelihood, "likelihood.", known)
     nets = create(
@@ -109,7 +121,7 @@ def build_model(arch: Spec, bottleneck: Spec, likelihood: Spec, image: ImageShap
     )
     with torch.device("meta"), torch.no_grad():  # shapes without arithmetic
         features = nets.encoder().eval()(torch.empty(1, *image))
-        z = copy.deepcopy(neck).to("meta").eval()(features).z
+        z = copy.deepcopy(neck).to("meta").eval()(features).z  # not attached yet: the prior is not needed for a shape
     latent_shape = tuple(z.shape[1:])
     encoder = nets.encoder()
     decoder = nets.decoder(latent_shape, pixels.fan_out)
@@ -133,6 +145,16 @@ def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:
     if len(set(parts)) < len(parts):
         raise UsageError(f"objective {name!r} names a part twice")
     return classes
+
+
+def expand(name: str) -> str:
+    """An objective's name with what stands for a combination written out: `vqgan` → `vq-vae+perceptual+adversarial`.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    parts = [load("objective", part, Objective).stands_for or part for part in name.split("+")]
+    return "+".join(parts) if parts == name.split("+") else expand("+".join(parts))
 
 
 def objective_options(name: str, options: Mapping[str, Any]) -> list[Spec]:

@@ -57,6 +57,11 @@ class Posterior(ABC):
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) in nats, (B,)."""
 
+    def draw(self) -> tuple[Tensor, Tensor]:
+        """A reparameterised draw (B, *z) and its log q(z|x) in nats, (B,)."""
+        z = self.sample()
+        return z, self.log_prob(z)
+
 
 @dataclass
 class Latent:
@@ -176,9 +181,14 @@ class Architecture(ABC):
 class Bottleneck(nn.Module, ABC):
     """What lies between encoder and decoder: the posterior, the prior, codebooks.
 
+    Positional constructor parameters are filled by name: `image` (ImageShape), `classes` (number of class labels in the data,
+    0 without any).
+
     Attributes:
         fan_in: channels that the encoder must emit.
-        offers: any of `prior`, `density` (a posterior), `penalty` (not always 0), `charges`, `codes`.
+        offers: any of `prior` (it can be drawn from), `density` (a posterior, and log_prior), `diagonal` (the posterior is a
+            normal, independent in every dimension, with `mean` and `std`), `penalty` (not always 0), `charges`, `codes`,
+            `labels` (it reads the class labels).
 
     State that is not trained by gradients (an EMA codebook) moves only when
     `self.training and torch.is_grad_enabled()`.
@@ -194,6 +204,14 @@ class Bottleneck(nn.Module, ABC):
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """`n` latents drawn from the prior, (n, *shape), if the bottleneck offers one."""
         raise TypeError(f"{type(self).__name__} offers no prior")
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log p(z) of latents (B, *z), (B,) nats, if the bottleneck offers a density."""
+        raise TypeError(f"{type(self).__name__} offers no density")
+
+    def attach(self, encoder: nn.Module) -> None:
+        """Called once, when the model is put together, for a prior that is made of encoded images. Registers nothing."""
+        return
 
 
 class Likelihood(nn.Module, ABC):
@@ -221,11 +239,15 @@ class Objective(nn.Module):
 
     Attributes:
         bottleneck, likelihood: names used when the user gives none.
+        stands_for: a combination of others that this name is short for, `vae+adversarial`; such a class has nothing else.
+        encodes: whether it trains an encoder; without one there is nothing to reconstruct.
         needs: what the bottleneck must offer.
     """
 
     bottleneck: ClassVar[str] = "deterministic"
     likelihood: ClassVar[str] = "gaussian"
+    stands_for: ClassVar[str] = ""
+    encodes: bool = True
     needs: frozenset[str] | set[str] = frozenset()
 
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
@@ -274,6 +296,7 @@ class Wrapper(Objective):
         super().__init__()
         self.inner = inner
         self.needs = frozenset(inner.needs)
+        self.encodes = inner.encodes
 
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
         """The loss of what is wrapped, so that validation stays comparable with and without the wrapper."""

@@ -134,7 +134,7 @@ def _train(
     data = load_data(spec.data, spec.data_options)
     _tell_data(data, spec, say)
     torch.manual_seed(spec.train.seed)
-    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image)
+    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
     objective = build_objective(spec.objective, model, size=len(data.train))
     source = Checkpoint(find_checkpoint(init_from)) if init_from is not None else None
     if source is not None:
@@ -144,7 +144,7 @@ def _train(
     for listener in listeners if here.first else ():
         hooks.add(listener, type(listener).__name__)
     fingerprint = data.fingerprint()
-    header = _header(spec, model, data, fingerprint)
+    header = _header(spec, model, data, fingerprint) | {"encodes": objective.encodes}
     if saved is not None and saved.header["data"]["fingerprint"] != fingerprint:
         raise UsageError(f"--data {spec.data.name} holds other images than when {saved.path} was written")
     stop = _Stop()
@@ -217,7 +217,7 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
             if not path.exists():
                 continue
             loaded = load(path, device=device)
-            name = ex_post(loaded.model)
+            name = ex_post(loaded.model) if trainer.objective.encodes else None
             if name is not None:
                 sampler = build_sampler(Spec(name), loaded.model)
                 fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -45,6 +46,7 @@ from aegen.spec import Spec, options_of, positional_of
 SHAPES = [ImageShape(1, 8, 8), ImageShape(3, 9, 13), ImageShape(2, 16, 11), ImageShape(4, 12, 12)]
 _SMALL = ImageShape(1, 12, 12)
 _BATCH = 6
+_CLASSES = 3
 _HEADER: dict[str, Any] = {
     "spec": {},
     "image": list(_SMALL),
@@ -95,11 +97,16 @@ def check_architecture(cls: type[Architecture], **options: Any) -> None:
 def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
     """For vectors and feature maps: shapes, a finite penalty (B,), what it offers is there, gradients to the features."""
     check_options(cls)
+    known = {"image": _SMALL, "classes": _CLASSES}
     for spatial in ((), (3, 2)):
-        neck: Any = cls(**options)
+        make: Any = cls
+        neck = make(*(known[name] for name in positional_of(cls)), **options)
         assert neck.fan_in >= 1
+        neck.attach(_encoder(neck.fan_in, spatial))
         features = torch.randn(_BATCH, neck.fan_in, *spatial, requires_grad=True)
         latent = neck(features)
+        if "labels" in neck.offers:
+            assert neck(features, labels=_labels(_BATCH)).z.shape == latent.z.shape
         assert latent.z.shape[0] == _BATCH
         assert latent.z.shape[2:] == spatial, f"z is {tuple(latent.z.shape)} for features {tuple(features.shape)}"
         assert latent.penalty.shape == (_BATCH,), f"penalty is {tuple(latent.penalty.shape)}, not (B,)"
@@ -117,7 +124,12 @@ def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
             assert torch.equal(drawn, neck.prior(5, shape, generator.manual_seed(1))), "the prior ignores its generator"
         if "density" in neck.offers:
             assert latent.posterior is not None, "it offers a density but gives no posterior"
-            assert latent.posterior.log_prob(latent.z).shape == (_BATCH,)
+            z, log_q = latent.posterior.draw()
+            assert z.shape == latent.z.shape
+            assert log_q.shape == neck.log_prior(z).shape == (_BATCH,)
+        if "diagonal" in neck.offers:
+            posterior: Any = latent.posterior
+            assert posterior.mean.shape == posterior.std.shape == latent.z.shape
         if "charges" in neck.offers:
             assert latent.charges is not None, "it offers charges but gives none"
             torch.testing.assert_close(latent.charges.flatten(1).sum(1), latent.penalty)
@@ -125,6 +137,17 @@ def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
             assert latent.codes is not None, "it offers codes but gives none"
             assert not latent.codes.is_floating_point()
         _check_state_is_still(neck, features)
+
+
+def _encoder(fan_in: int, spatial: tuple[int, ...]) -> nn.Module:
+    """Images of _SMALL → features, for bottlenecks whose prior is made of encoded images."""
+    size = math.prod(spatial)
+    shape = (fan_in, *spatial)
+    return nn.Sequential(nn.Flatten(), nn.Linear(math.prod(_SMALL), fan_in * size), nn.Unflatten(1, shape))
+
+
+def _labels(count: int) -> Tensor:
+    return torch.arange(count) % _CLASSES
 
 
 def _check_state_is_still(neck: Bottleneck, features: Tensor) -> None:
@@ -226,7 +249,9 @@ def _check_turn(objective: Objective, model: Autoencoder, turn: Turn, x: Tensor)
         return
     reduce(outcome)[0].backward()
     for name, parameter in players.named_parameters():
-        if parameter in mine:
+        # A prior's own weights learn only from what the bottleneck charges, which not every objective asks for.
+        idle = name.startswith("model.bottleneck.") and "penalty" not in objective.needs
+        if parameter in mine and not (idle and parameter.grad is None):
             assert parameter.grad is not None, f"{turn.name}: no gradient reaches {name}, which it trains"
             assert parameter.grad.isfinite().all(), f"{turn.name}: the gradient of {name} is not finite"
     before = {n: p.detach().clone() for n, p in players.named_parameters()}
@@ -283,7 +308,9 @@ def _models(objective: type[Objective] | None = None) -> Iterator[Autoencoder]:
     likelihood = Spec(objective.likelihood if objective is not None else "gaussian")
     for name in registry.names("bottleneck"):
         torch.manual_seed(0)
-        yield build_model(_ARCH, Spec(name), likelihood, _SMALL)
+        model = build_model(_ARCH, Spec(name), likelihood, _SMALL, classes=_CLASSES)
+        model.labels = _labels(_BATCH)
+        yield model
     spatial = Spec("conv", {"width": 4, "depth": 1, "spatial": True})
     yield build_model(spatial, Spec("gaussian", {"dim": 2}), likelihood, _SMALL)
 

@@ -46,7 +46,7 @@ def reference(form: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_values(form: str) -> None:
-    from aegen_adversarial.adversarial import critic_loss, fooling_loss
+    from aegen_adversarial.forms import critic_loss, fooling_loss
 
     real, fake = torch.randn(5, 1, 3, 3, dtype=torch.float64), torch.randn(5, 1, 3, 3, dtype=torch.float64)
     critic, fool = reference(form, real, fake)

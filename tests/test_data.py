@@ -581,7 +581,7 @@ def batches(count: int, size: int, **options: int) -> Batches:
 
 def drawn(source: Batches, step: int) -> list[int]:
     """Which images an optimizer step sees."""
-    parts = [source.micro(step, part) for part in range(source.accumulate)]
+    parts = [source.micro(step, part)[0] for part in range(source.accumulate)]
     return numbers(torch.cat(parts).add(1).mul(127.5).round().int())
 
 

@@ -88,7 +88,8 @@ class Display:
     def aegen_step_end(self, step: int, metrics: Mapping[str, float]) -> None:
         """Move the bar; in a log file, speak now and then."""
         self._latest = dict(metrics)
-        text = f"loss {number(metrics['loss'])}  {metrics['images_per_second']:,.0f} images/s"
+        loss = f"loss {number(metrics['loss'])}  " if "loss" in metrics else ""  # its turn may not have been due
+        text = f"{loss}{metrics['images_per_second']:,.0f} images/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=step, text=text)
         elif time.monotonic() - self._spoke > _QUIET_SECONDS:

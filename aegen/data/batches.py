@@ -29,6 +29,7 @@ class Batches:
         batch_size: images per process and micro-batch; made smaller where there are fewer.
         seed: of the order.
         rank, world: this process takes the rank-th part of each global batch.
+        labels: int64 (N,), where a model wants them.
 
     Raises:
         UsageError: there are fewer images than parts of a step.
@@ -44,6 +45,7 @@ class Batches:
         rank: int = 0,
         world: int = 1,
         accumulate: int = 1,
+        labels: Tensor | None = None,
     ) -> None:
         self.count = len(pixels)
         if self.count < world * accumulate:
@@ -58,11 +60,12 @@ class Batches:
         self.device = device
         self.resident = device.type == "cpu" or _fits(pixels, device)
         self.pixels = pixels.to(device) if self.resident else pixels
+        self.labels = labels.to(device) if self.resident and labels is not None else labels
         self._order: Tensor = torch.empty(0)
         self._epoch = -1
 
-    def micro(self, step: int, part: int) -> Tensor:
-        """Micro-batch `part` of optimizer step `step`: float32 (B, C, H, W) in [-1, 1] on the device."""
+    def micro(self, step: int, part: int) -> tuple[Tensor, Tensor | None]:
+        """Micro-batch `part` of optimizer step `step`: float32 (B, C, H, W) in [-1, 1] and its labels (B,), on the device."""
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -72,11 +75,15 @@ class Batches:
         # The global batch of a step is the same whatever the number of processes that share it.
         start = ((position * self.accumulate + part) * self.world + self.rank) * self.batch_size
         index = self._order[start : start + self.batch_size]
-        batch = self.pixels.index_select(0, index)
-        if not self.resident:
-            batch = batch.pin_memory() if self.device.type == "cuda" else batch
-            batch = batch.to(self.device, non_blocking=True)
-        return normalize(batch)
+        batch = self._sent(self.pixels.index_select(0, index))
+        labels = None if self.labels is None else self._sent(self.labels.index_select(0, index))
+        return normalize(batch), labels
+
+    def _sent(self, batch: Tensor) -> Tensor:
+        if self.resident:
+            return batch
+        batch = batch.pin_memory() if self.device.type == "cuda" else batch
+        return batch.to(self.device, non_blocking=True)
 
 
 def _fits(pixels: Tensor, device: torch.device) -> bool:

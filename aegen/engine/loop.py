@@ -106,6 +106,7 @@ class Trainer:
             for turn in turns
         ]
         self.ema = EMA(model, settings.ema) if settings.ema else None
+        self.labelled = "labels" in model.bottleneck.offers
         self.batches = Batches(
             data.train,
             settings.batch_size,
@@ -114,6 +115,7 @@ class Trainer:
             rank=world.rank,
             world=world.size,
             accumulate=settings.accumulate,
+            labels=data.train_labels if self.labelled else None,
         )
         self.total = settings.steps or settings.epochs * self.batches.per_epoch
         self.progress = Progress()
@@ -177,7 +179,8 @@ class Trainer:
             if len(self.players) > 1:
                 player.seats()
             metrics = [
-                player.accumulate(x, share=1 / len(parts), last=i == len(parts) - 1) for i, x in enumerate(parts)
+                player.accumulate(x, labels, share=1 / len(parts), last=i == len(parts) - 1)
+                for i, (x, labels) in enumerate(parts)
             ]
             player.step(lr)
             recorder.add(step, metrics)
@@ -246,6 +249,7 @@ class Trainer:
             for start in mine:
                 torch.manual_seed(start + 1)
                 x = normalize(images[start : start + size].to(self.world.device))
+                self.model.labels = self._validation_labels(start, size)
                 with precision.autocast(self.spec.train.precision, self.world.device):
                     _, metrics = reduce(self.objective.loss(self.model, x))
                 names = list(metrics)
@@ -256,6 +260,10 @@ class Trainer:
         *sums, count = self.world.sum(total).cpu().double().tolist()  # there is no double on MPS
         return {name: value / count for name, value in zip(names, sums, strict=True)}
 
+    def _validation_labels(self, start: int, size: int) -> Tensor | None:
+        labels = self.data.validation_labels if self.labelled else None
+        return None if labels is None else labels[start : start + size].to(self.world.device)
+
     @contextmanager
     def _evaluation(self) -> Iterator[None]:
         self.model.eval()
@@ -263,6 +271,7 @@ class Trainer:
         try:
             yield
         finally:
+            self.model.labels = None
             self.model.train()
             self.objective.train()
 
@@ -281,9 +290,10 @@ class Trainer:
             return
         folder = self.run_dir.samples
         jobs: list[tuple[str, Callable[[Path], None]]] = [
-            ("reconstructions", lambda p: preview.reconstructions(self.model, self.data.validation, p)),
-            ("samples", lambda p: preview.samples(self.model, self.data.train, self.spec.log.images, p)),
+            ("samples", lambda p: preview.samples(self.model, self.data.train, self.spec.log.images, p))
         ]
+        if self.objective.encodes:
+            jobs.insert(0, ("reconstructions", lambda p: preview.reconstructions(self.model, self.data.validation, p)))
         with self.averaged(), self._evaluation():
             for name, draw in jobs:
                 path = folder / f"{name}-{epoch:04d}.png"

@@ -25,8 +25,9 @@ class Stage(nn.Module):
         self.objective = objective
         self.turn = turn
 
-    def forward(self, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Images (B, C, H, W) → the loss () and every term and watched number, each (B,) or ()."""
+    def forward(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """Images (B, C, H, W) and labels (B,) → the loss () and every term and watched number, each (B,) or ()."""
+        self.model.labels = labels
         return reduce(self.turn.loss(self.model, x))
 
 
@@ -92,11 +93,11 @@ class Player:
         for parameter in self.parameters:
             parameter.requires_grad_(True)
 
-    def accumulate(self, x: Tensor, *, share: float, last: bool) -> dict[str, Tensor]:
+    def accumulate(self, x: Tensor, labels: Tensor | None, *, share: float, last: bool) -> dict[str, Tensor]:
         """Forward and backward for one micro-batch that is `share` of the step; its metrics, on the device."""
         with self._quiet(not last):
             with precision.autocast(self.settings.precision, self.world.device):
-                loss, metrics = self.stage(x)
+                loss, metrics = self.stage(x, labels)
             if self.parameters:
                 self.scaler.scale(loss * share if share != 1 else loss).backward()
         return {self.label + name: value for name, value in metrics.items()} if self.label else metrics

@@ -37,6 +37,18 @@ class Loaded:
     model: Autoencoder
     device: torch.device
 
+    def require_encoder(self, what: str) -> None:
+        """Refuse what needs an encoder where none was trained.
+
+        Raises:
+            UsageError: the objective of the run trains only a decoder.
+        """
+        if not self.file.header.get("encodes", True):
+            raise UsageError(
+                f"{what} needs an encoder, but objective {self.spec.objective.name} of {self.path} trains none",
+                hint="use `aegen sample` with this run, or train with ae-gan, vae-gan or vae",
+            )
+
     def decode(self, z: Tensor) -> Iterator[Tensor]:
         """Latents (N, *z) → their images (B, C, H, W) in [-1, 1] on the CPU, a batch at a time.
 
@@ -66,7 +78,8 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
     file = Checkpoint(path)
     file.require_plugins(("architecture", "bottleneck", "likelihood"))
     spec, where = file.spec, choose_device(device)
-    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, ImageShape(*file.header["image"]))
+    image, classes = ImageShape(*file.header["image"]), len(file.header["data"]["classes"])
+    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes)
     file.restore(model, "ema." if file.has("ema.") else "model.")
     return Loaded(path, file, spec, model.to(where).eval().requires_grad_(False), where)
 

@@ -94,6 +94,7 @@ def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[li
 @torch.no_grad()
 def encode(loaded: Loaded, pixels: Tensor, *, stochastic: bool, seed: int) -> Tensor:
     """uint8 images (N, C, H, W) → latents (N, *z): posterior means, or draws from the posteriors."""
+    loaded.require_encoder("this")
     torch.manual_seed(seed)
     latents = (loaded.model.encode(normalize(part.to(loaded.device))) for part in pixels.split(BATCH))
     return torch.cat([latent.z if stochastic else latent.mean for latent in latents])

@@ -107,6 +107,7 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
         return sampler
     sampler = build_sampler(Spec(name, options), loaded.model)
     if sampler.fitted:
+        loaded.require_encoder(f"fitting sampler {name}")
         settings = loaded.spec.data
         say(f"fitting sampler {name} on the training images of {settings.name}")
         data = load_data(settings, loaded.spec.data_options)

@@ -1,43 +1,20 @@
 """A critic that tells images from reconstructions, and an autoencoder that is trained to deceive it.
 
 Larsen et al., Autoencoding beyond pixels, 2016; Esser et al., Taming Transformers, 2021, section 3.1. The critic is the patch
-critic of Isola et al., Image-to-Image Translation, 2017. Losses: hinge (Lim & Ye, 2017), non-saturating (Goodfellow et al.,
-2014), least squares (Mao et al., 2017).
+critic of Isola et al., Image-to-Image Translation, 2017. Losses: see `forms`.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from torch import Tensor
-from torch.nn.functional import relu, softplus
 
 from aegen import Autoencoder, ImageShape, Objective, Outcome, Range, Schedule, Turn, Wrapper
 from aegen_adversarial.critic import PatchCritic
-
-
-def critic_loss(form: str, real: Tensor, fake: Tensor) -> Tensor:
-    """What the critic minimises, (B,), given its verdicts (B, …) on images and on reconstructions."""
-    if form == "hinge":
-        loss = 0.5 * (relu(1 - real) + relu(1 + fake))
-    elif form == "non-saturating":
-        loss = softplus(-real) + softplus(fake)
-    else:
-        loss = 0.5 * ((real - 1).square() + fake.square())
-    return loss.flatten(1).mean(1)
-
-
-def fooling_loss(form: str, fake: Tensor) -> Tensor:
-    """What the autoencoder minimises, (B,)."""
-    if form == "hinge":
-        loss = -fake
-    elif form == "non-saturating":
-        loss = softplus(-fake)
-    else:
-        loss = 0.5 * (fake - 1).square()
-    return loss.flatten(1).mean(1)
+from aegen_adversarial.forms import Form, critic_loss, fooling_loss
 
 
 class Adversarial(Wrapper):
@@ -60,7 +37,7 @@ class Adversarial(Wrapper):
         image: ImageShape,
         *,
         weight: Annotated[float, Range(0)] = 0.1,
-        form: Literal["hinge", "non-saturating", "least-squares"] = "hinge",
+        form: Form = "hinge",
         after: Annotated[int, Range(0)] = 0,
         width: Annotated[int, Range(1)] = 32,
         depth: Annotated[int, Range(1, 6)] = 2,

@@ -48,7 +48,7 @@ class Gaussian(Bottleneck):
         dim: latent dimensions, or channels of a spatial latent.
     """
 
-    offers = frozenset({"prior", "density", "penalty", "charges"})
+    offers = frozenset({"prior", "density", "diagonal", "penalty", "charges"})
 
     def __init__(self, *, dim: Annotated[int, Range(1)] = 16) -> None:
         super().__init__()
@@ -64,3 +64,7 @@ class Gaussian(Bottleneck):
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """N(0, 1), (n, *shape)."""
         return torch.randn(n, *shape, generator=generator)
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log N(z; 0, 1) in nats, (B,)."""
+        return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
