@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
@@ -134,8 +134,8 @@ def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:
     Raises:
         UsageError: a name is unknown, a wrapper stands first, or something that wraps nothing stands later.
     """
-    parts = name.split("+")
-    classes = [(part, load("objective", part, Objective)) for part in parts]
+    classes = _classes(name)
+    parts = [part for part, _ in classes]
     first, *others = classes
     if issubclass(first[1], Wrapper):
         raise UsageError(f"objective {first[0]!r} wraps another", hint=f"put one before it: vae+{name}")
@@ -145,6 +145,10 @@ def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:
     if len(set(parts)) < len(parts):
         raise UsageError(f"objective {name!r} names a part twice")
     return classes
+
+
+def _classes(name: str) -> list[tuple[str, type[Objective]]]:
+    return [(part, load("objective", part, Objective)) for part in name.split("+")]
 
 
 def expand(name: str) -> str:
@@ -194,6 +198,34 @@ def build_sampler(spec: Spec, model: Autoencoder) -> Sampler:
     check_needs(f"sampler {spec.name!r}", cls.needs, model.bottleneck)
     known = {"model": model, "latent": model.latent_shape}
     return create(cls, "sampler", spec, "sampler.", known)
+
+
+def combinations() -> list[dict[str, Any]]:
+    """What goes with what: for each objective its defaults and the bottlenecks that offer what it needs.
+
+    A third party's component that cannot be loaded is left out.
+    """
+    offers: dict[str, set[str]] = {}
+    for name in registry.names("bottleneck"):
+        with suppress(PluginError, UsageError):
+            offers[name] = set(load("bottleneck", name, Bottleneck).offers)
+    rows = []
+    for name in registry.names("objective"):
+        with suppress(PluginError, UsageError):
+            parts = [cls for _, cls in _classes(expand(name))]
+            needs = set(parts[0].needs)
+            rows.append(
+                {
+                    "objective": name,
+                    "stands_for": load("objective", name, Objective).stands_for,
+                    "wraps": issubclass(parts[0], Wrapper),
+                    "bottleneck": "" if issubclass(parts[0], Wrapper) else parts[0].bottleneck,
+                    "likelihood": "" if issubclass(parts[0], Wrapper) else parts[0].likelihood,
+                    "goes_with": [neck for neck, has in offers.items() if needs <= has],
+                    "goes_without": [neck for neck, has in offers.items() if not needs <= has],
+                }
+            )
+    return rows
 
 
 def check_needs(who: str, needs: frozenset[str] | set[str], bottleneck: Bottleneck) -> None:

@@ -36,6 +36,10 @@ class RunHooks:
         """An epoch and its validation are over; `metrics` are those of the validation images."""
 
     @hookspec
+    def aegen_notice(self, text: str, step: int) -> None:
+        """Something that a person should know: the latents have collapsed."""
+
+    @hookspec
     def aegen_checkpoint_saved(self, path: Path, step: int) -> None:
         """A checkpoint is whole and on disk."""
 

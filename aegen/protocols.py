@@ -209,6 +209,14 @@ class Bottleneck(nn.Module, ABC):
         """log p(z) of latents (B, *z), (B,) nats, if the bottleneck offers a density."""
         raise TypeError(f"{type(self).__name__} offers no density")
 
+    def labels_of(self, z: Tensor) -> Tensor:
+        """The class of each latent, int64 (B,), if the bottleneck offers labels."""
+        raise TypeError(f"{type(self).__name__} offers no labels")
+
+    def relabel(self, z: Tensor, labels: Tensor) -> Tensor:
+        """Latents (B, *z) with the class part of `labels` (B,), if the bottleneck offers labels."""
+        raise TypeError(f"{type(self).__name__} offers no labels")
+
     def attach(self, encoder: nn.Module) -> None:
         """Called once, when the model is put together, for a prior that is made of encoded images. Registers nothing."""
         return

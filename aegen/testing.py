@@ -106,7 +106,12 @@ def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
         features = torch.randn(_BATCH, neck.fan_in, *spatial, requires_grad=True)
         latent = neck(features)
         if "labels" in neck.offers:
-            assert neck(features, labels=_labels(_BATCH)).z.shape == latent.z.shape
+            told = neck(features, labels=_labels(_BATCH)).z
+            assert told.shape == latent.z.shape
+            assert torch.equal(neck.labels_of(told), _labels(_BATCH)), (
+                "labels_of does not find the labels that were given"
+            )
+            assert torch.equal(neck.labels_of(neck.relabel(latent.z, _labels(_BATCH))), _labels(_BATCH))
         assert latent.z.shape[0] == _BATCH
         assert latent.z.shape[2:] == spatial, f"z is {tuple(latent.z.shape)} for features {tuple(features.shape)}"
         assert latent.penalty.shape == (_BATCH,), f"penalty is {tuple(latent.penalty.shape)}, not (B,)"

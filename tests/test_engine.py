@@ -18,10 +18,11 @@ from aegen.checkpoint import Checkpoint
 from aegen.data.source import Data
 from aegen.engine import optim
 from aegen.engine.loop import Trainer, seed_step
+from aegen.engine.notices import collapse
 from aegen.engine.parallel import World
 from aegen.errors import Interrupted
 from aegen.model import build_model, build_objective
-from aegen.plugins import Hooks
+from aegen.plugins import Hooks, hookimpl
 from aegen.protocols import ImageShape
 from aegen.run import Result, train
 from aegen.settings import RunSpec, TrainSettings
@@ -276,6 +277,41 @@ def test_validation_is_a_mean_over_images_not_over_batches() -> None:
     whole = made.validate()["loss"]
     made.batches.batch_size = 11
     assert whole == pytest.approx(made.validate()["loss"], rel=1e-6)
+
+
+# -------------------------------------------------------------------------------- notices
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ({"active_units": 0.0}, ["posterior collapse: 0 of 16"]),
+        ({"active_units": 1.5}, ["posterior collapse: 1.5 of 16"]),
+        ({"active_units": 9.0, "usage": 0.9}, []),
+        ({"usage": 0.03}, ["codebook collapse: 3.0%"]),
+        ({"loss": 1.0}, []),
+    ],
+)
+def test_a_run_says_so_when_its_latents_collapse(metrics: dict[str, float], says: list[str]) -> None:
+    found = list(collapse(metrics, (16,)))
+    assert len(found) == len(says)
+    assert all(text.startswith(start) for text, start in zip(found, says, strict=True))
+
+
+def test_a_heavy_penalty_collapses_the_posterior_and_the_run_says_it_once(tmp_path: Path) -> None:
+    class Ear:
+        heard: list[str] = []  # noqa: RUF012
+
+        @hookimpl
+        def aegen_notice(self, text: str) -> None:
+            self.heard.append(text)
+
+    values = {**SMALL, "train.steps": 40, "objective.beta": 1000.0, "data.size": 8}
+    train([("test", values)], run_dir=tmp_path / "run", listeners=[Ear()])
+    assert Ear.heard and all("posterior collapse: 0 of 3" in text for text in Ear.heard)
+    Ear.heard.clear()
+    train([("test", {**values, "objective.beta": 0.01})], run_dir=tmp_path / "other", listeners=[Ear()])
+    assert not Ear.heard
 
 
 # -------------------------------------------------------------------------------- processes

@@ -23,7 +23,7 @@ FLOORS = [
     ["checkpoint", "data.decode", "data.batches"],
     ["data.source"],
     ["engine.host", "engine.parallel", "engine.precision", "engine.optim", "engine.ema", "engine.preview"],
-    ["engine.recorder", "engine.stage"],
+    ["engine.notices", "engine.recorder", "engine.stage"],
     ["config", "engine.loop"],
     ["use.loading"],
     ["use.sampling", "use.reconstruction", "use.exporting"],

@@ -7,6 +7,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+SPIN_COUNT = "10000"
+"""Of GNU's OpenMP, whose own is 300,000: 2 % slower on an idle machine, 6 times faster beside another training."""
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
@@ -17,6 +20,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if "--no-plugins" in head:
         os.environ["AEGEN_DISABLE_PLUGINS"] = "all"
     words = [w for i, w in enumerate(words) if i >= len(head) or w not in ("--debug", "--no-plugins")] or ["--help"]
+    if "OMP_WAIT_POLICY" not in os.environ:
+        # Threads that spin long for each other lose most of a machine that others use too; read when torch is loaded.
+        os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
     import typer
 
     from aegen.cli.app import build

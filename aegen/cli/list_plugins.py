@@ -42,10 +42,16 @@ def list_plugins(
         typer.Option("--kind", help="|".join(registry.KINDS), autocompletion=lambda: list(registry.KINDS)),
     ] = None,
     no_import: Annotated[bool, typer.Option("--no-import", help="Names only: load nothing.")] = False,
+    combinations: Annotated[
+        bool, typer.Option("--combinations", help="Which objective goes with which bottleneck.")
+    ] = False,
     check: Annotated[bool, typer.Option("--check", help="Exit with 3 if any is not well.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="A list of objects on stdout.")] = False,
 ) -> None:
     """List every component that is installed, its package, and whether it works."""
+    if combinations:
+        _combinations(as_json)
+        return
     if kind is not None and kind.removesuffix("s") not in registry.KINDS:
         hint = did_you_mean(kind, registry.KINDS) or f"kinds are {listing(registry.KINDS)}"
         raise UsageError(f"--kind is {kind!r}, which is no kind of plugin", hint=hint)
@@ -78,6 +84,26 @@ def list_plugins(
         table(["kind", "name", "package", "version", "status", "summary"], [list(r.values()) for r in rows])
     if check and any(r["status"] not in ("ok", "not imported") for r in rows):
         raise typer.Exit(3)
+
+
+def _combinations(as_json: bool) -> None:
+    """Every objective with its defaults and the bottlenecks that offer what it needs."""
+    from aegen.cli.render import table
+    from aegen.model import combinations
+
+    rows = combinations()
+    if as_json:
+        typer.echo(json.dumps(rows, indent=2))
+        return
+    head = ["objective", "default bottleneck", "default likelihood", "goes with"]
+    table(head, [[row["objective"], row["bottleneck"], row["likelihood"], _goes_with(row)] for row in rows])
+
+
+def _goes_with(row: dict[str, Any]) -> str:
+    if row["wraps"]:
+        return f"what it wraps: vae+{row['objective']}"
+    with_all = not row["goes_without"]
+    return "every bottleneck" if with_all else ", ".join(map(str, row["goes_with"]))
 
 
 def _show(found: list[Component]) -> None:

@@ -61,6 +61,7 @@ class Display:
         self._total = 0
         self._epochs = 0
         self._latest: dict[str, float] = {}
+        self._noticed = ""
         self._spoke = time.monotonic()
 
     @hookimpl
@@ -105,6 +106,14 @@ class Display:
         loss = f"loss {number(self._latest['loss']):<7}  " if "loss" in self._latest else ""
         terms = "".join(shown.values())
         self._line(f"epoch {epoch:>3}  {loss}validation {number(metrics['loss']):<7}{terms}".rstrip())
+
+    @hookimpl
+    def aegen_notice(self, text: str) -> None:
+        """Once for each kind of trouble, or every epoch would repeat it."""
+        kind = text.partition(":")[0]
+        if kind != self._noticed:
+            self._noticed = kind
+            self._line(f"note: {text}")
 
     def _line(self, text: str) -> None:
         self._spoke = time.monotonic()

@@ -34,6 +34,9 @@ def sample(
             autocompletion=_samplers,
         ),
     ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="Only of this class, by name, if the model was told classes.")
+    ] = None,
     each: Annotated[
         bool, typer.Option("--each", help="One file an image, in the folder -o, instead of a grid.")
     ] = False,
@@ -56,6 +59,7 @@ def sample(
         count=count,
         sampler=sampler,
         options=options,
+        label=label,
         each=each,
         out=out,
         seed=seed,

@@ -22,6 +22,7 @@ from aegen.data.batches import Batches, normalize
 from aegen.data.source import Data
 from aegen.engine import optim, precision, preview
 from aegen.engine.ema import EMA
+from aegen.engine.notices import collapse
 from aegen.engine.parallel import World
 from aegen.engine.recorder import NotFinite, Recorder
 from aegen.engine.stage import Player, reduce
@@ -225,9 +226,12 @@ class Trainer:
             self.validation = self.validate()
         self._log("validation", self.validation | {"epoch": epoch})
         self.hooks.call("aegen_epoch_end", epoch=epoch, step=progress.step, metrics=self.validation)
+        settled = self.objective.settled(progress.step)
+        for text in collapse(self.validation, self.model.latent_shape) if settled else ():
+            self.hooks.call("aegen_notice", text=text, step=progress.step)
         loss = self.validation.get("loss", math.nan)
         # While a schedule moves, losses of different epochs measure different things.
-        if self.objective.settled(progress.step) and math.isfinite(loss):
+        if settled and math.isfinite(loss):
             if progress.best is None or loss < progress.best:
                 progress.best, progress.best_epoch, progress.waited = loss, epoch, 0
                 if self.spec.checkpoint.best:

@@ -15,6 +15,7 @@ from aegen import checkpoint, pictures
 from aegen.checkpoint import Checkpoint
 from aegen.data.batches import normalize
 from aegen.data.source import load_data
+from aegen.errors import UsageError, did_you_mean, listing
 from aegen.model import Autoencoder, build_sampler
 from aegen.protocols import Sampler
 from aegen.rundir import free_name
@@ -22,6 +23,7 @@ from aegen.spec import Spec
 from aegen.use.loading import BATCH, Loaded, Say, folder_for_each, load, save_each, silent, writing
 
 EX_POST = "mixture"
+_TRIES = 100
 _MOST_EX_POST = 256  # latent dimensions: a density of more is not fitted in passing
 
 
@@ -49,6 +51,7 @@ def sample(
     count: int = 64,
     sampler: str | None = None,
     options: Mapping[str, Any] | None = None,
+    label: str | None = None,
     each: bool = False,
     out: Path | None = None,
     seed: int = 0,
@@ -66,7 +69,7 @@ def sample(
     loaded = load(place, device=device)
     if not each:
         pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
-    batches = draw(loaded, count, sampler=sampler, options=options, seed=seed, say=say)
+    batches = draw(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say)
     if not each:
         with writing(target):
             pictures.save(pictures.grid(torch.cat(list(batches))), target)
@@ -86,16 +89,54 @@ def draw(
     *,
     sampler: str | None = None,
     options: Mapping[str, Any] | None = None,
+    label: str | None = None,
     seed: int = 0,
     say: Say = silent,
 ) -> Iterator[Tensor]:
-    """`count` images in batches (B, C, H, W), in [-1, 1] on the CPU."""
+    """`count` images, of the class `label` if it is given, in batches (B, C, H, W), in [-1, 1] on the CPU.
+
+    Raises:
+        UsageError: the model knows no classes, or none of that name.
+    """
+    wanted = None if label is None else _class_index(loaded, label)
     name = sampler or default_sampler(loaded)
     drawer = prepare_sampler(loaded, name, dict(options or {}), seed, say)
     say(f"sampler {name}, model {loaded.path}")
     # Drawn on the CPU, so that a seed means the same images on every device.
-    z = drawer.sample(count, torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    z = drawer.sample(count, generator)
+    if "labels" in loaded.model.bottleneck.offers:
+        z = _of_class(loaded, drawer, z, wanted, generator)
     yield from loaded.decode(z)
+
+
+def _class_index(loaded: Loaded, label: str) -> int:
+    if "labels" not in loaded.model.bottleneck.offers:
+        raise UsageError(
+            f"--label {label} needs a model that was told classes, but {loaded.path} has a {loaded.spec.bottleneck.name} bottleneck",
+            hint="train with --objective conditional-vae on data with labels, a folder a class",
+        )
+    classes = loaded.file.header["data"]["classes"]
+    if label not in classes:
+        hint = did_you_mean(label, classes) or f"classes are {listing(classes)}"
+        raise UsageError(f"--label {label!r} is no class of {loaded.path}", hint=hint)
+    return classes.index(label)
+
+
+def _of_class(loaded: Loaded, drawer: Sampler, z: Tensor, wanted: int | None, generator: torch.Generator) -> Tensor:
+    """Latents whose class part is whole: of the class `wanted`, by drawing until there are enough, or of their nearest."""
+    neck = loaded.model.bottleneck
+    if wanted is None:
+        return neck.relabel(z, neck.labels_of(z))
+    kept = z[neck.labels_of(z) == wanted]
+    for _ in range(_TRIES):
+        if len(kept) >= len(z):
+            break
+        more = drawer.sample(len(z), generator)
+        kept = torch.cat([kept, more[neck.labels_of(more) == wanted]])
+    # A sampler that hardly ever draws this class: the style of others, with this class's mark.
+    kept = torch.cat([kept, z])[: len(z)]
+    return neck.relabel(kept, torch.full((len(kept),), wanted))
 
 
 def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: int, say: Say) -> Sampler:

@@ -14,6 +14,7 @@ from torch.nn.functional import hardtanh
 
 from aegen import Bottleneck, Latent, Posterior, Range
 
+_ACTIVE = 0.01
 _LOWEST, _HIGHEST = -30.0, 20.0  # of the log-variance: beyond, its exponential leaves float32
 
 
@@ -41,6 +42,11 @@ class DiagonalGaussian(Posterior):
         return 0.5 * torch.addcmul(squares, self.std, self.std)
 
 
+def active_units(mean: Tensor) -> Tensor:
+    """How many latent dimensions vary with the image, () (Burda et al., 2016, section 5.1: a variance above 0.01)."""
+    return (mean.flatten(1).var(0, correction=0) > _ACTIVE).sum().to(mean.dtype)
+
+
 class Gaussian(Bottleneck):
     """The variational autoencoder's bottleneck; charges KL(q(z|x) ‖ N(0, 1)).
 
@@ -59,7 +65,8 @@ class Gaussian(Bottleneck):
         mean, logvar = features.chunk(2, 1)
         posterior = DiagonalGaussian(mean, hardtanh(logvar, _LOWEST, _HIGHEST))
         charges = posterior.kl()
-        return Latent(posterior.sample(), charges.flatten(1).sum(1), posterior, charges=charges)
+        watch = {} if self.training else {"active_units": active_units(mean)}
+        return Latent(posterior.sample(), charges.flatten(1).sum(1), posterior, charges=charges, watch=watch)
 
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """N(0, 1), (n, *shape)."""

@@ -1,0 +1,205 @@
+"""Every objective on MNIST with one net and one budget: what it reaches, and whether it moves what its paper says it moves.
+
+    python benchmarks/zoo.py --data-root DIR --out zoo/            # all of them; what has a result is not run again
+    python benchmarks/zoo.py --data-root DIR --out zoo/ --only vae beta-tc-vae
+
+Each row is one `aegen train` as a user types it, and is then measured on the 10,000 test images: squared error a pixel in [0, 1];
+the negative ELBO and the importance-sampled NLL where the bottleneck has a density; total correlation of the latents (that of a
+Gaussian with their covariance) and their squared MMD to N(0, 1) (RBF kernels of several scales); codebook usage; KID of
+samples from the prior and from a mixture fitted ex post, in the features of a small classifier that this script trains on MNIST
+(printed with its accuracy), not in Inception's; the mean squared gradient of the samples relative to that of the test images
+(sharpness). Read rows against each other, not against a paper's numbers. It writes zoo.json, zoo.md and a strip of samples a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from aegen_objectives.importance import importance_nll
+from sklearn.metrics.pairwise import polynomial_kernel
+from torch import Tensor, nn
+
+from aegen import load, pictures, registry
+from aegen.data.batches import normalize
+from aegen.data.source import Data, load_data
+from aegen.settings import DataSettings
+from aegen.use import draw
+
+NET = "--arch conv --arch.width 16 --arch.depth 2 --latent-dim 10 --batch-size 100"
+COUNT = 2000  # samples for KID
+ROWS = {name: f"--objective {name}" for name in registry.names("objective")}
+"""Row → what it adds to the command line; what is registered is run, unless it is changed here."""
+
+
+def classifier(data: Data, steps: int = 1500) -> tuple[nn.Sequential, float]:
+    """A small net that tells digits, and its accuracy on the test images; its last hidden layer is the feature space."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 16, 3, 2, 1), nn.ReLU(), nn.Conv2d(16, 32, 3, 2, 1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(32 * 49, 64), nn.ReLU(), nn.Linear(64, 10),
+    )  # fmt: skip
+    optimizer = torch.optim.Adam(net.parameters(), 2e-3)
+    assert data.train_labels is not None and data.validation_labels is not None
+    for step in range(steps):
+        index = torch.randint(0, len(data.train), (100,), generator=torch.Generator().manual_seed(step))
+        loss = nn.functional.cross_entropy(net(normalize(data.train[index])), data.train_labels[index])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = net(normalize(data.validation)).argmax(1)
+    return net.eval(), float((found == data.validation_labels).float().mean())
+
+
+@torch.no_grad()
+def features(net: nn.Sequential, images: Tensor) -> Tensor:
+    """The last hidden layer, (N, 64)."""
+    return torch.cat([net[:-1](part) for part in images.split(500)])
+
+
+def kid(a: Tensor, b: Tensor) -> float:
+    """The unbiased squared MMD with the cubic kernel (Bińkowski et al., Demystifying MMD GANs, 2018)."""
+    x, y = a.double().numpy(), b.double().numpy()
+    xx, yy, xy = polynomial_kernel(x, x), polynomial_kernel(y, y), polynomial_kernel(x, y)
+    n, m = len(x), len(y)
+    within = (xx.sum() - xx.trace()) / (n * (n - 1)) + (yy.sum() - yy.trace()) / (m * (m - 1))
+    return float(within - 2 * xy.mean())
+
+
+def mmd(z: Tensor) -> float:
+    """Squared MMD of latents to N(0, 1), unbiased, RBF kernels of five scales."""
+    z = z[:2000].flatten(1).double()
+    p = torch.randn(z.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        square = torch.cdist(a, b).square() / (2 * z.shape[1])
+        return torch.stack([torch.exp(-square / scale) for scale in (0.1, 0.2, 0.5, 1.0, 2.0)]).mean(0)
+
+    n = len(z)
+    zz, pp, zp = kernel(z, z), kernel(p, p), kernel(z, p)
+    return float((zz.sum() - zz.trace() + pp.sum() - pp.trace()) / (n * (n - 1)) - 2 * zp.mean())
+
+
+def total_correlation(z: Tensor) -> float:
+    """Of a Gaussian with the covariance of the latents: -½ log det of their correlation, nats."""
+    correlation = torch.corrcoef(
+        z.flatten(1).double().T + 1e-9 * torch.randn(z[0].numel(), len(z), dtype=torch.float64)
+    )
+    return float(-0.5 * torch.linalg.slogdet(correlation).logabsdet)
+
+
+def sharpness(images: Tensor) -> float:
+    """Mean squared difference of neighbouring pixels."""
+    return float(images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean())
+
+
+@torch.no_grad()
+def measure(run: Path, data: Data, net: nn.Sequential, real: Tensor) -> dict[str, Any]:
+    """Everything that applies to a run."""
+    loaded = load(run, device="cpu")
+    model, header = loaded.model, loaded.file.header
+    x = normalize(data.validation)
+    found: dict[str, Any] = {"validation": header["validation"]}
+    if header.get("encodes", True):
+        model.labels = data.validation_labels
+        latents = [model.encode(part) for part in x.split(1000)] if "labels" not in model.bottleneck.offers else []
+        model.labels = None
+        latents = latents or [model.encode(part) for part in x.split(1000)]
+        z = torch.cat([latent.z for latent in latents])
+        means = torch.cat([latent.mean for latent in latents])
+        again = torch.cat(list(loaded.decode(means)))
+        found["mse"] = float(((again - x) / 2).square().mean())
+        if "codes" not in model.bottleneck.offers:
+            found |= {"tc": total_correlation(z), "mmd": mmd(z)}
+        if "density" in model.bottleneck.offers:
+            torch.manual_seed(0)
+            found["nll"] = float(importance_nll(model, x[:1000], samples=100, chunk=20).mean())
+    samplers = ["prior"] if "prior" in model.bottleneck.offers else []
+    if header.get("encodes", True) and "mixture" in header["samplers"]:
+        samplers.append("mixture")
+    for sampler in samplers:
+        images = torch.cat(list(draw(loaded, COUNT, sampler=sampler)))
+        found[f"kid_{sampler}"] = kid(features(net, images), real)
+        found[f"sharp_{sampler}"] = sharpness(images) / sharpness(x)
+        pictures.save(pictures.grid(images[:12], columns=12), run.parent / f"{run.name}-{sampler}.png")
+    if "labels" in model.bottleneck.offers:
+        wanted = torch.arange(10).repeat_interleave(100)
+        drawn = torch.cat([torch.cat(list(draw(loaded, 100, label=str(k)))) for k in range(10)])
+        found["label_accuracy"] = float((net(drawn).argmax(1) == wanted).float().mean())
+    return found
+
+
+def main() -> None:
+    """Train, measure, and write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-root", type=Path, required=True, help="folder that holds MNIST/raw")
+    parser.add_argument("--out", type=Path, default=Path("zoo"))
+    parser.add_argument("--steps", type=int, default=1200)
+    parser.add_argument("--only", nargs="*", default=list(ROWS))
+    given = parser.parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    data = load_data(DataSettings(name="mnist", root=str(given.data_root)))
+    net, accuracy = classifier(data)
+    print(f"feature space: 64 units of a classifier that is right on {accuracy:.1%} of the test images")
+    real = features(net, normalize(data.validation[:COUNT]))
+    table = given.out / "zoo.json"
+    rows: dict[str, Any] = json.loads(table.read_text()) if table.exists() else {}
+    for name in given.only:
+        if name in rows and "failed" not in rows[name]:
+            continue
+        run = given.out / name.replace("+", "-")
+        words = f"train {NET} {ROWS[name]} --data mnist --data-root {given.data_root} --steps {given.steps}"
+        tail = f" --run-dir {run} --set log.images_every_epochs=0 --json"
+        subprocess.run(["rm", "-rf", str(run)], check=True)
+        command = [sys.executable, "-m", "aegen", *shlex.split(words + tail)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            rows[name] = {"failed": done.stderr.strip().splitlines()[-1]}
+        else:
+            result = json.loads(done.stdout.splitlines()[-1])
+            rows[name] = {"images_per_second": result["images_per_second"], **measure(run, data, net, real)}
+        print(name, {k: v for k, v in rows[name].items() if k != "validation"}, flush=True)
+        table.write_text(json.dumps(rows, indent=1) + "\n")
+    (given.out / "zoo.md").write_text(markdown(rows))
+
+
+COLUMNS = {
+    "mse": ("squared error", ".4f"),
+    "negative_elbo": ("negative ELBO", ".1f"),
+    "nll": ("NLL, 100 samples", ".1f"),
+    "tc": ("TC", ".2f"),
+    "mmd": ("MMD² ×1000", ".1f"),
+    "usage": ("codes used", ".0%"),
+    "kid_prior": ("KID prior", ".2f"),
+    "kid_mixture": ("KID mixture", ".2f"),
+    "sharp_prior": ("sharpness", ".2f"),
+    "label_accuracy": ("label right", ".1%"),
+    "images_per_second": ("images/s", ",.0f"),
+}
+
+
+def markdown(rows: dict[str, Any]) -> str:
+    """One row an objective; empty where a measure does not apply."""
+    lines = [
+        "| objective | " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
+        "|---|" + "---:|" * len(COLUMNS),
+    ]
+    for name, row in rows.items():
+        if "failed" in row:
+            lines.append(f"| {name} | {row['failed']} |" + " |" * (len(COLUMNS) - 1))
+            continue
+        values = {**row["validation"], **row, "mmd": row["mmd"] * 1000 if "mmd" in row else None}
+        cells = [format(values[key], form) if values.get(key) is not None else "" for key, (_, form) in COLUMNS.items()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
