@@ -502,6 +502,21 @@ def test_labels_that_do_not_fit_are_refused(tmp_path: Path, labels: np.ndarray) 
         load(tmp_path / "a.npz")
 
 
+def test_an_npz_may_bring_its_own_split(tmp_path: Path) -> None:
+    arrays = {"images": numbered(7), "labels": np.arange(7) % 2}
+    held = {"validation_images": numbered(3), "validation_labels": np.array([0, 4, 1])}
+    np.savez(tmp_path / "both.npz", **arrays, **held)
+    data = load(tmp_path / "both.npz")
+    assert len(data.train) == 7 and data.validation.shape[0] == 3
+    assert data.validation_labels is not None and data.validation_labels.tolist() == [0, 4, 1]
+    assert data.classes == ["0", "1", "2", "3", "4"]
+    np.savez(tmp_path / "half.npz", **arrays, validation_images=held["validation_images"])
+    assert load(tmp_path / "half.npz").train_labels is None
+    np.savez(tmp_path / "odd.npz", **arrays, validation_images=numbered(3, 9, 9))
+    with pytest.raises(UsageError, match="different shapes"):
+        load(tmp_path / "odd.npz")
+
+
 def test_an_npz_without_images_says_what_it_holds(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", x=numbered(4), y=np.arange(4))
     with pytest.raises(UsageError, match="holds x, y, but needs an array named images"):

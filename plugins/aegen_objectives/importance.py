@@ -1,0 +1,116 @@
+"""Importance weights: several draws from one encoding, decoded at once, and what bounds of log p(x) make of them.
+
+Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2016, eq. 8: log p(x) >= E log 1/K Σ w, with
+w = p(x|z) p(z) / q(z|x) and z drawn from q(z|x).
+
+With `apart=True` the decoder sees copies of the draws, so that encoder and decoder may be given different gradients at the
+price of a second pass backward through the decoder. What belongs to the prior counts as decoder.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from aegen import Autoencoder, Latent, Outcome, Pixels
+
+
+class Draws:
+    """S draws for each of B images.
+
+    Attributes:
+        z: the draws, (S, B, *z), with gradients to the encoder.
+        seen: the same as the decoder sees them; where they are kept apart, a leaf of its own.
+        log_q: log q(z|x) in nats, (S, B).
+        log_prior: log p(z) in nats, (S, B).
+        nll: -log p(x|z) in nats, (S, B).
+    """
+
+    def __init__(self, model: Autoencoder, latent: Latent, x: Tensor, samples: int, *, apart: bool = False) -> None:
+        assert latent.posterior is not None
+        z, log_q = zip(*(latent.posterior.draw() for _ in range(samples)), strict=True)
+        self.z, self.log_q = torch.stack(z), torch.stack(log_q)
+        self.seen = self.z.detach().requires_grad_() if apart else self.z
+        every = self.seen.flatten(0, 1)
+        self.log_prior = model.bottleneck.log_prior(every).unflatten(0, (samples, -1))
+        images = x.expand(samples, *x.shape).flatten(0, 1)
+        self.nll = model.decode(every).nll(images).unflatten(0, (samples, -1))
+
+    @property
+    def log_p(self) -> Tensor:
+        """log p(x, z) in nats, (S, B)."""
+        return self.log_prior - self.nll
+
+    @property
+    def log_w(self) -> Tensor:
+        """The logarithm of the importance weights, (S, B)."""
+        return self.log_p - self.log_q
+
+    def along(self, value: Tensor) -> Tensor:
+        """What has the gradient of `value` (S, B), a function of `seen`, by way of the draws only; its number means nothing."""
+        (slope,) = torch.autograd.grad(value.sum(), self.seen, retain_graph=True)
+        return (slope * self.z).flatten(2).sum(2)
+
+    def watch(self) -> Mapping[str, Tensor]:
+        """The bound of a plain VAE and its KL, averaged over the draws, (B,)."""
+        return {"negative_elbo": -self.log_w.mean(0), "kl": (self.log_q - self.log_prior).mean(0)}
+
+
+def log_mean_exp(log_w: Tensor) -> Tensor:
+    """(K, …) → (…)."""
+    return log_w.logsumexp(0) - math.log(len(log_w))
+
+
+def steered(value: Tensor, gradient: Tensor) -> Tensor:
+    """The number of `value`, with the gradient of `gradient`."""
+    return value.detach() + (gradient - gradient.detach())
+
+
+class Reconstruction(Pixels):
+    """Of a latent's own draw, decoded when a wrapper asks for it: no bound reaches it, nor it a bound."""
+
+    def __init__(self, model: Autoencoder, latent: Latent) -> None:
+        self.model, self.latent = model, latent
+
+    @cached_property
+    def _pixels(self) -> Pixels:
+        return self.model.decode(self.latent.z)
+
+    @property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        """(B, C, H, W) in [-1, 1]."""
+        return self._pixels.mean
+
+    def nll(self, x: Tensor) -> Tensor:
+        """(B,) nats."""
+        return self._pixels.nll(x)
+
+    def sample(self) -> Tensor:
+        """(B, C, H, W) in [-1, 1]."""
+        return self._pixels.sample()
+
+
+def outcome(bound: Tensor, model: Autoencoder, latent: Latent, draws: Draws, *, training: bool) -> Outcome:
+    """The term `bound`, -`bound` (B,); in evaluation also the plain VAE's numbers."""
+    return Outcome({"bound": -bound}, Reconstruction(model, latent), latent, {} if training else draws.watch())
+
+
+@torch.no_grad()
+def importance_nll(model: Autoencoder, x: Tensor, samples: int = 5000, chunk: int = 50) -> Tensor:
+    """-log p(x) in nats, (B,), by importance sampling: in expectation above it, and nearer with more `samples`.
+
+    Burda et al., 2016, section 5.1, with 5000. The mode of the model is left as it is.
+
+    Args:
+        chunk: draws for each image that are decoded at once.
+    """
+    latent = model.encode(x)
+    total = torch.full((len(x),), -math.inf, device=x.device)
+    for start in range(0, samples, chunk):
+        draws = Draws(model, latent, x, min(chunk, samples - start))
+        total = torch.logaddexp(total, draws.log_w.logsumexp(0))
+    return math.log(samples) - total
