@@ -184,7 +184,9 @@ def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objecti
         extra = {} if objective is None else {"inner": objective}
         objective = create(cls, "objective", part, prefix, known | extra)
     assert objective is not None
-    check_needs(f"objective {spec.name!r}", objective.needs, model.bottleneck)
+    check_needs(
+        f"objective {spec.name!r}", objective.needs, model.bottleneck, objective_classes(spec.name)[0][1].bottleneck
+    )
     return objective
 
 
@@ -228,8 +230,8 @@ def combinations() -> list[dict[str, Any]]:
     return rows
 
 
-def check_needs(who: str, needs: frozenset[str] | set[str], bottleneck: Bottleneck) -> None:
-    """Refuse a combination that makes no sense, and name the bottlenecks that would do.
+def check_needs(who: str, needs: frozenset[str] | set[str], bottleneck: Bottleneck, usual: str = "") -> None:
+    """Refuse a combination that makes no sense, and name the bottlenecks that would do, the `usual` one first.
 
     Raises:
         UsageError: `needs` is not a subset of what the bottleneck offers.
@@ -237,14 +239,14 @@ def check_needs(who: str, needs: frozenset[str] | set[str], bottleneck: Bottlene
     lacking = set(needs) - set(bottleneck.offers)
     if not lacking:
         return
-    able = []
+    able: list[str] = []
     for name in registry.names("bottleneck"):
         try:
             offers = load("bottleneck", name, Bottleneck).offers
         except (PluginError, UsageError):
             continue  # a broken plugin is no advice
         if set(needs) <= set(offers):
-            able.append(name)
+            able.insert(0 if name == usual else len(able), name)
     have = type(bottleneck).__name__.lower()
     what = (
         "a sampler that needs none" if who.startswith("sampler") and not able else f"--bottleneck {' or '.join(able)}"

@@ -130,7 +130,9 @@ def options_of(cls: Any, *, schedulable: bool = False) -> dict[str, Option]:
     if init is object.__init__:
         return {}
     hints = get_type_hints(init, include_extras=True)
-    helps = _option_helps(inspect.getdoc(cls) or "")
+    helps: dict[str, str] = {}
+    for base in reversed(cls.__mro__):  # a subclass need only document what it adds
+        helps |= _option_helps(inspect.cleandoc(base.__doc__ or ""))
     found = {}
     for name, parameter in inspect.signature(init).parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:

@@ -58,15 +58,14 @@ class BetaTCVAE(Objective):
         weights = self.log_weights(densities)
         log_q = torch.logsumexp(densities.sum(2) + weights, 1)
         log_product = torch.logsumexp(densities + weights[:, :, None], 1).sum(1)
-        parts = {
-            "mutual_information": posterior.log_prob(latent.z) - log_q,
-            "total_correlation": log_q - log_product,
-            "dimension_kl": log_product - model.bottleneck.log_prior(latent.z),
-        }
-        penalty = sum((w * p for w, p in zip((self.alpha, self.beta, self.gamma), parts.values(), strict=True)), 0 * log_q)
+        information = posterior.log_prob(latent.z) - log_q
+        correlation = log_q - log_product
+        single = log_product - model.bottleneck.log_prior(latent.z)
+        penalty = self.alpha * information + self.beta * correlation + self.gamma * single
+        watch = {"mutual_information": information, "total_correlation": correlation, "dimension_kl": single}
         if not self.training:
-            parts |= {"negative_elbo": error + latent.penalty, "kl": latent.penalty}
-        return Outcome({"error": error, "penalty": penalty}, pixels, latent, parts)
+            watch |= {"negative_elbo": error + latent.penalty, "kl": latent.penalty}
+        return Outcome({"error": error, "penalty": penalty}, pixels, latent, watch)
 
     def log_weights(self, densities: Tensor) -> Tensor:
         """log of what image j counts for at the draw of image i, (B, B); the weights of a draw add up to 1."""

@@ -2,7 +2,8 @@
 
 Rifai et al., Contractive Auto-Encoders: Explicit Invariance During Feature Extraction, 2011, eq. 4 and 5: the squared Frobenius
 norm of the encoder's Jacobian. Exact, it costs one backward pass for each latent dimension; by Hutchinson's estimator (A
-Stochastic Estimator of the Trace, 1990) one for each probe, without bias. Images must not see each other in the encoder.
+Stochastic Estimator of the Trace, 1990) one for each probe, without bias. The code is what the encoder
+gives to the bottleneck; images must not see each other in it.
 """
 
 from __future__ import annotations
@@ -30,28 +31,18 @@ class ContractiveAE(AE):
 
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
         """The terms of `ae` and `contraction`, (B,)."""
+        outcome = super().loss(model, x)
+        return outcome.plus({"contraction": self.weight * self.norm(model, x)})
+
+    def norm(self, model: Autoencoder, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) → squared Frobenius norm of the derivative of their features by their pixels, (B,)."""
         trained = torch.is_grad_enabled()
         with torch.enable_grad():  # validation wants the derivative too
             x = x.detach().requires_grad_()
-            outcome = super().loss(model, x)
-            assert outcome.latent is not None
-            norm = jacobian_norm(outcome.latent.mean, x, self.probes, keep=trained)
-        return outcome.plus({"contraction": self.weight * norm})
-
-
-def jacobian_norm(z: Tensor, x: Tensor, probes: int, *, keep: bool) -> Tensor:
-    """Squared Frobenius norm of dz/dx for each image, (B,).
-
-    Args:
-        z: (B, *z), computed from x, each row from its own.
-        x: (B, C, H, W), a tensor that requires gradients.
-        probes: random directions, 0 for every dimension of z in turn.
-        keep: whether the norm itself will be differentiated.
-    """
-    flat = z.flatten(1)
-    norm = x.new_zeros(len(x))
-    for i in range(probes or flat.shape[1]):
-        along = flat[:, i] if probes == 0 else (flat * torch.randn_like(flat).sign()).sum(1)
-        (slope,) = torch.autograd.grad(along.sum(), x, create_graph=keep, retain_graph=True)
-        norm = norm + slope.square().flatten(1).sum(1)
-    return norm / max(probes, 1)
+            features = model.encoder(x).flatten(1)
+            norm = x.new_zeros(len(x))
+            for i in range(self.probes or features.shape[1]):
+                along = (features * torch.randn_like(features).sign()).sum(1) if self.probes else features[:, i]
+                (slope,) = torch.autograd.grad(along.sum(), x, create_graph=trained, retain_graph=True)
+                norm = norm + slope.square().flatten(1).sum(1)
+        return norm / max(self.probes, 1)

@@ -33,8 +33,8 @@ class InfoVAE(Objective):
     def __init__(
         self,
         *,
-        alpha: Annotated[float, Range(max=1)] = 0.5,
-        lambda_mmd: Annotated[float, Range(0)] = 1000.0,
+        alpha: Annotated[float, Range(0, 1)] = 0.5,
+        lambda_mmd: Annotated[float, Range(1)] = 1000.0,
         kernel: Kernel = "rbf",
     ) -> None:
         super().__init__()

@@ -39,29 +39,32 @@ class RAEGP(AE):
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
         """The terms of `ae`, `norm` (B,) and `slope` (B,)."""
         outcome = super().loss(model, x)
-        assert outcome.latent is not None
-        z = outcome.latent.mean
+        assert outcome.latent is not None and outcome.recon is not None
+        z, image, trained = outcome.latent.mean, outcome.recon, torch.is_grad_enabled()
         norm = 0.5 * z.square().flatten(1).sum(1)
-        slope = self.slope(model, z)
+        with torch.enable_grad():
+            if not trained:  # validation wants the derivative too
+                z = z.detach().requires_grad_()
+                image = model.decode(z).mean
+            slope = self.slope(image, z, keep=trained)
         return outcome.plus({"norm": self.beta * norm, "slope": self.weight * slope})
 
-    def slope(self, model: Autoencoder, z: Tensor) -> Tensor:
-        """Latents (B, *z) → squared Frobenius norm of the decoded image's derivative, (B,)."""
-        trained = torch.is_grad_enabled()
-        with torch.enable_grad():  # validation wants the derivative too
-            z = z if z.requires_grad else z.detach().requires_grad_()
-            image = model.decode(z).mean
-            if self.probes:
-                pulls = [_pull(image, torch.randn_like(image).sign(), z, trained) for _ in range(self.probes)]
-                return sum(pull.square().flatten(1).sum(1) for pull in pulls) / self.probes
-            # Jᵀu is linear in u, so its derivative by u is a column of J.
-            u = torch.zeros_like(image).requires_grad_()
-            pulled = _pull(image, u, z, True).flatten(1)
-            columns = [_pull(pulled[:, i], None, u, trained) for i in range(pulled.shape[1])]
-            return sum(column.square().flatten(1).sum(1) for column in columns)
+    def slope(self, image: Tensor, z: Tensor, *, keep: bool) -> Tensor:
+        """Squared Frobenius norm of the derivative of images (B, C, H, W) by their latents (B, *z), (B,).
+
+        Args:
+            keep: whether the norm itself will be differentiated.
+        """
+        if self.probes:
+            directions = [torch.randn_like(image).sign() for _ in range(self.probes)]
+            found = [_pull(image, direction, z, keep) for direction in directions]
+        else:  # what is pulled back is linear in its weights, so that the derivative by them is a column of the Jacobian
+            weights = torch.zeros_like(image, requires_grad=True)
+            pulled = _pull(image, weights, z, True).flatten(1)
+            found = [_pull(one, torch.ones_like(one), weights, keep) for one in pulled.unbind(1)]
+        return torch.stack([one.square().flatten(1).sum(1) for one in found]).sum(0) / max(self.probes, 1)
 
 
-def _pull(y: Tensor, weights: Tensor | None, x: Tensor, keep: bool) -> Tensor:
-    """The derivative by x of the weighted sum of y; `keep` if it will be differentiated."""
-    weights = torch.ones_like(y) if weights is None else weights
+def _pull(y: Tensor, weights: Tensor, x: Tensor, keep: bool) -> Tensor:
+    """The derivative by x of y's weighted sum; `keep` if it will be differentiated."""
     return torch.autograd.grad(y, x, weights, create_graph=keep, retain_graph=True)[0]

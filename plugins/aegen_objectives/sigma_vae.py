@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome
+from aegen import AUTOENCODER, Autoencoder, Objective, Outcome, Turn
 
 _FLOOR = (1 / 255) ** 2  # half a grey level in [-1, 1], squared
 
@@ -42,3 +42,7 @@ class SigmaVAE(Objective):
         if not self.training:
             watch |= {"negative_elbo": error + latent.penalty, "kl": latent.penalty}
         return Outcome({"error": error, "penalty": latent.penalty}, recon, latent, watch)
+
+    def turns(self) -> list[Turn]:
+        """One, without the likelihood, whose parameters have no part in the loss."""
+        return [Turn("autoencoder", self.loss, trains=[part for part in AUTOENCODER if part != "likelihood"])]

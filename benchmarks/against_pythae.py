@@ -1,0 +1,469 @@
+"""The objectives that pythae has too, on the same weights, images and noise: both values, and why they differ.
+
+    PYTHONPATH=DIR/pythae python benchmarks/against_pythae.py
+
+pythae's own models are built around the encoder and decoder of an aegen model and run forward. A row is explained if pythae's value and its
+gradient for all weights follow from aegen's parts by the relation that the row names, to 1e-6 in float64. Rows without a value to compare
+measure a gradient that should not be there. Anything unexplained ends the script with 1.
+
+aegen's values are shown without the constant n/2 · log 2π of a Gaussian with scale 1, which pythae leaves out.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from unittest.mock import patch
+
+import torch
+from aegen_adversarial.adversarial import Adversarial
+from aegen_adversarial.forms import critic_loss
+from aegen_latents.deterministic import Deterministic
+from aegen_latents.gaussian import Gaussian
+from aegen_latents.matched_prior import MatchedPrior
+from aegen_latents.poincare import Poincare
+from aegen_latents.sphere import Sphere
+from aegen_latents.vamp import Vamp
+from aegen_latents.von_mises_fisher import VonMisesFisher
+from aegen_likelihoods.bernoulli import Bernoulli
+from aegen_likelihoods.gaussian import Gaussian as GaussianPixels
+from aegen_nets.mlp import MLP
+from aegen_objectives import kernels
+from aegen_objectives.ae import AE
+from aegen_objectives.beta_tc_vae import BetaTCVAE, pairwise
+from aegen_objectives.beta_vae import BetaVAE
+from aegen_objectives.capacity_vae import CapacityVAE
+from aegen_objectives.ciwae import CIWAE
+from aegen_objectives.importance import Draws, log_mean_exp
+from aegen_objectives.info_vae import InfoVAE
+from aegen_objectives.iwae import IWAE
+from aegen_objectives.miwae import MIWAE
+from aegen_objectives.piwae import PIWAE
+from aegen_objectives.rae_gp import RAEGP
+from aegen_objectives.rae_l2 import RAEL2
+from aegen_objectives.vae import VAE
+from aegen_objectives.wae_mmd import WAEMMD
+from torch import Tensor, nn
+
+from aegen.model import Autoencoder
+from aegen.protocols import Bottleneck, ImageShape, Likelihood, Objective, Outcome
+
+try:
+    from pythae import models, trainers
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.models.pvae.pvae_utils import WrappedNormal
+except ImportError as problem:
+    sys.exit(f"{problem}; benchmarks/README.md says how to get pythae")
+
+IMAGE, DIM, BATCH, SEED, LIMIT = ImageShape(1, 8, 8), 3, 12, 7, 1e-6
+PIXELS = math.prod(IMAGE)
+
+
+class Row(NamedTuple):
+    """A line of the table."""
+
+    name: str
+    ours: float
+    theirs: float
+    left: str  # of the difference, once it is explained
+    why: str
+    explained: bool
+
+
+# ------------------------------------------------------------------------------------------ the same net on both sides
+
+
+def model_of(neck: Bottleneck, likelihood: Likelihood | None = None) -> Autoencoder:
+    """A small net with the same weights every time, far enough from its initialisation for the terms to matter."""
+    torch.manual_seed(SEED)
+    nets = MLP(IMAGE, neck.fan_in, hidden=[24])
+    likelihood = likelihood or GaussianPixels(IMAGE, scale=1.0)
+    model = Autoencoder(IMAGE, nets.encoder(), neck, nets.decoder((DIM,), 1), likelihood, (DIM,))
+    for parameter in [*model.encoder.parameters(), *model.decoder.parameters()]:
+        parameter.data.add_(0.2 * torch.randn_like(parameter))
+    return model
+
+
+def images() -> Tensor:
+    """(B, C, H, W) in [-1, 1]."""
+    torch.manual_seed(SEED + 1)
+    return torch.rand(BATCH, *IMAGE) * 2 - 1
+
+
+class Encoder(BaseEncoder):  # type: ignore[misc]
+    """aegen's, as pythae calls it; `unit`: it is given images in [0, 1]."""
+
+    def __init__(self, model: Autoencoder, unit: bool) -> None:
+        super().__init__()
+        self.net, self.unit = model.encoder, unit
+
+    def forward(self, x: Tensor) -> Any:
+        """Mean and, where there is one, log-variance."""
+        features = self.net(2 * x - 1 if self.unit else x)
+        return ModelOutput(embedding=features[:, :DIM], log_covariance=features[:, DIM:])
+
+
+class Decoder(BaseDecoder):  # type: ignore[misc]
+    """aegen's, as pythae calls it."""
+
+    def __init__(self, model: Autoencoder, unit: bool) -> None:
+        super().__init__()
+        self.net, self.likelihood, self.unit = model.decoder, model.likelihood, unit
+
+    def forward(self, z: Tensor) -> Any:
+        """The image's mean."""
+        mean = self.likelihood(self.net(z)).mean
+        return ModelOutput(reconstruction=(mean + 1) / 2 if self.unit else mean)
+
+
+def peer(name: str, model: Autoencoder, *, unit: bool = False, **options: Any) -> Any:
+    """pythae's model of that name around the nets of `model`."""
+    config = getattr(models, f"{name}Config", None) or getattr(models, f"{name}_Config")
+    made = config(input_dim=tuple(IMAGE), latent_dim=DIM, **options)
+    return getattr(models, name)(made, Encoder(model, unit), Decoder(model, unit))
+
+
+def forward(theirs: Any, x: Tensor, noise: Tensor | None = None, **options: Any) -> Any:
+    """pythae's own forward pass; with `noise` for its draws, else from the seed that aegen's pass began with."""
+    if noise is not None:
+        theirs._sample_gauss = lambda mean, std: (mean + noise * std, noise)
+    torch.manual_seed(SEED)
+    return theirs({"data": x}, **options)
+
+
+def outcome(objective: Objective, model: Autoencoder, x: Tensor) -> Outcome:
+    """aegen's loss, the constant of the Gaussian taken off."""
+    torch.manual_seed(SEED)
+    found = objective.train().loss(model, x)
+    first = next(iter(found.terms))
+    if isinstance(model.likelihood, GaussianPixels):
+        found.terms[first] = found.terms[first] - 0.5 * PIXELS * math.log(2 * math.pi)
+    return found
+
+
+def total(found: Outcome) -> Tensor:
+    """As the engine adds it up."""
+    return torch.stack([term.mean() for term in found.terms.values()]).sum()
+
+
+def slope(value: Tensor, parameters: Iterable[nn.Parameter]) -> Tensor:
+    """All of a gradient in one vector."""
+    parameters = list(parameters)
+    found = torch.autograd.grad(value, parameters, retain_graph=True, allow_unused=True)
+    return torch.cat(
+        [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)]
+    )
+
+
+def apart(a: Tensor, b: Tensor) -> float:
+    """Relative difference of two numbers or vectors."""
+    return float((a - b).norm() / b.norm().clamp(min=1e-12))
+
+
+def beside(
+    name: str, model: nn.Module, ours: Tensor, theirs: Tensor, why: str, explained: Tensor | None = None
+) -> Row:
+    """`explained`: what pythae's loss must be if the relation holds; aegen's own, if none is given."""
+    explained = ours if explained is None else explained
+    value, gradient = apart(theirs, explained), apart(*(slope(v, model.parameters()) for v in (theirs, explained)))
+    left = f"{value:.0e}, {gradient:.0e}"
+    return Row(name, float(ours), float(theirs), left, why, max(value, gradient) < LIMIT)
+
+
+def measured(name: str, ours: Tensor | float, theirs: Tensor | float, why: str, holds: bool) -> Row:
+    """A number of its own, and whether it shows what `why` says."""
+    return Row(name, float(ours), float(theirs), "", why, holds)
+
+
+# ------------------------------------------------------------------------------------------------- one row or more each
+
+
+def plain(x: Tensor) -> Iterator[Row]:
+    """ae, vae, beta-vae."""
+    model = model_of(Deterministic(dim=DIM))
+    ours = total(outcome(AE(), model, x))
+    theirs = forward(peer("AE", model), x).loss
+    yield beside("ae", model, ours, theirs, "½ of the squared error, the Gaussian's; pythae all of it", 2 * ours)
+    model = model_of(Gaussian(dim=DIM))
+    yield beside("vae", model, total(outcome(VAE(), model, x)), forward(peer("VAE", model), x).loss, "equal")
+    coins = model_of(Gaussian(dim=DIM), Bernoulli(IMAGE))
+    theirs = forward(peer("VAE", coins, unit=True, reconstruction_loss="bce"), (x + 1) / 2).loss
+    yield beside("vae, bernoulli", coins, total(outcome(VAE(), coins, x)), theirs, "equal")
+    ours, theirs = total(outcome(BetaVAE(beta=4.0), model, x)), forward(peer("BetaVAE", model, beta=4.0), x).loss
+    yield beside("beta-vae", model, ours, theirs, "equal")
+
+
+def capacity(x: Tensor) -> Iterator[Row]:
+    """Above all charges, and amid them."""
+    model = model_of(Gaussian(dim=DIM))
+    kl = outcome(VAE(), model, x).terms["penalty"].detach()
+    for where, nats in (("far", float(2 * kl.max())), ("near", float(kl.median()))):
+        found = outcome(CapacityVAE(capacity=nats, gamma=10.0), model, x)
+        theirs = forward(peer("DisentangledBetaVAE", model, C=nats, beta=10.0, warmup_epoch=0), x, epoch=1).loss
+        assert found.latent is not None
+        each = found.terms["error"].mean() + 10.0 * (found.latent.penalty - nats).abs().mean()
+        why = "equal" if where == "far" else "distance of the mean charge; pythae the mean of each image's"
+        yield beside(f"capacity-vae, {where}", model, total(found), theirs, why, each)
+
+
+def correlation(x: Tensor) -> Iterator[Row]:
+    """Both samplings of beta-tc-vae."""
+    model, size = model_of(Gaussian(dim=DIM)), 1000
+    weights = {"alpha": 1.5, "beta": 6.0, "gamma": 2.0}
+    ours = total(outcome(BetaTCVAE(size, **weights), model, x))
+    theirs = forward(peer("BetaTCVAE", model, use_mss=False, **weights), x, dataset_size=size).loss
+    constant = (weights["alpha"] + (DIM - 1) * weights["beta"] - DIM * weights["gamma"]) * math.log(size)
+    why = "(α + (D-1)·β - D·γ)·log N more, no gradient"
+    yield beside("beta-tc-vae, weighted", model, ours, theirs, why, ours + constant)
+    objective = BetaTCVAE(size, sampling="stratified", **weights)
+    ours, pythae = total(outcome(objective, model, x)), peer("BetaTCVAE", model, use_mss=True, **weights)
+    theirs = forward(pythae, x, dataset_size=size).loss
+    columns = pythae._log_importance_weight_matrix(BATCH, size)
+    objective.log_weights = lambda densities: columns  # type: ignore[method-assign]
+    why = "named error: an image's own weight stands in the first column, not on the diagonal"
+    off = not torch.allclose(columns.diagonal().exp(), columns.new_tensor(1 / size))
+    row = beside("beta-tc-vae, stratified", model, ours, theirs, why, total(outcome(objective, model, x)))
+    yield row._replace(explained=row.explained and off)
+
+
+def discrepancies(x: Tensor) -> Iterator[Row]:
+    """wae-mmd and info-vae with both kernels."""
+    scales = len(kernels.SCALES)
+    for kernel in ("imq", "rbf"):
+        why = "mean over seven scales, not sum" if kernel == "imq" else "mean over seven scales, not one"
+
+        def theirs_of(found: Outcome, one: Outcome, kernel: str = kernel) -> Tensor:
+            return scales * found.terms["discrepancy"] if kernel == "imq" else one.terms["discrepancy"]
+
+        objective: Objective = WAEMMD(weight=50.0, kernel=kernel)  # type: ignore[arg-type]
+        model = model_of(MatchedPrior(dim=DIM))
+        found = outcome(objective, model, x)
+        with patch.object(kernels, "SCALES", (1.0,)):
+            one = outcome(objective, model, x)
+        theirs = forward(peer("WAE_MMD", model, kernel_choice=kernel, reg_weight=50.0), x).loss
+        explained = 2 * found.terms["error"].mean() + theirs_of(found, one)
+        yield beside(f"wae-mmd, {kernel}", model, total(found), theirs, f"{why}; ½ of the squared error", explained)
+
+        objective = InfoVAE(alpha=0.3, lambda_mmd=20.0, kernel=kernel)  # type: ignore[arg-type]
+        model = model_of(Gaussian(dim=DIM))
+        found = outcome(objective, model, x)
+        with patch.object(kernels, "SCALES", (1.0,)):
+            one = outcome(objective, model, x)
+        theirs = forward(peer("INFOVAE_MMD", model, kernel_choice=kernel, alpha=0.3, lbd=20.0), x).loss
+        explained = (found.terms["error"] + found.terms["penalty"]).mean() + theirs_of(found, one)
+        yield beside(f"info-vae, {kernel}", model, total(found), theirs, why, explained)
+
+
+def weighted(log_w: Tensor) -> Tensor:
+    """pythae's loss of draws (K, …): the negative bound with its gradient, and the entropy of the weights for its value."""
+    log_share = log_w.detach().log_softmax(0)
+    return -log_mean_exp(log_w) - (log_share.exp() * log_share).sum(0) - math.log(len(log_w))
+
+
+def importance(x: Tensor) -> Iterator[Row]:
+    """iwae, ciwae, miwae, piwae."""
+    model, (samples, bounds) = model_of(Gaussian(dim=DIM)), (2, 3)
+    constant = 0.5 * PIXELS * math.log(2 * math.pi)
+    torch.manual_seed(SEED)
+    latent = model.encode(x)
+    draws = Draws(model, latent, x, samples * bounds)
+    torch.manual_seed(SEED)
+    torch.randn(BATCH, DIM)  # for the latent itself
+    noise = torch.stack([torch.randn(BATCH, DIM) for _ in range(samples * bounds)])
+    log_w = draws.log_w + constant
+    entropy = "gradient equal; pythae's value is the weighted mean of log w, no bound"
+
+    ours = total(outcome(IWAE(samples=samples * bounds), model, x))
+    theirs = forward(peer("IWAE", model, number_samples=samples * bounds), x, noise.transpose(0, 1)).loss
+    yield beside("iwae", model, ours, theirs, entropy, weighted(log_w).mean())
+
+    ours = total(outcome(CIWAE(samples=samples * bounds, beta=0.3), model, x))
+    theirs = forward(peer("CIWAE", model, number_samples=samples * bounds, beta=0.3), x, noise.transpose(0, 1)).loss
+    yield beside("ciwae", model, ours, theirs, entropy, (0.7 * weighted(log_w) - 0.3 * log_w.mean(0)).mean())
+
+    ours = total(outcome(MIWAE(samples=samples, bounds=bounds), model, x))
+    several = noise.unflatten(0, (samples, bounds)).permute(2, 1, 0, 3)  # (B, bounds, samples, D), as pythae has it
+    pythae = peer("MIWAE", model, number_gradient_estimates=bounds, number_samples=samples)
+    swapped = weighted(log_w.unflatten(0, (samples, bounds)).transpose(0, 1)).mean()
+    why = "named error: samples and bounds are swapped; beside it, as with iwae"
+    yield beside("miwae", model, ours, forward(pythae, x, several).loss, why, swapped)
+
+    ours = total(outcome(PIWAE(samples=samples, bounds=bounds), model, x))
+    pythae = peer("PIWAE", model, number_gradient_estimates=bounds, number_samples=samples)
+    output = forward(pythae, x, several)
+    yield beside("piwae, decoder", model.decoder, ours, output.decoder_loss, entropy, weighted(log_w).mean())
+    step = trainers.CoupledOptimizerTrainer._optimizers_step
+    moved = after(step, output, encoder=model.encoder, decoder=model.decoder)["encoder"]
+    leaked = slope(-log_mean_exp(log_w).mean(), model.encoder.parameters())
+    left = apart(moved, slope(swapped, model.encoder.parameters()) + leaked)
+    mine = slope(ours, model.encoder.parameters())
+    why = "named error: the decoder's bound reaches the encoder as well (and miwae's)"
+    yield measured("piwae, gradient of the encoder", mine.norm(), moved.norm(), why, left < LIMIT)._replace(
+        left=f"{left:.0e}"
+    )
+
+
+def after(step: Callable[..., None], output: Any, **players: nn.Module) -> dict[str, Tensor]:
+    """The gradients that pythae's own step leaves to each player's optimizer."""
+    optimizers = {name: torch.optim.SGD(player.parameters(), lr=0.0) for name, player in players.items()}
+    for player in players.values():
+        player.zero_grad()
+    step(SimpleNamespace(**{f"{name}_optimizer": o for name, o in optimizers.items()}), output)
+    found = {n: torch.cat([p.grad.flatten() for p in m.parameters() if p.grad is not None]) for n, m in players.items()}
+    for player in players.values():
+        player.zero_grad()
+    return found
+
+
+def regularised(x: Tensor) -> Iterator[Row]:
+    """rae-l2 and rae-gp."""
+    model = model_of(Deterministic(dim=DIM))
+    found = outcome(RAEL2(beta=0.7, weight=0.01), model, x)
+    theirs = forward(peer("RAE_L2", model, embedding_weight=0.7), x).loss
+    explained = (2 * found.terms["error"] + found.terms["norm"]).mean()
+    why = "½ of the squared error; weight decay in the loss, pythae's in the optimizer"
+    yield beside("rae-l2", model, total(found), theirs, why, explained)
+
+    found = outcome(RAEGP(beta=0.7, weight=0.5, probes=0), model, x)
+    theirs = forward(peer("RAE_GP", model, embedding_weight=0.7, reg_weight=0.5), x.clone()).loss
+    pixels = x.clone().requires_grad_()
+    (direction,) = torch.autograd.grad(model.reconstruct(pixels).sum(), pixels, create_graph=True)
+    explained = (2 * found.terms["error"] + found.terms["norm"]).mean() + 0.5 * direction.square().sum() / BATCH
+    why = "named error: derivative of the pixels' sum by the input, not of the image by the latent"
+    yield beside("rae-gp", model, total(found), theirs, f"{why}; ½ of the squared error", explained)
+
+
+class Given(nn.Module):
+    """Pseudo-inputs of aegen where pythae has its own."""
+
+    def __init__(self, neck: Vamp) -> None:
+        super().__init__()
+        self.neck = neck
+
+    def forward(self, idle: Tensor) -> Tensor:
+        """(K, C · H · W)."""
+        return self.neck.pseudo_inputs.flatten(1)
+
+
+def spaces(x: Tensor) -> Iterator[Row]:
+    """vamp, sphere, poincare: `vae` with other latents."""
+    torch.manual_seed(SEED)
+    vamp = Vamp(IMAGE, dim=DIM, components=5)
+    model = model_of(vamp)
+    pythae = peer("VAMP", model, number_components=5)
+    pythae.pseudo_inputs = Given(vamp)
+    ours = total(outcome(VAE(), model, x))
+    yield beside("vae, vamp", model, ours, forward(pythae, x).loss, "equal")
+
+    model = model_of(Sphere(dim=DIM))
+    found = outcome(VAE(), model, x)
+    assert found.latent is not None and found.recon is not None
+    posterior: Any = found.latent.posterior
+    theirs = peer("SVAE", model).loss_function(found.recon, x, posterior.mean, posterior.kappa, found.latent.z)[0]
+    why = "equal, given the same draw and concentration"
+    yield beside("vae, sphere", model, total(found), theirs, why)
+    yield by_concentration()
+
+    model = model_of(Poincare(dim=DIM))
+    found = outcome(VAE(), model, x)
+    assert found.latent is not None and found.recon is not None
+    posterior = found.latent.posterior
+    pythae = peer("PoincareVAE", model)
+    q = WrappedNormal(posterior.mean, posterior.std, pythae.latent_manifold)
+    theirs = pythae.loss_function(found.recon, x, found.latent.z[None], q)[0]
+    yield beside("vae, poincare", model, total(found), theirs, "equal, given the same draw, mean and spread")
+
+
+def by_concentration(kappa: float = 2.0, draws: int = 200_000) -> Row:
+    """The derivative of a draw's mean cosine by the concentration: 1 - A² - (D-1)/κ · A, with A the mean cosine."""
+    mean = torch.zeros(draws, DIM)
+    mean[:, 0] = 1
+
+    def derivative(sample: Callable[[Tensor, Tensor], Tensor]) -> float:
+        torch.manual_seed(SEED)
+        concentration = torch.tensor(kappa, requires_grad=True)
+        cosine = sample(mean, concentration.expand(draws, 1))[:, 0].mean()
+        return float(torch.autograd.grad(cosine, concentration)[0])
+
+    def pythae(mean: Tensor, kappa: Tensor) -> Tensor:
+        return models.SVAE._acc_rej_steps(SimpleNamespace(), DIM, kappa)  # type: ignore[no-any-return]
+
+    ours, theirs = derivative(lambda mean, kappa: VonMisesFisher(mean, kappa).sample()), derivative(pythae)
+    assert DIM == 3
+    a = 1 / math.tanh(kappa) - 1 / kappa
+    truth = 1 - a * a - 2 / kappa * a
+    why = f"named error: the derivative passes a rejection as if nothing were rejected; it is {truth:.4f}"
+    holds = abs(ours / truth - 1) < 0.01 < 0.1 < abs(theirs / truth - 1)
+    return measured(f"sphere, mean cosine by κ at {kappa:g}", ours, theirs, why, holds)
+
+
+def critics(x: Tensor) -> Iterator[Row]:
+    """What a critic's loss does to those that it judges."""
+    model = model_of(Gaussian(dim=DIM))
+    torch.manual_seed(SEED)
+    wrapper = Adversarial(VAE(), IMAGE, form="non-saturating", width=8)
+    judged = outcome_of(wrapper.judge, model, x)
+    mine = slope(judged.terms["critic"].mean(), model.decoder.parameters())
+    pythae, share = peer("VAEGAN", model), 0.5
+    pythae.adversarial_loss_scale = share
+    output = forward(pythae, x)
+    leak = slope(output.discriminator_loss, model.decoder.parameters())
+    name = "vae-gan, critic's gradient in the decoder"
+    yield measured(name, mine.norm(), leak.norm(), "named error: leaks", not mine.any() and bool(leak.any()))
+
+    # Which way the decoder goes: the cosine of the adversarial part of its gradient and the gradient of the critic's loss.
+    fooled = outcome_of(wrapper.fool, model, x)
+    assert fooled.recon is not None
+    verdict = slope(fooled.terms["verdict"].mean(), model.decoder.parameters())
+    against = critic_loss("non-saturating", wrapper.critic(x), wrapper.critic(fooled.recon)).mean()
+    ours = torch.cosine_similarity(verdict, slope(against, model.decoder.parameters()), dim=0)
+    recon = slope(output.recon_loss, model.decoder.parameters())
+    step = trainers.CoupledOptimizerAdversarialTrainer._optimizers_step
+    players = {"encoder": model.encoder, "decoder": model.decoder, "discriminator": pythae.discriminator}
+    moved = after(step, output, **players)["decoder"]
+    theirs = torch.cosine_similarity(moved - (1 - share) * recon, leak, dim=0)
+    why = "named error: the decoder helps the critic; it should go against it, below 0"
+    yield measured("vae-gan, decoder along the critic's loss", ours, theirs, why, bool(ours < 0 < theirs))
+
+
+def outcome_of(loss: Callable[[Autoencoder, Tensor], Outcome], model: Autoencoder, x: Tensor) -> Outcome:
+    """A turn's loss from the common seed."""
+    torch.manual_seed(SEED)
+    return loss(model, x)
+
+
+CASES: Sequence[Callable[[Tensor], Iterator[Row]]] = (
+    plain,
+    capacity,
+    correlation,
+    discrepancies,
+    importance,
+    regularised,
+    spaces,
+    critics,
+)
+
+
+def main() -> None:
+    """Print the table in markdown."""
+    logging.disable(logging.INFO)
+    torch.set_default_dtype(torch.float64)
+    x = images()
+    rows = [row for case in CASES for row in case(x)]
+    print("| objective | aegen | pythae | relative difference | left unexplained: value, gradient | why |")
+    print("|---|---|---|---|---|---|")
+    for row in rows:
+        difference = f"{abs(row.theirs - row.ours) / abs(row.ours):.1e}" if row.ours else "–"
+        mark = "" if row.explained else "UNEXPLAINED, not: "
+        print(f"| {row.name} | {row.ours:.6g} | {row.theirs:.6g} | {difference} | {row.left} | {mark}{row.why} |")
+    if unexplained := [row.name for row in rows if not row.explained]:
+        sys.exit(f"unexplained: {', '.join(unexplained)}")
+
+
+if __name__ == "__main__":
+    main()

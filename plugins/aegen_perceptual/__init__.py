@@ -1,0 +1,1 @@
+"""Built-in wrappers that judge by more than single pixels."""
