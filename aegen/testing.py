@@ -16,6 +16,7 @@ import json
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -219,8 +220,8 @@ def check_objective(cls: type[Objective], *, inner: type[Objective] | None = Non
     for model in _models(cls):
         torch.manual_seed(0)
         extra = {"inner": (inner or load("objective", "vae", Objective))()} if issubclass(cls, Wrapper) else {}
-        objective = _positional(cls, model, extra, options)
         try:
+            objective = _positional(cls, model, extra, options)
             check_needs("objective", objective.needs, model.bottleneck)
         except UsageError:
             continue  # refused with a hint, as it should be
@@ -301,11 +302,19 @@ def _check_saved(objective: Objective, model: Autoencoder, x: Tensor) -> None:
 def _check_schedules(cls: type[Objective], options: Mapping[str, Any], inner: type[Objective] | None) -> None:
     """Every float option is kept as an attribute of its name, which is what a schedule drives."""
     extra = {"inner": (inner or load("objective", "vae", Objective))()} if issubclass(cls, Wrapper) else {}
-    objective = _positional(cls, next(iter(_models(cls))), extra, dict(options))
+    objective = _first_that_works(cls, extra, options)
     for name, option in options_of(cls, schedulable=True).items():
         assert not option.schedulable or hasattr(objective, name), (
             f"option {name} takes a schedule, but the objective keeps no attribute self.{name}"
         )
+
+
+def _first_that_works(cls: type[Objective], extra: Mapping[str, Any], options: Mapping[str, Any]) -> Objective:
+    for model in _models(cls):
+        with suppress(UsageError):  # it refuses this bottleneck, as it may
+            found: Objective = _positional(cls, model, extra, options)
+            return found
+    raise AssertionError(f"{cls.__name__} works with no installed bottleneck")
 
 
 def _models(objective: type[Objective] | None = None) -> Iterator[Autoencoder]:

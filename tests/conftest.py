@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from aegen import registry
 from aegen.cli import main
@@ -38,6 +39,12 @@ class Said:
         """The exit code is 0."""
         assert self.code == 0, self.err
         return self
+
+
+def bent(parameters: Tensor) -> Tensor:
+    """Where a location-scale likelihood puts a pixel: as told, but at a twentieth of the way beyond black and white."""
+    beyond = (parameters.abs() - 1).clamp(min=0)
+    return parameters - parameters.sign() * 0.95 * beyond
 
 
 Aegen = Callable[..., Said]

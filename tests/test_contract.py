@@ -30,6 +30,10 @@ def test_contract(component: registry.Component) -> None:
     if component.kind == "objective" and cls.stands_for:
         assert expand(component.name) == expand(cls.stands_for)
         return
+    if (
+        component.name == "perceptual"
+    ):  # it needs weights; tests/test_wrappers.py holds it to the contract with random ones
+        return
     CHECKS[component.kind](cls)
 
 

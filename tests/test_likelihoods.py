@@ -10,6 +10,7 @@ import torch
 from aegen_likelihoods.continuous_bernoulli import ContinuousBernoulli
 from aegen_likelihoods.discretized_logistic import DiscretizedLogistic
 from aegen_likelihoods.log_cosh import LogCosh
+from conftest import bent
 from scipy import integrate, stats
 from torch import Tensor, nn
 
@@ -123,21 +124,21 @@ def test_log_cosh_is_scipys_hyperbolic_secant(scale: float | str) -> None:
         with torch.no_grad():
             likelihood.scale.raw.copy_(torch.randn(()) / 10)
     width = likelihood.scale().exp().item()
-    reference = stats.hypsecant.logpdf(x.numpy(), parameters.tanh().numpy(), width)
+    reference = stats.hypsecant.logpdf(x.numpy(), bent(parameters).numpy(), width)
     close(likelihood(parameters).nll(x), -per_image(torch.from_numpy(reference)))
 
 
 @pytest.mark.parametrize("scale", [0.05, 0.3])
 def test_log_cosh_integrates_to_one(scale: float) -> None:
     p = density(LogCosh(PIXEL, scale=scale), 0.4)
-    mean = math.tanh(0.4)
+    mean = 0.4
     assert math.isclose(2 * integrate.quad(p, mean, mean + 60 * scale, epsabs=1e-12)[0], 1, rel_tol=1e-7)
 
 
 def test_log_cosh_does_not_overflow() -> None:
     """Named error of PyTorch-VAE LogCosh: log(1 + exp(-2 a t)) overflows where t is negative and large."""
     l = torch.full((1, 1, 1, 1), 3.0, dtype=torch.float32, requires_grad=True)  # noqa: E741
-    for x in (-1.0, 1.0, math.tanh(3.0)):
+    for x in (-1.0, 1.0, 1.1):
         nll = LogCosh(PIXEL, scale=0.004)(l).nll(torch.full((1, 1, 1, 1), x, dtype=torch.float32))
         (slope,) = torch.autograd.grad(nll.sum(), l)
         assert nll.isfinite().all()
@@ -158,7 +159,7 @@ def test_the_masses_of_256_levels_sum_to_one(scale: float | str, parameter: floa
 def test_discretised_logistic_is_the_difference_of_scipys_distribution_function(scale: float) -> None:
     parameters, level = torch.randn(5, *IMAGE), torch.randint(0, 256, (5, *IMAGE))
     level[0, 0, :2] = torch.tensor([[0], [255]])
-    mean = parameters.tanh().numpy()
+    mean = bent(parameters).numpy()
     edges = [(k.numpy() * 2 - 255) / 255 for k in (level - 0.5, level + 0.5)]
     low, high = (stats.logistic.cdf(edge, mean, scale) for edge in edges)
     low[level == 0], high[level == 255] = 0, 1

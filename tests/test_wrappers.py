@@ -307,7 +307,8 @@ def test_equivariance_turns_and_shrinks_image_and_latent_alike(
         return a
 
     z = np.asarray(net.encode(x).z)
-    decoded = np.tanh(np.kron(np.rot90(half(z), quarters, (2, 3)), np.ones((1, 1, 2, 2))))
+    raw = np.kron(np.rot90(half(z), quarters, (2, 3)), np.ones((1, 1, 2, 2)))
+    decoded = raw - 0.95 * np.sign(raw) * np.maximum(np.abs(raw) - 1, 0)
     target = np.rot90(half(np.asarray(x)), quarters, (2, 3))
     square = 0.5 * (target - decoded) ** 2 + 0.5 * math.log(2 * math.pi)
     close(ours, torch.from_numpy(2 * square.sum((1, 2, 3))))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,7 +66,7 @@ class Flag:
     @property
     def parameter(self) -> str:
         """As a Python name."""
-        return self.decl.lstrip("-").replace("-", "_").replace(".", "__")
+        return re.sub(r"\W", "_", self.decl.lstrip("-").replace(".", "__"))
 
     def signature(self) -> inspect.Parameter:
         """Values are text, checked where those of files are, so that one sentence serves both; booleans are switches."""

@@ -1,23 +1,51 @@
 """A critic that tells images from reconstructions, and an autoencoder that is trained to deceive it.
 
-Larsen et al., Autoencoding beyond pixels, 2016; Esser et al., Taming Transformers, 2021, section 3.1. The critic is the patch
-critic of Isola et al., Image-to-Image Translation, 2017. Losses: see `forms`.
+Larsen et al., Autoencoding beyond pixels, 2016; Esser et al., Taming Transformers, 2021, section 3.1, and its adaptive weight,
+eq. 7, with gradients taken at the reconstruction and not at the decoder's last layer. The critic is the patch critic of
+Isola et al., Image-to-Image Translation, 2017. Losses: see `forms`; the critic's rules: see `game`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, ImageShape, Objective, Outcome, Range, Schedule, Turn, Wrapper
+from aegen import Autoencoder, ImageShape, Objective, Outcome, Range, Schedule, Turn, UsageError, Wrapper
 from aegen_adversarial.critic import PatchCritic
-from aegen_adversarial.forms import Form, critic_loss, fooling_loss
+from aegen_adversarial.forms import Form, fooling_loss
+from aegen_adversarial.game import Count, Game, Weight
+
+_LEAST, _MOST = 1e-4, 1e4  # nats per unit of pixel value, and the largest ratio
 
 
-class Adversarial(Wrapper):
+def gradient_ratio(terms: Mapping[str, Tensor], verdict: Tensor, recon: Tensor) -> Tensor:
+    """How much longer the terms' gradient at the reconstruction is than the verdict's, () from 0 to 10,000.
+
+    Lengths are root mean squares over the images, so that they do not depend on the batch size.
+
+    Raises:
+        UsageError: no term depends on the reconstruction itself.
+    """
+
+    def length(loss: Tensor) -> Tensor:
+        (gradient,) = torch.autograd.grad(loss, recon, retain_graph=True, allow_unused=True)
+        if gradient is None:
+            raise UsageError(
+                "adversarial.adaptive needs an error that is taken at the reconstruction, which this likelihood's is not",
+                hint="choose --likelihood gaussian or laplace",
+            )
+        return torch.linalg.vector_norm(gradient) * len(recon) ** 0.5
+
+    own = torch.stack([term.mean() for term in terms.values()]).sum()
+    return (length(own) / (length(verdict.mean()) + _LEAST)).clamp(0, _MOST)
+
+
+class Adversarial(Wrapper, Game):
     """What it wraps, plus a critic's verdict on the reconstruction.
 
     The verdict is a mean over patches and would be lost beside nats summed over pixels; `weight` counts it per pixel value,
@@ -29,6 +57,7 @@ class Adversarial(Wrapper):
         after: steps before the critic begins to learn and to be heard.
         width: channels of the critic's first layer.
         depth: number of the critic's strided layers.
+        adaptive: count `weight` in sizes of the inner terms' gradient at the reconstruction instead.
     """
 
     def __init__(
@@ -36,37 +65,57 @@ class Adversarial(Wrapper):
         inner: Objective,
         image: ImageShape,
         *,
-        weight: Annotated[float, Range(0)] = 0.1,
+        weight: Weight = 0.1,
         form: Form = "hinge",
         after: Annotated[int, Range(0)] = 0,
-        width: Annotated[int, Range(1)] = 32,
+        width: Count = 32,
         depth: Annotated[int, Range(1, 6)] = 2,
+        adaptive: bool = False,
+        spectral_norm: bool = False,
+        r1: Weight = 0.0,
+        r1_every: Count = 1,
+        lecam: Weight = 0.0,
     ) -> None:
         super().__init__(inner)
-        self.weight, self.form, self.after = weight, form, after
+        if not inner.encodes:
+            raise UsageError(
+                "objective 'adversarial' judges reconstructions, but what it wraps makes none",
+                hint="wrap one that trains an encoder: vae+adversarial or ae-gan+adversarial",
+            )
+        self.weight, self.adaptive = weight, adaptive
         self.pixels = image.channels * image.height * image.width
-        self.critic = PatchCritic(image, width, depth)
+        self.seat(
+            PatchCritic(image, width, depth),
+            form,
+            after=after,
+            spectral_norm=spectral_norm,
+            r1=r1,
+            r1_every=r1_every,
+            lecam=lecam,
+        )
         if after:
             self.schedule("weight", Schedule("step", 0.0, weight, after))
 
     def turns(self) -> list[Turn]:
-        """The inner turns, of which the autoencoder's becomes `fool`, then `judge`, the critic's."""
+        """The inner turns, of which the first also fools the critic, then `judge`, the critic's."""
         first, *others = self.inner.turns()
-        judge = Turn("judge", self.judge, trains=(self.critic,), after=self.after)
-        return [replace(first, loss=self.fool), *others, judge]
+        # torch.compile would hide how the error depends on the reconstruction.
+        fool = torch.compiler.disable(self.fool) if self.adaptive else self.fool
+        return [replace(first, loss=partial(fool, first.loss)), *others, *self.critic_turns()]
 
-    def fool(self, model: Autoencoder, x: Tensor) -> Outcome:
+    def fool(self, inner: Callable[[Autoencoder, Tensor], Outcome], model: Autoencoder, x: Tensor) -> Outcome:
         """The inner terms and `verdict`, (B,); the critic is not trained, gradients only pass through it."""
-        outcome = self.inner.loss(model, x)
+        outcome = inner(model, x)
         assert outcome.recon is not None, "the inner objective gives no reconstruction"
-        verdict = self.weight * self.pixels * fooling_loss(self.form, self.critic(outcome.recon))
-        return outcome.plus({"verdict": verdict})
+        recon = outcome.recon
+        verdict = fooling_loss(self.form, self.verdicts(recon))
+        if not self.adaptive:
+            return outcome.plus({"verdict": self.weight * self.pixels * verdict})
+        balance = gradient_ratio(outcome.terms, self.pixels * verdict, recon)
+        return outcome.plus({"verdict": self.weight * balance * self.pixels * verdict}, {"balance": balance})
 
-    def judge(self, model: Autoencoder, x: Tensor) -> Outcome:
-        """The term `critic`, (B,); the autoencoder only supplies reconstructions."""
-        with torch.no_grad():
-            fake = self.inner.loss(model, x).recon
+    def fakes(self, model: Autoencoder, x: Tensor) -> Tensor:
+        """The reconstructions."""
+        fake = self.inner.loss(model, x).recon
         assert fake is not None, "the inner objective gives no reconstruction"
-        on_real, on_fake = self.critic(x), self.critic(fake)
-        watch = {"real": on_real.flatten(1).mean(1), "fake": on_fake.flatten(1).mean(1)}
-        return Outcome({"critic": critic_loss(self.form, on_real, on_fake)}, watch=watch)
+        return fake

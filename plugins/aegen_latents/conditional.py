@@ -38,7 +38,7 @@ class Marked(Posterior):
 
 
 class Conditional(Bottleneck):
-    """For class-conditional autoencoders: charges the Gaussian part's KL and, where the label is known, a cross-entropy.
+    """For class-conditional autoencoders: charges the Gaussian's KL and, where the label is known, a cross-entropy.
 
     The class of the latent is the label, or, where there is none, the one the encoder takes the image for.
 
@@ -62,7 +62,7 @@ class Conditional(Bottleneck):
         self.fan_in = 2 * dim + classes
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Latent:
-        """(B, 2·dim + classes, …), mean, log-variance, class logits, and int64 (B,) → a draw z (B, dim + classes, …)."""
+        """(B, 2·dim + classes, …), mean, log-variance, logits, and int64 (B,) → a draw z (B, dim + classes, …)."""
         mean, logvar, logits = features.split([self.dim, self.dim, self.classes], 1)
         style = DiagonalGaussian(mean, hardtanh(logvar, _LOWEST, _HIGHEST))
         logits = logits.flatten(2).mean(2) if logits.ndim > 2 else logits  # one class an image

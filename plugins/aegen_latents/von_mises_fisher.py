@@ -83,7 +83,7 @@ class _Implicit(torch.autograd.Function):
 
 
 class VonMisesFisher(Posterior):
-    """q(z|x) on a unit sphere at every position: mean (B, dim, …) of length 1 along dimension 1, kappa (B, 1, …) ≥ 0."""
+    """q(z|x) on a unit sphere at every position: unit vectors mean (B, dim, …) and kappa (B, 1, …) ≥ 0."""
 
     def __init__(self, mean: Tensor, kappa: Tensor) -> None:
         self.mean = mean  # the mean direction; the mean itself lies inside

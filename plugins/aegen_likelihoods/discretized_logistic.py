@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid
 
 from aegen import ImageShape, Likelihood, Pixels
+from aegen_likelihoods.location import Located
 from aegen_likelihoods.scale import Scale
 
 _HALF = 1 / 255  # half a grey level in [-1, 1]
@@ -24,18 +25,14 @@ def snapped(x: Tensor) -> Tensor:
     return ((x + 1) / (2 * _HALF)).round().clamp(0, 255) * (2 * _HALF) - 1
 
 
-class LogisticLevels(Pixels):
-    """Discretised logistic around mean (B, C, H, W) in [-1, 1], log_scale (); `mean` is that of the logistic density."""
-
-    def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
-        self.mean = mean
-        self.log_scale = log_scale
+class LogisticLevels(Located):
+    """Discretised logistic around location (B, C, H, W), log_scale (); `mean` is that of the logistic density."""
 
     def nll(self, x: Tensor) -> Tensor:
         """In nats of the levels' masses, (B,), never negative; `x` is rounded to a level."""
         x = snapped(x)
         sharpness = torch.exp(-self.log_scale)
-        above, below = (x + _HALF - self.mean) * sharpness, (x - _HALF - self.mean) * sharpness
+        above, below = (x + _HALF - self.location) * sharpness, (x - _HALF - self.location) * sharpness
         # s(b) - s(a) = s(b) s(-a) (1 - e^(a - b)), whose logarithm loses nothing; an open edge is an s of 1.
         lightest, darkest = x > 1 - _HALF, x < _HALF - 1
         mass = logsigmoid(above).masked_fill(lightest, 0) + logsigmoid(-below).masked_fill(darkest, 0)
@@ -44,7 +41,7 @@ class LogisticLevels(Pixels):
 
     def sample(self) -> Tensor:
         """(B, C, H, W), one of 256 levels in [-1, 1]."""
-        return snapped(self.mean + self.log_scale.exp() * torch.logit(torch.rand_like(self.mean)))
+        return snapped(self.location + self.log_scale.exp() * torch.logit(torch.rand_like(self.location)))
 
 
 class DiscretizedLogistic(Likelihood):
@@ -60,5 +57,5 @@ class DiscretizedLogistic(Likelihood):
         self.scale = Scale(scale)
 
     def forward(self, parameters: Tensor) -> Pixels:
-        """Before tanh, (B, C, H, W)."""
-        return LogisticLevels(parameters.tanh(), self.scale())
+        """The location, before it is bent beyond [-1, 1], (B, C, H, W)."""
+        return LogisticLevels(parameters, self.scale())

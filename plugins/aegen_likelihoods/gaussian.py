@@ -12,26 +12,23 @@ import torch
 from torch import Tensor
 
 from aegen import ImageShape, Likelihood, Pixels
+from aegen_likelihoods.location import Located
 from aegen_likelihoods.scale import Scale
 
 
-class GaussianPixels(Pixels):
-    """N(mean, exp(log_scale)²), mean (B, C, H, W) in [-1, 1], log_scale ()."""
-
-    def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
-        self.mean = mean
-        self.log_scale = log_scale
+class GaussianPixels(Located):
+    """N(location, exp(log_scale)²), location (B, C, H, W), log_scale ()."""
 
     def nll(self, x: Tensor) -> Tensor:
         """In nats of the density over [-1, 1], (B,); it is negative where the density is above 1."""
         # The scale is shared, so it leaves the sum over pixels.
-        square = (x - self.mean).square().flatten(1).sum(1)
-        pixels = self.mean[0].numel()
+        square = (x - self.location).square().flatten(1).sum(1)
+        pixels = self.location[0].numel()
         return 0.5 * square * torch.exp(-2 * self.log_scale) + pixels * (self.log_scale + 0.5 * math.log(2 * math.pi))
 
     def sample(self) -> Tensor:
         """(B, C, H, W), clamped to [-1, 1]."""
-        return (self.mean + self.log_scale.exp() * torch.randn_like(self.mean)).clamp(-1, 1)
+        return (self.location + self.log_scale.exp() * torch.randn_like(self.location)).clamp(-1, 1)
 
 
 class Gaussian(Likelihood):
@@ -47,5 +44,5 @@ class Gaussian(Likelihood):
         self.scale = Scale(scale)
 
     def forward(self, parameters: Tensor) -> Pixels:
-        """Before tanh, (B, C, H, W)."""
-        return GaussianPixels(parameters.tanh(), self.scale())
+        """The location, before it is bent beyond [-1, 1], (B, C, H, W)."""
+        return GaussianPixels(parameters, self.scale())

@@ -9,26 +9,23 @@ import torch
 from torch import Tensor
 
 from aegen import ImageShape, Likelihood, Pixels
+from aegen_likelihoods.location import Located
 from aegen_likelihoods.scale import Scale
 
 
-class LaplacePixels(Pixels):
-    """Laplace(mean, exp(log_scale)), mean (B, C, H, W) in [-1, 1], log_scale ()."""
-
-    def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
-        self.mean = mean
-        self.log_scale = log_scale
+class LaplacePixels(Located):
+    """Laplace(location, exp(log_scale)), location (B, C, H, W), log_scale ()."""
 
     def nll(self, x: Tensor) -> Tensor:
         """In nats of the density over [-1, 1], (B,)."""
-        error = (x - self.mean).abs().flatten(1).sum(1)
-        return error * torch.exp(-self.log_scale) + self.mean[0].numel() * (self.log_scale + math.log(2))
+        error = (x - self.location).abs().flatten(1).sum(1)
+        return error * torch.exp(-self.log_scale) + self.location[0].numel() * (self.log_scale + math.log(2))
 
     def sample(self) -> Tensor:
         """(B, C, H, W), clamped to [-1, 1]; the inverse of the distribution function at uniform noise."""
-        u = torch.rand_like(self.mean) - 0.5
+        u = torch.rand_like(self.location) - 0.5
         noise = -u.sign() * torch.log1p(-2 * u.abs())
-        return (self.mean + self.log_scale.exp() * noise).clamp(-1, 1)
+        return (self.location + self.log_scale.exp() * noise).clamp(-1, 1)
 
 
 class Laplace(Likelihood):
@@ -44,5 +41,5 @@ class Laplace(Likelihood):
         self.scale = Scale(scale)
 
     def forward(self, parameters: Tensor) -> Pixels:
-        """Before tanh, (B, C, H, W)."""
-        return LaplacePixels(parameters.tanh(), self.scale())
+        """The location, before it is bent beyond [-1, 1], (B, C, H, W)."""
+        return LaplacePixels(parameters, self.scale())

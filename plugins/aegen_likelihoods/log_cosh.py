@@ -14,26 +14,23 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from aegen import ImageShape, Likelihood, Pixels
+from aegen_likelihoods.location import Located
 from aegen_likelihoods.scale import Scale
 
 
-class SecantPixels(Pixels):
-    """Hyperbolic secant around mean (B, C, H, W) in [-1, 1], log_scale ()."""
-
-    def __init__(self, mean: Tensor, log_scale: Tensor) -> None:
-        self.mean = mean
-        self.log_scale = log_scale
+class SecantPixels(Located):
+    """Hyperbolic secant around location (B, C, H, W), log_scale ()."""
 
     def nll(self, x: Tensor) -> Tensor:
         """In nats of the density over [-1, 1], (B,)."""
-        error = (x - self.mean).abs() * torch.exp(-self.log_scale)
+        error = (x - self.location).abs() * torch.exp(-self.log_scale)
         cost = (error + softplus(-2 * error)).flatten(1).sum(1)  # log cosh + log 2; cosh itself would overflow
-        return cost + self.mean[0].numel() * (self.log_scale + math.log(math.pi / 2))
+        return cost + self.location[0].numel() * (self.log_scale + math.log(math.pi / 2))
 
     def sample(self) -> Tensor:
         """(B, C, H, W), clamped to [-1, 1]; the inverse of the distribution function at uniform noise."""
-        noise = torch.log(torch.tan(0.5 * math.pi * torch.rand_like(self.mean)))
-        return (self.mean + self.log_scale.exp() * noise).clamp(-1, 1)
+        noise = torch.log(torch.tan(0.5 * math.pi * torch.rand_like(self.location)))
+        return (self.location + self.log_scale.exp() * noise).clamp(-1, 1)
 
 
 class LogCosh(Likelihood):
@@ -50,5 +47,5 @@ class LogCosh(Likelihood):
         self.scale = Scale(scale)
 
     def forward(self, parameters: Tensor) -> Pixels:
-        """Before tanh, (B, C, H, W)."""
-        return SecantPixels(parameters.tanh(), self.scale())
+        """The location, before it is bent beyond [-1, 1], (B, C, H, W)."""
+        return SecantPixels(parameters, self.scale())

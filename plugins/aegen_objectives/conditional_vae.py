@@ -13,7 +13,7 @@ from aegen_objectives.vae import VAE
 class ConditionalVAE(VAE):
     """`vae` with the image's class in the latent: `aegen sample --label` draws of one class. For data with labels.
 
-    The `penalty` has the cross-entropy of the class logits beside the KL; `--bottleneck.label_weight 0` leaves the bound.
+    The `penalty` is the KL and the cross-entropy of the class logits; `--bottleneck.label_weight 0` leaves the KL.
     """
 
     bottleneck = "conditional"

@@ -1,9 +1,9 @@
 """The contractive autoencoder: the code should hardly move when the image does.
 
-Rifai et al., Contractive Auto-Encoders: Explicit Invariance During Feature Extraction, 2011, eq. 4 and 5: the squared Frobenius
+Rifai et al., Contractive Auto-Encoders: Explicit Invariance During Feature Extraction, 2011: the squared Frobenius
 norm of the encoder's Jacobian. Exact, it costs one backward pass for each latent dimension; by Hutchinson's estimator (A
-Stochastic Estimator of the Trace, 1990) one for each probe, without bias. The code is what the encoder
-gives to the bottleneck; images must not see each other in it.
+Stochastic Estimator of the Trace, 1990) one for each probe, without bias. The code is what the encoder gives to the bottleneck;
+images must not see each other in it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class ContractiveAE(AE):
     def __init__(self, *, weight: Annotated[float, Range(0)] = 0.1, probes: Annotated[int, Range(0)] = 1) -> None:
         super().__init__()
         self.weight, self.probes = weight, probes
+        self.norm = torch.compiler.disable(self.norm)  # type: ignore[method-assign]  # it knows no second derivatives
 
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
         """The terms of `ae` and `contraction`, (B,)."""

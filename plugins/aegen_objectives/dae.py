@@ -1,6 +1,6 @@
 """The denoising autoencoder: the image is reconstructed from a corrupted copy of it.
 
-Vincent et al., Extracting and Composing Robust Features with Denoising Autoencoders, 2008, eq. 5; the three corruptions:
+Vincent et al., Extracting and Composing Robust Features with Denoising Autoencoders, 2008; the three corruptions:
 Vincent et al., Stacked Denoising Autoencoders, 2010, section 3.3. Their images lie in [0, 1], so what is masked becomes black,
 -1 here, and not the grey of 0. Validation corrupts as training does: that is the criterion.
 """

@@ -1,6 +1,6 @@
 """The regularised autoencoder, its decoder held by the size of its derivative.
 
-Ghosh et al., From Variational to Deterministic Autoencoders, 2020, eq. 11 with L_GP of section 3.1: the squared norm of the
+Ghosh et al., From Variational to Deterministic Autoencoders, 2020, L_GP of section 3.1: the squared norm of the
 derivative of the decoded image by the latent. It is the Frobenius norm of the whole Jacobian and not the gradient of the sum
 over pixels, which is one direction of it. Estimated by Hutchinson's method from random weights of ±1 on the pixels, or exact, a pair
 of passes for each latent dimension.
@@ -35,6 +35,7 @@ class RAEGP(AE):
     ) -> None:
         super().__init__()
         self.beta, self.weight, self.probes = beta, weight, probes
+        self.loss = torch.compiler.disable(self.loss)  # type: ignore[method-assign]  # it knows no second derivatives
 
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
         """The terms of `ae`, `norm` (B,) and `slope` (B,)."""

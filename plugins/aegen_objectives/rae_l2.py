@@ -1,6 +1,6 @@
 """The regularised autoencoder, its decoder held by weight decay.
 
-Ghosh et al., From Variational to Deterministic Autoencoders, 2020, eq. 11 with L_REG of section 3.1: latents are kept near zero by
+Ghosh et al., From Variational to Deterministic Autoencoders, 2020, L_REG of section 3.1: latents are kept near zero by
 their norm and a decoder that cannot stretch them apart, so that a density fitted to them can be sampled.
 """
 

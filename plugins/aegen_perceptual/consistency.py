@@ -1,6 +1,6 @@
 """An image and a slightly moved copy of it should have the same posterior.
 
-Sinha & Dieng, Consistency Regularization for Variational Auto-Encoders, 2021, eq. 3: KL(q(z|moved x) ‖ q(z|x)), with gradients to
+Sinha & Dieng, Consistency Regularization for Variational Auto-Encoders, 2021: KL(q(z|moved x) ‖ q(z|x)), with gradients to
 both. Of the paper's objective only the regulariser is added; its bound of the moved images is augmentation of the data.
 """
 

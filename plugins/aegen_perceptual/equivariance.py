@@ -1,6 +1,6 @@
 """Turning or shrinking the latent should turn or shrink the image: feature maps become smooth, and easier to generate.
 
-Kouzelis et al., EQ-VAE: Equivariance Regularized Latent Space for Improved Generative Image Modeling, 2025, eq. 6: in half of
+Kouzelis et al., EQ-VAE: Equivariance Regularized Latent Space for Improved Generative Image Modeling, 2025: in half of
 the steps the latent is brought to 8/32 … 31/32 of its size and turned by one to three quarters, and what is decoded is
 compared with the image treated alike. The paper then leaves out the usual reconstruction; here the term is added to it. A latent
 has few sizes, so the target takes the size that was decoded. The draw is the batch's own, and it is made on the host, since it

@@ -1,0 +1,52 @@
+"""The Wasserstein GAN: a critic whose weights stay in a box estimates the earth mover's distance.
+
+Arjovsky et al., Wasserstein GAN, 2017, algorithm 1, which has RMSprop at a rate of 5e-5. The critic is always called with its
+weights clipped, so that generator and validation too see it inside the box; before each of its own steps the weights
+themselves are clipped. A parametrisation alone would not do: clip's derivative is 0 outside, and a weight that left would
+never come back.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import torch
+from torch import Tensor
+from torch.func import functional_call
+
+from aegen import Autoencoder, ImageShape, Outcome, Range
+from aegen_adversarial.game import Count
+from aegen_adversarial.gan import GAN
+
+
+class WGAN(GAN):
+    """The critic's mean verdict on images less that on decoded prior draws, its weights clipped; no encoder is trained.
+
+    Options:
+        clip: largest absolute value of a weight of the critic.
+    """
+
+    def __init__(
+        self,
+        image: ImageShape,
+        *,
+        clip: Annotated[float, Range(above=0)] = 0.01,
+        critic_steps: Count = 5,
+        width: Count = 32,
+    ) -> None:
+        super().__init__(image, form="wasserstein", critic_steps=critic_steps, width=width)
+        self.clip = clip
+
+    def verdicts(self, x: Tensor) -> Tensor:
+        """The verdicts of the critic inside its box, (B, 1)."""
+        clipped = {name: weight.clamp(-self.clip, self.clip) for name, weight in self.critic.named_parameters()}
+        verdicts: Tensor = functional_call(self.critic, clipped, (x,))
+        return verdicts
+
+    def judge(self, model: Autoencoder, x: Tensor) -> Outcome:
+        """The term `critic`, (B,), after what the last step moved out of the box is brought back."""
+        if self.training and torch.is_grad_enabled():
+            with torch.no_grad():
+                for weight in self.critic.parameters():
+                    weight.clamp_(-self.clip, self.clip)
+        return super().judge(model, x)

@@ -1,0 +1,243 @@
+"""A codebook, and how gradients pass through the choice of a code.
+
+van den Oord et al., Neural Discrete Representation Learning, 2017, eq. 1 to 3 and appendix A.1. The averages of A.1 begin at zero and
+their quotient is taken only for codes that were just used, so they need neither a correction of the start nor smoothing.
+k-means and restarts: Łańcucki et al., Robust Training of Vector Quantized Bottleneck Models, 2020; Dhariwal et al., Jukebox, 2020. Unit
+length: Yu et al., Vector-quantized Image Modeling with Improved VQGAN, 2022. Rotation: Fifty et al., Restructuring Vector Quantization
+with the Rotation Trick, 2024, section 4.
+
+Of several processes, each holds the same codebook: uses and sums are added up over them, random picks are the first one's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import embedding, normalize
+
+Update = Literal["ema", "gradient"]
+_SHORTEST = 1e-6
+
+
+class Quantised(NamedTuple):
+    """What was asked for and what was found: x and e (B, dim, …), codes int64 (B, …)."""
+
+    x: Tensor
+    e: Tensor
+    codes: Tensor
+
+
+class Codebook(nn.Module):
+    """`codes` vectors of `dim` dimensions, of which the nearest one is chosen.
+
+    `restart` is in batches, or in as many as bring one vector for each code, where a batch brings fewer.
+    """
+
+    vectors: Tensor
+    initialised: Tensor
+    sums: Tensor
+    counts: Tensor
+    idle: Tensor
+
+    def __init__(
+        self,
+        dim: int,
+        codes: int,
+        *,
+        update: Update = "ema",
+        decay: float = 0.99,
+        restart: int = 50,
+        kmeans_iterations: int = 10,
+        l2_normalised: bool = False,
+    ) -> None:
+        super().__init__()
+        self.learned = update == "gradient"
+        self.decay, self.restart, self.kmeans_iterations = decay, restart, kmeans_iterations
+        self.l2_normalised = l2_normalised
+        vectors = torch.randn(codes, dim)
+        if self.learned:
+            self.vectors = nn.Parameter(vectors)
+        else:
+            self.register_buffer("vectors", vectors)
+            self.register_buffer("sums", torch.zeros(codes, dim))
+        self.register_buffer("counts", torch.zeros(codes))  # decayed uses
+        self.register_buffer("idle", torch.zeros(codes))  # since the last use
+        self.register_buffer("initialised", torch.tensor(kmeans_iterations == 0))
+        self._started = False
+
+    def forward(self, x: Tensor) -> Quantised:
+        """(B, dim, …) → the nearest codes. State moves in training with gradients only."""
+        x = self._scaled(x.movedim(1, -1))
+        rows = x.detach().reshape(-1, x.shape[-1])
+        moves = self.training and torch.is_grad_enabled()
+        if moves:
+            self._start(rows)
+        codes = nearest(rows, self._scaled(self.vectors.detach()))
+        found = codes.view(x.shape[:-1])
+        e = self.lookup(found)
+        if moves:
+            self._learn(rows, codes)
+        return Quantised(x.movedim(-1, 1), e, found)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (B, …) → vectors (B, dim, …)."""
+        return self._scaled(embedding(codes, self.vectors)).movedim(-1, 1)
+
+    def charge(self, found: Quantised, beta: float) -> Tensor:
+        """Summed over dimensions and positions, (B,): beta · |x - sg e|², and |sg x - e|² if gradients train the codes."""
+        charge = beta * (found.x - found.e.detach()).square()
+        if self.learned:
+            charge = charge + (found.x.detach() - found.e).square()
+        total: Tensor = charge.flatten(1).sum(1)
+        return total
+
+    def usage(self) -> Tensor:
+        """Share of the codes in use, (): their decayed count exceeds that of one use 1 / (1 - decay) training batches ago."""
+        once = (1 - self.decay) * self.decay ** (1 / (1 - self.decay))
+        return (self.counts > once).to(self.counts.dtype).mean()
+
+    def _scaled(self, vectors: Tensor) -> Tensor:
+        return normalize(vectors, dim=-1) if self.l2_normalised else vectors
+
+    @torch.no_grad()
+    def _start(self, rows: Tensor) -> None:
+        """k-means on the first batch."""
+        if self._started:
+            return
+        # One look at the device, at the first step after building or loading. Without it every step would run k-means, or a
+        # resumed run could not know that it must not.
+        if not bool(self.initialised):
+            book = k_means(rows, len(self.vectors), self.kmeans_iterations, self._scaled)
+            self.vectors.copy_(first_rank(book))
+            self.initialised.fill_(True)
+        self._started = True
+
+    @torch.no_grad()
+    def _learn(self, rows: Tensor, codes: Tensor) -> None:
+        """Averages, then restarts."""
+        hits, sums = tally(rows, codes, len(self.vectors))
+        add_up(hits, *([] if self.learned else [sums]))
+        self.counts.lerp_(hits, 1 - self.decay)
+        if not self.learned:
+            self.sums.lerp_(sums, 1 - self.decay)
+            means = self.sums / self.counts.clamp(min=torch.finfo(hits.dtype).tiny).unsqueeze(1)
+            self.vectors.copy_(torch.where((hits > 0).unsqueeze(1), means, self.vectors))
+        if not self.restart:
+            return
+        # A use is the more to be expected the more vectors a batch has, until there is one for each code.
+        self.idle.add_((hits.sum() / len(hits)).clamp(max=1)).mul_(hits == 0)
+        alive = self.idle < self.restart
+        self.vectors.copy_(torch.where(alive.unsqueeze(1), self.vectors, first_rank(some(rows, len(hits)))))
+        self.idle.mul_(alive)
+        self.counts.mul_(alive)  # the next vectors that choose it are its mean
+        if not self.learned:
+            self.sums.mul_(alive.unsqueeze(1))
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._started = False
+
+
+# ---------------------------------------------------------------------------------------------------- arithmetic
+
+
+def nearest(rows: Tensor, book: Tensor) -> Tensor:
+    """The nearest of `book` (K, D) to each of `rows` (N, D), int64 (N,)."""
+    return torch.addmm(book.square().sum(1), rows, book.T, alpha=-2).argmin(1)
+
+
+def tally(rows: Tensor, codes: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """How many rows chose each code, (K,), and their sum, (K, D); by a product, which adds in the same order each time."""
+    chosen = (codes.unsqueeze(1) == torch.arange(count, device=codes.device)).to(rows.dtype)
+    return chosen.sum(0), chosen.T @ rows
+
+
+def some(rows: Tensor, count: int) -> Tensor:
+    """`count` random rows; none twice before each was taken once."""
+    order = torch.rand(len(rows), device=rows.device).argsort()
+    return rows[order[torch.arange(count, device=rows.device) % len(rows)]]
+
+
+def k_means(rows: Tensor, count: int, iterations: int, scaled: Callable[[Tensor], Tensor]) -> Tensor:
+    """Lloyd's algorithm from random rows, (count, D); a mean that no row chooses stays where it is.
+
+    Where there are fewer rows than means, those beyond stand a hundredth of the spread beside a row.
+    """
+    spread = 0.01 * rows.std(0, correction=0)
+    beyond = (torch.arange(count, device=rows.device) >= len(rows)).unsqueeze(1)
+    book = some(rows, count)
+    book = scaled(book + beyond * spread * torch.randn_like(book))
+    for _ in range(iterations):
+        hits, sums = tally(rows, nearest(rows, book), count)
+        hits = hits.unsqueeze(1)
+        book = scaled(torch.where(hits > 0, sums / hits.clamp(min=1), book))
+    return book
+
+
+def add_up(*values: Tensor) -> None:
+    """Sum over processes, in place, if there are several."""
+    if dist.is_available() and dist.is_initialized():
+        for value in values:
+            dist.all_reduce(value)
+
+
+def first_rank(value: Tensor) -> Tensor:
+    """What the first of several processes has."""
+    if dist.is_available() and dist.is_initialized():
+        value = value.contiguous()
+        dist.broadcast(value, 0)
+    return value
+
+
+# ---------------------------------------------------------------------------------------------------- gradients
+
+
+def straight_through(x: Tensor, e: Tensor) -> Tensor:
+    """e, to the bit, with the gradients of x."""
+    return e.detach() + (x - x.detach())
+
+
+def rotated(x: Tensor, e: Tensor) -> Tensor:
+    """e, to the bit, with the gradients of the rotation and scaling that takes x to e, both (B, dim, …)."""
+    with torch.no_grad():
+        length = x.norm(dim=1, keepdim=True).clamp(min=_SHORTEST)
+        start, end = x / length, normalize(e, dim=1)
+        middle = normalize(start + end, dim=1)
+        scale = e.norm(dim=1, keepdim=True) / length
+    across = 2 * (middle * x).sum(1, keepdim=True) * middle
+    along = 2 * (start * x).sum(1, keepdim=True) * end
+    return straight_through(scale * (x - across + along), e)
+
+
+# ---------------------------------------------------------------------------------------------------- watching
+
+
+def company(codes: Tensor) -> Tensor:
+    """How many of all codes (…) are the same as each, itself included, (N,); no table of all codes that could be."""
+    ordered = codes.flatten().sort().values
+    return torch.searchsorted(ordered, ordered, right=True) - torch.searchsorted(ordered, ordered)
+
+
+def perplexity(codes: Tensor) -> Tensor:
+    """exp of the entropy of the codes used in a batch, (), between 1 and their number."""
+    counts = company(codes)
+    return (counts / counts.numel()).log().mean().neg().exp()
+
+
+def batch_usage(codes: Tensor, count: int) -> Tensor:
+    """How many different codes a batch uses, as a share of `count` or of the most it could use, (), between 0 and 1."""
+    counts = company(codes)
+    used = counts.reciprocal().sum()
+    return torch.maximum(used / count, used / counts.numel())
+
+
+def watched(books: Iterable[Codebook], codes: Iterable[Tensor]) -> dict[str, Tensor]:
+    """Perplexity and usage, (), averaged over codebooks."""
+    return {
+        "perplexity": torch.stack([perplexity(c) for c in codes]).mean(),
+        "usage": torch.stack([book.usage() for book in books]).mean(),
+    }
