@@ -1,13 +1,14 @@
 """A critic that tells images from reconstructions, and an autoencoder that is trained to deceive it.
 
 Larsen et al., Autoencoding beyond pixels, 2016; Esser et al., Taming Transformers, 2021, section 3.1, and its adaptive weight,
-eq. 7, with gradients taken at the reconstruction and not at the decoder's last layer. The critic is the patch critic of
+eq. 7, with gradients taken at what the decoder gives, which is the reconstruction but for a bend of single values. The critic is the patch critic of
 Isola et al., Image-to-Image Translation, 2017. Losses: see `forms`; the critic's rules: see `game`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -20,29 +21,31 @@ from aegen_adversarial.critic import PatchCritic
 from aegen_adversarial.forms import Form, fooling_loss
 from aegen_adversarial.game import Count, Game, Weight
 
-_LEAST, _MOST = 1e-4, 1e4  # nats per unit of pixel value, and the largest ratio
+_LEAST, _MOST = 1e-4, 1e4  # nats per unit of the decoder's output, and the largest ratio
 
 
-def gradient_ratio(terms: Mapping[str, Tensor], verdict: Tensor, recon: Tensor) -> Tensor:
-    """How much longer the terms' gradient at the reconstruction is than the verdict's, () from 0 to 10,000.
+@contextmanager
+def decoder_outputs(model: Autoencoder) -> Iterator[list[Tensor]]:
+    """A list of what the likelihood is given inside the context: the common root of error and reconstruction."""
+    outputs: list[Tensor] = []
+    hook = model.likelihood.register_forward_pre_hook(lambda _, arguments: outputs.append(arguments[0]))
+    try:
+        yield outputs
+    finally:
+        hook.remove()
+
+
+def gradient_ratio(terms: Mapping[str, Tensor], verdict: Tensor, outputs: Sequence[Tensor]) -> Tensor:
+    """How much longer the terms' gradient at the decoder's outputs is than the verdict's, () from 0 to 10,000.
 
     Lengths are root mean squares over the images, so that they do not depend on the batch size.
-
-    Raises:
-        UsageError: no term depends on the reconstruction itself.
     """
-
-    def length(loss: Tensor) -> Tensor:
-        (gradient,) = torch.autograd.grad(loss, recon, retain_graph=True, allow_unused=True)
-        if gradient is None:
-            raise UsageError(
-                "adversarial.adaptive needs an error that is taken at the reconstruction, which this likelihood's is not",
-                hint="choose --likelihood gaussian or laplace",
-            )
-        return torch.linalg.vector_norm(gradient) * len(recon) ** 0.5
-
     own = torch.stack([term.mean() for term in terms.values()]).sum()
-    return (length(own) / (length(verdict.mean()) + _LEAST)).clamp(0, _MOST)
+    lengths = []
+    for loss in (own, verdict.mean()):
+        found = torch.autograd.grad(loss, list(outputs), retain_graph=True, allow_unused=True)
+        lengths.append(torch.stack([g.square().sum() for g in found if g is not None]).sum().mul(len(verdict)).sqrt())
+    return (lengths[0] / (lengths[1] + _LEAST)).clamp(0, _MOST)
 
 
 class Adversarial(Wrapper, Game):
@@ -57,7 +60,7 @@ class Adversarial(Wrapper, Game):
         after: steps before the critic begins to learn and to be heard.
         width: channels of the critic's first layer.
         depth: number of the critic's strided layers.
-        adaptive: count `weight` in sizes of the inner terms' gradient at the reconstruction instead.
+        adaptive: count `weight` in lengths of the inner terms' gradient at the reconstruction instead.
     """
 
     def __init__(
@@ -99,19 +102,19 @@ class Adversarial(Wrapper, Game):
     def turns(self) -> list[Turn]:
         """The inner turns, of which the first also fools the critic, then `judge`, the critic's."""
         first, *others = self.inner.turns()
-        # torch.compile would hide how the error depends on the reconstruction.
+        # torch.compile would hide how the error depends on what the decoder gives.
         fool = torch.compiler.disable(self.fool) if self.adaptive else self.fool
         return [replace(first, loss=partial(fool, first.loss)), *others, *self.critic_turns()]
 
     def fool(self, inner: Callable[[Autoencoder, Tensor], Outcome], model: Autoencoder, x: Tensor) -> Outcome:
         """The inner terms and `verdict`, (B,); the critic is not trained, gradients only pass through it."""
-        outcome = inner(model, x)
+        with decoder_outputs(model) if self.adaptive else nullcontext([]) as outputs:
+            outcome = inner(model, x)
         assert outcome.recon is not None, "the inner objective gives no reconstruction"
-        recon = outcome.recon
-        verdict = fooling_loss(self.form, self.verdicts(recon))
+        verdict = fooling_loss(self.form, self.verdicts(outcome.recon))
         if not self.adaptive:
             return outcome.plus({"verdict": self.weight * self.pixels * verdict})
-        balance = gradient_ratio(outcome.terms, self.pixels * verdict, recon)
+        balance = gradient_ratio(outcome.terms, self.pixels * verdict, outputs)
         return outcome.plus({"verdict": self.weight * balance * self.pixels * verdict}, {"balance": balance})
 
     def fakes(self, model: Autoencoder, x: Tensor) -> Tensor:
