@@ -29,15 +29,15 @@ from aegen_latents.matched_prior import MatchedPrior
 from aegen_latents.poincare import Poincare
 from aegen_latents.sphere import Sphere
 from aegen_latents.vamp import Vamp
-from aegen_latents.vq import VQ
 from aegen_latents.von_mises_fisher import VonMisesFisher
+from aegen_latents.vq import VQ
 from aegen_likelihoods.bernoulli import Bernoulli
 from aegen_likelihoods.gaussian import Gaussian as GaussianPixels
 from aegen_nets.conv import Conv
 from aegen_nets.mlp import MLP
 from aegen_objectives import kernels
 from aegen_objectives.ae import AE
-from aegen_objectives.beta_tc_vae import BetaTCVAE, pairwise
+from aegen_objectives.beta_tc_vae import BetaTCVAE
 from aegen_objectives.beta_vae import BetaVAE
 from aegen_objectives.capacity_vae import CapacityVAE
 from aegen_objectives.ciwae import CIWAE

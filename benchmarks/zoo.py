@@ -8,7 +8,8 @@ the negative ELBO and the importance-sampled NLL where the bottleneck has a dens
 Gaussian with their covariance) and their squared MMD to N(0, 1) (RBF kernels of several scales); codebook usage; KID of
 samples from the prior and from a mixture fitted ex post, in the features of a small classifier that this script trains on MNIST
 (printed with its accuracy), not in Inception's; the mean squared gradient of the samples relative to that of the test images
-(sharpness). Read rows against each other, not against a paper's numbers. It writes zoo.json, zoo.md and a strip of samples a row.
+(sharpness). Read rows against each other, not against a paper's numbers. It writes a .json and a strip of samples a row, and
+zoo.md.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,16 +28,31 @@ from aegen_objectives.importance import importance_nll
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
 
-from aegen import load, pictures, registry
+from aegen import Bottleneck, load, pictures
 from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
+from aegen.factory import load as load_class
+from aegen.model import combinations, expand, objective_classes
 from aegen.settings import DataSettings
+from aegen.spec import options_of
 from aegen.use import draw
 
-NET = "--arch conv --arch.width 16 --arch.depth 2 --latent-dim 10 --batch-size 100"
+NET = '--arch mlp --arch.hidden "[400]" --batch-size 100'
 COUNT = 2000  # samples for KID
-ROWS = {name: f"--objective {name}" for name in registry.names("objective")}
-"""Row → what it adds to the command line; what is registered is run, unless it is changed here."""
+DIM = 10
+
+
+def rows() -> list[str]:
+    """What is registered, and the wrappers that need neither weights nor a feature map around `vae`."""
+    names = [row["objective"] for row in combinations() if not row["wraps"]]
+    return [*names, "vae+ms-ssim", "vae+consistency"]
+
+
+def options(name: str) -> str:
+    """What a row adds to the command line: ten latent dimensions, where the bottleneck counts in dimensions."""
+    neck = objective_classes(expand(name))[0][1].bottleneck
+    dim = f" --latent-dim {DIM}" if "dim" in options_of(load_class("bottleneck", neck, Bottleneck)) else ""
+    return f"--objective {name}{dim}"
 
 
 def classifier(data: Data, steps: int = 1500) -> tuple[nn.Sequential, float]:
@@ -60,8 +77,8 @@ def classifier(data: Data, steps: int = 1500) -> tuple[nn.Sequential, float]:
 
 @torch.no_grad()
 def features(net: nn.Sequential, images: Tensor) -> Tensor:
-    """The last hidden layer, (N, 64)."""
-    return torch.cat([net[:-1](part) for part in images.split(500)])
+    """The last hidden layer, (N, 64), of a size near 1."""
+    return torch.cat([net[:-1](part) for part in images.split(500)]) / 10
 
 
 def kid(a: Tensor, b: Tensor) -> float:
@@ -141,33 +158,35 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, required=True, help="folder that holds MNIST/raw")
     parser.add_argument("--out", type=Path, default=Path("zoo"))
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--only", nargs="*", default=list(ROWS))
+    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--only", nargs="*", default=rows())
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     data = load_data(DataSettings(name="mnist", root=str(given.data_root)))
     net, accuracy = classifier(data)
     print(f"feature space: 64 units of a classifier that is right on {accuracy:.1%} of the test images")
     real = features(net, normalize(data.validation[:COUNT]))
-    table = given.out / "zoo.json"
-    rows: dict[str, Any] = json.loads(table.read_text()) if table.exists() else {}
     for name in given.only:
-        if name in rows and "failed" not in rows[name]:
+        result = given.out / f"{name}.json"
+        if result.exists():
             continue
         run = given.out / name.replace("+", "-")
-        words = f"train {NET} {ROWS[name]} --data mnist --data-root {given.data_root} --steps {given.steps}"
+        words = f"train {NET} {options(name)} --data mnist --data-root {given.data_root} --steps {given.steps}"
         tail = f" --run-dir {run} --set log.images_every_epochs=0 --json"
-        subprocess.run(["rm", "-rf", str(run)], check=True)
+        shutil.rmtree(run, ignore_errors=True)
         command = [sys.executable, "-m", "aegen", *shlex.split(words + tail)]
         done = subprocess.run(command, capture_output=True, text=True)
+        row: dict[str, Any]
         if done.returncode:
-            rows[name] = {"failed": done.stderr.strip().splitlines()[-1]}
+            row = {"failed": done.stderr.strip().splitlines()[-1]}
         else:
-            result = json.loads(done.stdout.splitlines()[-1])
-            rows[name] = {"images_per_second": result["images_per_second"], **measure(run, data, net, real)}
-        print(name, {k: v for k, v in rows[name].items() if k != "validation"}, flush=True)
-        table.write_text(json.dumps(rows, indent=1) + "\n")
-    (given.out / "zoo.md").write_text(markdown(rows))
+            told = json.loads(done.stdout.splitlines()[-1])
+            row = {"images_per_second": told["images_per_second"], **measure(run, data, net, real)}
+        print(name, {k: v for k, v in row.items() if k != "validation"}, flush=True)
+        if not done.returncode:
+            result.write_text(json.dumps(row, indent=1) + "\n")
+    found = {path.stem: json.loads(path.read_text()) for path in sorted(given.out.glob("*.json"))}
+    (given.out / "zoo.md").write_text(markdown(found))
 
 
 COLUMNS = {
@@ -192,9 +211,6 @@ def markdown(rows: dict[str, Any]) -> str:
         "|---|" + "---:|" * len(COLUMNS),
     ]
     for name, row in rows.items():
-        if "failed" in row:
-            lines.append(f"| {name} | {row['failed']} |" + " |" * (len(COLUMNS) - 1))
-            continue
         values = {**row["validation"], **row, "mmd": row["mmd"] * 1000 if "mmd" in row else None}
         cells = [format(values[key], form) if values.get(key) is not None else "" for key, (_, form) in COLUMNS.items()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")

@@ -192,6 +192,28 @@ def test_autocast_lowers_no_density(kind: str) -> None:
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
 
 
+class Means(nn.Module):
+    """What is exported of an encoder."""
+
+    def __init__(self, model: Autoencoder) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.encode(x).mean
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_traced_encoder_takes_batches_of_any_size(kind: str) -> None:
+    model = put_together(KINDS[kind](dim=3, **({"depth": 1} if kind in FLOWS else {}))).eval()
+    with torch.no_grad():
+        traced = torch.export.export(
+            Means(model), (images(2),), dynamic_shapes=({0: torch.export.Dim("batch", min=1)},)
+        )
+        x = images(5)
+        close(traced.module()(x), model.encode(x).mean)
+
+
 # ------------------------------------------------------------------------------------------ full covariance
 
 
@@ -523,8 +545,8 @@ def bent(kind: str, dim: int) -> tuple[FlowPosterior, Tensor]:
     return neck, features
 
 
-def grid(dim: int, side: float = 9.0, count: int = 601) -> tuple[Tensor, float]:
-    line = torch.linspace(-side, side, count if dim == 2 else 20_001)
+def grid(dim: int, side: float = 9.0, count: int = 361) -> tuple[Tensor, float]:
+    line = torch.linspace(-side, side, count if dim == 2 else 8_001)
     return torch.cartesian_prod(*[line] * dim).reshape(-1, dim), float(line[1] - line[0]) ** dim
 
 

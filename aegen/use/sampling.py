@@ -117,6 +117,8 @@ def _class_index(loaded: Loaded, label: str) -> int:
             hint="train with --objective conditional-vae on data with labels, a folder a class",
         )
     classes = loaded.file.header["data"]["classes"]
+    if label not in classes and label.isdecimal() and int(label) < len(classes):
+        return int(label)  # MNIST calls its classes "7 - seven"
     if label not in classes:
         hint = did_you_mean(label, classes) or f"classes are {listing(classes)}"
         raise UsageError(f"--label {label!r} is no class of {loaded.path}", hint=hint)

@@ -1,14 +1,14 @@
 """A critic that tells images from reconstructions, and an autoencoder that is trained to deceive it.
 
 Larsen et al., Autoencoding beyond pixels, 2016; Esser et al., Taming Transformers, 2021, section 3.1, and its adaptive weight,
-eq. 7, with gradients taken at what the decoder gives, which is the reconstruction but for a bend of single values. The critic is the patch critic of
-Isola et al., Image-to-Image Translation, 2017. Losses: see `forms`; the critic's rules: see `game`.
+eq. 7, with gradients taken at what the decoder gives: the reconstruction itself, but for a bend of single values. The critic
+is the patch critic of Isola et al., Image-to-Image Translation, 2017. Losses: see `forms`; the critic's rules: see `game`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Annotated
@@ -108,7 +108,8 @@ class Adversarial(Wrapper, Game):
 
     def fool(self, inner: Callable[[Autoencoder, Tensor], Outcome], model: Autoencoder, x: Tensor) -> Outcome:
         """The inner terms and `verdict`, (B,); the critic is not trained, gradients only pass through it."""
-        with decoder_outputs(model) if self.adaptive else nullcontext([]) as outputs:
+        listening: AbstractContextManager[list[Tensor]] = decoder_outputs(model) if self.adaptive else nullcontext([])
+        with listening as outputs:
             outcome = inner(model, x)
         assert outcome.recon is not None, "the inner objective gives no reconstruction"
         verdict = fooling_loss(self.form, self.verdicts(outcome.recon))

@@ -1,7 +1,7 @@
 """Critics: one judges overlapping parts of an image, one the whole.
 
-Patches: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, 2017, appendix 6.1.2, for reconstructions,
-whose composition the other terms see to. The whole: Radford et al., Unsupervised Representation Learning with Deep Convolutional
+Patches: Isola et al., Image-to-Image Translation with Conditional Adversarial Networks, 2017, appendix 6.1.2, for
+reconstructions, whose composition the other terms see to. The whole: Radford et al., Unsupervised Representation Learning with Deep Convolutional
 Generative Adversarial Networks, 2016, for images that nothing else judges: right strokes in wrong places deceive patches, and
 the theory of Wasserstein's distance and of R1 speaks of one number an image. Both are without normalisation, so that the
 verdict on one image does not depend on the others of its batch.

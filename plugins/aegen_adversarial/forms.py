@@ -1,7 +1,8 @@
 """What the two sides of a game minimise, given the critic's verdicts.
 
 Hinge: Lim & Ye, Geometric GAN, 2017. Non-saturating: Goodfellow et al., Generative Adversarial Nets, 2014. Least squares:
-Mao et al., 2017, with labels 0 and 1. Wasserstein: Arjovsky et al., Wasserstein GAN, 2017, eq. 2; its critic must be kept in bounds.
+Mao et al., 2017, with labels 0 and 1. Wasserstein: Arjovsky et al., Wasserstein GAN, 2017, eq. 2; its critic must be kept
+in bounds.
 """
 
 from __future__ import annotations

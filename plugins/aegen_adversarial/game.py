@@ -1,9 +1,9 @@
 """What every game with a critic shares: the critic's turn and what keeps the critic in bounds, each an option.
 
 Spectral norm: Miyato et al., Spectral Normalization for Generative Adversarial Networks, 2018. R1: Mescheder et al., Which
-Training Methods for GANs do actually Converge?, 2018, eq. 9; seldom but as much stronger: Karras et al., StyleGAN2, 2020, appendix
-B. Gradient penalty: Gulrajani et al., Improved Training of Wasserstein GANs, 2017, eq. 3. LeCam: Tseng et al., Regularizing
-Generative Adversarial Networks under Limited Data, 2021, eq. 5, each side squared only beyond the other's usual verdict.
+Training Methods for GANs do actually Converge?, 2018, eq. 9; seldom but as much stronger: Karras et al., StyleGAN2, 2020.
+Gradient penalty: Gulrajani et al., Improved Training of Wasserstein GANs, 2017, eq. 3. LeCam: Tseng et al., Regularizing
+Generative Adversarial Networks under Limited Data, 2021, each side squared only beyond the other's usual verdict.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 Larsen et al., Autoencoding beyond pixels using a learned similarity metric, 2016, eq. 7 to 9 and algorithm 1: images stand
 against reconstructions and draws from the prior. The decoder's side of the game is the non-saturating one (Goodfellow et al.,
-2014). The critic sees the whole image, for nothing else judges a draw; it is without normalisation, so that its verdict on one image
-does not depend on the others. The error is a unit normal's in the features, without its constant.
+2014). The critic sees the whole image, for nothing else judges a draw; it is without normalisation, so that its verdict on
+one image does not depend on the others. The error is a unit normal's in the features, without its constant.
 """
 
 from __future__ import annotations

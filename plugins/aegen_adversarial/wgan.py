@@ -2,8 +2,8 @@
 
 Arjovsky et al., Wasserstein GAN, 2017, algorithm 1, which has RMSprop at a rate of 5e-5. The critic is always called with its
 weights clipped, so that generator and validation too see it inside the box; before each of its own steps the weights
-themselves are clipped. A parametrisation alone would not do: clip's derivative is 0 outside, and a weight that left would
-never come back.
+themselves are clipped, and their gradient is that of the clipped ones. A clamp alone would not do: its derivative is 0
+outside and, in some versions of torch, at the edge, where most weights of this critic are; they would never come back.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class WGAN(GAN):
 
     def verdicts(self, x: Tensor) -> Tensor:
         """The verdicts of the critic inside its box, (B, 1)."""
-        clipped = {name: weight.clamp(-self.clip, self.clip) for name, weight in self.critic.named_parameters()}
+        clipped = {
+            name: weight + (weight.clamp(-self.clip, self.clip) - weight).detach()
+            for name, weight in self.critic.named_parameters()
+        }
         verdicts: Tensor = functional_call(self.critic, clipped, (x,))
         return verdicts
 

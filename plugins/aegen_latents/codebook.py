@@ -85,23 +85,24 @@ class Codebook(nn.Module):
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, …) → vectors (B, dim, …)."""
-        return self._scaled(embedding(codes, self.vectors)).movedim(-1, 1)
+        vectors: Tensor = embedding(codes, self.vectors)
+        return self._scaled(vectors).movedim(-1, 1)
 
     def charge(self, found: Quantised, beta: float) -> Tensor:
         """Summed over dimensions and positions, (B,): beta · |x - sg e|², and |sg x - e|² if gradients train the codes."""
-        charge = beta * (found.x - found.e.detach()).square()
+        charge: Tensor = beta * (found.x - found.e.detach()).square()
         if self.learned:
             charge = charge + (found.x.detach() - found.e).square()
-        total: Tensor = charge.flatten(1).sum(1)
-        return total
+        return charge.flatten(1).sum(1)
 
     def usage(self) -> Tensor:
         """Share of the codes in use, (): their decayed count exceeds that of one use 1 / (1 - decay) training batches ago."""
-        once = (1 - self.decay) * self.decay ** (1 / (1 - self.decay))
+        once: float = (1 - self.decay) * self.decay ** (1 / (1 - self.decay))
         return (self.counts > once).to(self.counts.dtype).mean()
 
     def _scaled(self, vectors: Tensor) -> Tensor:
-        return normalize(vectors, dim=-1) if self.l2_normalised else vectors
+        scaled: Tensor = normalize(vectors, dim=-1) if self.l2_normalised else vectors
+        return scaled
 
     @torch.no_grad()
     def _start(self, rows: Tensor) -> None:

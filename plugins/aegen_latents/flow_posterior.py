@@ -53,7 +53,7 @@ class Bent(Posterior):
     def _carried(self, start: Tensor) -> tuple[Tensor, Tensor]:
         with _full_precision(start):
             z, logdet = self.flow(start.movedim(1, -1), self.parameters)
-        return z.movedim(-1, 1), logdet.reshape(len(z), -1).sum(1)
+        return z.movedim(-1, 1), logdet.unsqueeze(1).flatten(1).sum(1)
 
 
 class FlowPosterior(Bottleneck):

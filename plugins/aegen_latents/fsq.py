@@ -42,7 +42,13 @@ class FSQ(Bottleneck):
         offset = [0.0 if n % 2 else 0.5 for n in levels]
         shift = [math.atanh(o / b) for o, b in zip(offset, bound, strict=True)]
         place = [math.prod(levels[:i]) for i in range(len(levels))]
-        for name, values in (("bound", bound), ("offset", offset), ("shift", shift), ("levels", levels), ("place", place)):
+        for name, values in (
+            ("bound", bound),
+            ("offset", offset),
+            ("shift", shift),
+            ("levels", levels),
+            ("place", place),
+        ):
             self.register_buffer(name, torch.tensor(values), persistent=False)
 
     def forward(self, features: Tensor) -> Latent:

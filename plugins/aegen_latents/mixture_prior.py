@@ -54,4 +54,4 @@ class MixturePrior(Bottleneck):
     def log_prior(self, z: Tensor) -> Tensor:
         """log p(z) in nats, (B,), summed over positions."""
         each = log_normals(z.movedim(1, -1), self.means, self.logvars) + self.logits.log_softmax(0)
-        return each.logsumexp(-1).reshape(len(z), -1).sum(1)
+        return each.logsumexp(-1).unsqueeze(1).flatten(1).sum(1)
