@@ -197,7 +197,7 @@ def build_sampler(spec: Spec, model: Autoencoder) -> Sampler:
         UsageError: unknown name or option, or a need that the bottleneck does not meet.
     """
     cls = load("sampler", spec.name, Sampler)
-    check_needs(f"sampler {spec.name!r}", cls.needs, model.bottleneck)
+    check_needs(f"sampler {spec.name!r}", cls.needs, model.bottleneck, "gaussian")
     known = {"model": model, "latent": model.latent_shape}
     return create(cls, "sampler", spec, "sampler.", known)
 
@@ -248,9 +248,10 @@ def check_needs(who: str, needs: frozenset[str] | set[str], bottleneck: Bottlene
         if set(needs) <= set(offers):
             able.insert(0 if name == usual else len(able), name)
     have = type(bottleneck).__name__.lower()
-    what = (
-        "a sampler that needs none" if who.startswith("sampler") and not able else f"--bottleneck {' or '.join(able)}"
-    )
+    best, *others = able or [""]
+    what = f"--bottleneck {best}" + f" (or {', '.join(others)})" * bool(others)
+    if not able:
+        what = "a sampler that needs none" if who.startswith("sampler") else "another objective"
     raise UsageError(
         f"{who} needs a {' and a '.join(sorted(lacking))}, which the {have} bottleneck has not",
         hint=f"choose {what}",

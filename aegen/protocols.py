@@ -147,7 +147,8 @@ class Turn:
     Attributes:
         name: of its metrics and its optimizer state.
         loss: `loss(model, x) -> Outcome`.
-        trains: parts of the model by name, and the objective's own modules themselves.
+        trains: parts of the model by name, and the objective's own modules themselves; turns that train the very same parts
+            share one optimizer.
         every: taken at each so-many-th step only.
         after: not taken before this step.
     """

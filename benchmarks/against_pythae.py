@@ -177,9 +177,7 @@ def apart(a: Tensor, b: Tensor) -> float:
     return float((a - b).detach().norm() / b.detach().norm().clamp(min=1e-12))
 
 
-def beside(
-    name: str, model: nn.Module, ours: Tensor, theirs: Tensor, why: str, explained: Tensor | None = None
-) -> Row:
+def beside(name: str, model: nn.Module, ours: Tensor, theirs: Tensor, why: str, explained: Tensor | None = None) -> Row:
     """`explained`: what pythae's loss must be if the relation holds; aegen's own, if none is given."""
     explained = ours if explained is None else explained
     value, gradient = apart(theirs, explained), apart(*(slope(v, model.parameters()) for v in (theirs, explained)))
@@ -323,9 +321,7 @@ def importance(x: Tensor) -> Iterator[Row]:
 
 def after(step: Callable[..., None], output: Any, **players: nn.Module) -> dict[str, Tensor]:
     """The gradients that pythae's own step leaves to each player's optimizer."""
-    still = {
-        f"{n}_optimizer": SimpleNamespace(zero_grad=m.zero_grad, step=lambda: None) for n, m in players.items()
-    }
+    still = {f"{n}_optimizer": SimpleNamespace(zero_grad=m.zero_grad, step=lambda: None) for n, m in players.items()}
     for player in players.values():
         player.zero_grad()
     step(SimpleNamespace(**still), output)
@@ -365,7 +361,9 @@ def codebooks(x: Tensor) -> Iterator[Row]:
         pythae.quantizer.embeddings.weight = neck.book.vectors
         count = math.prod(model.latent_shape)
         explained = (2 * found.terms["error"] + found.terms["penalty"] / count).mean()
-        why = f"named error: mean over {count} values, so a weight that falls with the map's size; ½ of the squared error"
+        why = (
+            f"named error: mean over {count} values, so a weight that falls with the map's size; ½ of the squared error"
+        )
         yield beside(f"vq-vae, {shape}", model, total(found), forward(pythae, x.float()).loss, why, explained)
     torch.set_default_dtype(torch.float64)
 

@@ -171,7 +171,7 @@ def test_free_bits_need_charges_and_the_refusal_says_what_to_choose() -> None:
     from aegen.errors import UsageError
 
     model = build_model(Spec("mlp"), Spec("deterministic"), Spec("gaussian"), ImageShape(1, 8, 8))
-    with pytest.raises(UsageError, match=r"'vae' needs a penalty.*deterministic.*--bottleneck gaussian or"):
+    with pytest.raises(UsageError, match=r"'vae' needs a penalty.*deterministic.*--bottleneck gaussian \(or"):
         build_objective(Spec("vae"), model)
     with pytest.raises(UsageError, match=r"needs a charges.*deterministic.*--bottleneck gaussian"):
         build_objective(Spec("vae", {"free_bits": 0.5}), model)

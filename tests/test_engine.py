@@ -271,6 +271,27 @@ def test_validation_does_not_move_anything() -> None:
     assert_same(before, made.state())
 
 
+def test_turns_that_train_the_same_parts_share_one_optimizer() -> None:
+    """Or the weight of a lazy R1, a turn of its own, would mean nothing under Adam, which divides by the gradient's size."""
+
+    def slope(r1: float) -> tuple[Trainer, float]:
+        options = {"width": 4, "r1": r1, "r1_every": 2}
+        made = trainer(objective=Spec("vae+adversarial", {"adversarial": options}), lr=1e-2, steps=48)
+        made.run()
+        critic = made.objective.critic
+        x = torch.rand(32, 1, 8, 8, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        (gradient,) = torch.autograd.grad(critic(x).sum(), x)  # type: ignore[operator]
+        return made, float(gradient.square().sum())
+
+    made, light = slope(1e-3)
+    names = [player.turn.name for player in made.players]
+    judges = [player for player in made.players if player.turn.name.startswith("judge")]
+    assert len(judges) == 2, names
+    assert judges[0].stepper is judges[1].stepper and made.players[0].stepper is not judges[0].stepper
+    assert judges[0].state() and not judges[1].state()
+    assert slope(100.0)[1] < light / 2
+
+
 def test_validation_is_a_mean_over_images_not_over_batches() -> None:
     made = trainer(objective=Spec("ae"), bottleneck="deterministic")
     made.data.validation = made.data.validation[:11]  # a batch of 8 and one of 3

@@ -148,7 +148,7 @@ def test_beta_vae_is_the_vae_with_a_beta_of_4() -> None:
 def test_nats_are_summed_over_pixels_and_dimensions() -> None:
     """Named error of `autoencoders`: a mean over pixels beside a sum over dimensions is beta in the thousands."""
     model, x = autoencoder(Gaussian(dim=3), GaussianPixels(IMAGE, scale=0.5)), images()
-    mean = model.decode(encoded(model, x).z).mean
+    mean = model.decode(encoded(model, x).z).location
     outcome = run(BetaVAE(), model, x)
     error = [
         sum(-Normal(m, 0.5).log_prob(p) for m, p in zip(*pair, strict=True))
@@ -479,6 +479,9 @@ def test_its_gradient_is_that_of_the_logarithm_of_the_mean_squared_error() -> No
 
 def test_it_equals_the_vae_whose_learned_scale_has_arrived() -> None:
     model, x = autoencoder(Gaussian(dim=3)), images()
+    with torch.no_grad():  # inside [-1, 1], where a picture is what the likelihood's location says
+        for parameter in model.decoder.parameters():
+            parameter.mul_(0.3)
     sigma = float(run(SigmaVAE(), model, x).watch["sigma"])
     fixed = autoencoder(Gaussian(dim=3), GaussianPixels(IMAGE, scale=sigma))
     fixed.encoder, fixed.decoder = model.encoder, model.decoder

@@ -106,6 +106,11 @@ class Trainer:
             Player(model, objective, turn, settings, world, names, "" if turn is turns[0] else f"{turn.name}.")
             for turn in turns
         ]
+        first: dict[tuple[nn.Parameter, ...], Player] = {}
+        for player in self.players:
+            same = first.setdefault(tuple(player.parameters), player)
+            if same is not player:
+                player.share(same)
         self.ema = EMA(model, settings.ema) if settings.ema else None
         self.labelled = "labels" in model.bottleneck.offers
         self.batches = Batches(

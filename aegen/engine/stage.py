@@ -70,6 +70,7 @@ class Player:
         self._others = [p for p in names if p not in set(self.parameters)]
         self.stepper = optim.Stepper(settings, self.parameters, world.device) if self.parameters else None
         self.scaler = precision.scaler(settings.precision, world.device)
+        self._owns = True
         self.stage: nn.Module = Stage(model, objective, turn)
         self.seats()
         if world.size > 1 and self.parameters:
@@ -81,6 +82,14 @@ class Player:
             )
         if settings.compile:
             self.stage = torch.compile(self.stage)  # type: ignore[assignment]
+
+    def share(self, other: Player) -> None:
+        """Step with the optimizer of another turn that trains the very same parameters.
+
+        With two of them a rule that divides by the gradient's own size (Adam) would make the weight of a penalty that has its
+        own turn, such as a lazy R1, mean nothing.
+        """
+        self.stepper, self.scaler, self._owns = other.stepper, other.scaler, False
 
     def due(self, step: int) -> bool:
         """Whether the turn is taken at `step`."""
@@ -126,6 +135,8 @@ class Player:
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs, by name."""
+        if not self._owns:
+            return {}
         prefix = f"optim/{self.turn.name}"
         found = optim.state(self.stepper.optimizer, self.names, prefix) if self.stepper else {}
         if self.scaler.is_enabled():
@@ -136,6 +147,8 @@ class Player:
 
     def restore(self, saved: dict[str, Tensor]) -> None:
         """Continue from a `state`, keyed without its prefix."""
+        if not self._owns:
+            return
         scale, growth = saved.pop("scaler/scale", None), saved.pop("scaler/growth", None)
         if scale is not None and growth is not None and self.scaler.is_enabled():
             current = self.scaler.state_dict()

@@ -66,8 +66,7 @@ class Game(Objective):
         critic_every: the critic moves at every so-many-th step only.
         spectral_norm: divide the critic's weights by their largest singular value.
         r1: weight of the critic's squared slope at images.
-        r1_every: steps between two turns of R1, which then weighs as much more; 1 adds it to each step of the critic. Such
-            a turn has moments of its own, so that under adam its length is set by lr, and r1 hardly counts.
+        r1_every: steps between two turns of R1, which then weighs as much more; 1 adds it to each step of the critic.
         gradient_penalty: weight of the critic's slope's distance from 1, between images and fakes.
         lecam: weight of the distance of the critic's mean verdicts from what they usually are.
     """
