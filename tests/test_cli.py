@@ -342,3 +342,38 @@ def test_the_readmes_objective_works_as_it_stands(aegen: Aegen, tmp_path: Path) 
     aegen(*shlex.split(command), "--steps", 2, "--arch", "mlp", "--size", 8).worked()
     registry.trust("./absolute.py:Absolute")
     check_objective(registry.get("objective", "./absolute.py:Absolute"))
+
+
+# -------------------------------------------------------------------------------- labels, and models without an encoder
+
+
+def test_a_model_that_was_told_classes_draws_the_one_that_is_asked_for(aegen: Aegen, trained: Path) -> None:
+    aegen("train", *TINY, "--objective", "conditional-vae", "--epochs", 2, "--run-dir", "run").worked()
+    aegen("sample", "-c", "run", "--label", 7, "-n", 5, "-o", "sevens.png").worked()
+    aegen("sample", "-c", "run", "-n", 5, "--sampler", "prior", "-o", "any.png").worked()
+    aegen("sample", "-c", "run", "--label", "seven").refused(2, "'seven'", "classes are 0, 1, 2")
+    aegen("sample", "-c", trained, "--label", 7).refused(2, "--label 7", "gaussian bottleneck", "conditional-vae")
+    loaded = load("run", device="cpu")
+    neck = loaded.model.bottleneck
+    z = loaded.model.prior(40)
+    assert neck.labels_of(neck.relabel(z, torch.full((40,), 3))).eq(3).all()
+    np.savez("bare.npz", images=np.zeros((20, 16, 16), np.uint8))
+    aegen("train", *TINY, "--objective", "conditional-vae", "--data", "bare.npz").refused(2, "no labels")
+
+
+def test_a_model_without_an_encoder_samples_and_says_what_it_cannot_do(aegen: Aegen, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png", (16, 16), "L")
+    aegen("train", *TINY, "--objective", "gan", "--steps", 2, "--run-dir", "run").worked()
+    assert Path("run/samples.png").is_file() and not list(Path("run/samples").glob("reconstructions*"))
+    aegen("sample", "-c", "run", "-n", 2).worked()
+    for line in (["reconstruct", "a.png"], ["interpolate", "a.png", "a.png"], ["sample", "--sampler", "mixture"]):
+        aegen(*line, "-c", "run").refused(2, "needs an encoder", "gan", "aegen sample")
+
+
+def test_a_name_for_a_combination_is_written_out(aegen: Aegen) -> None:
+    settings = settings_of(aegen, "--objective", "kl-gan", "--objective.adversarial.weight", 0.5)
+    assert settings["objective"]["name"] == "vae+adversarial"
+    assert settings["objective"]["adversarial"]["weight"] == 0.5
+    assert settings_of(aegen, "--objective", "vq-vae")["bottleneck"]["name"] == "vq"
+    aegen("train", *TINY, "--objective", "vqgan", "--steps", 2, "--run-dir", "run").worked()
+    aegen("train", "--resume", "run", "--objective", "vqgan", "--steps", 3).worked()

@@ -392,6 +392,16 @@ def test_k_means_happens_once_and_only_in_training_with_gradients() -> None:
     assert int((neck.book.vectors != before).any(1).sum()) == 1
 
 
+def test_a_state_from_before_k_means_starts_anew() -> None:
+    begun, fresh = VQ(dim=2, codes=4), VQ(dim=2, codes=4)
+    begun(clusters(9))
+    begun.load_state_dict(fresh.state_dict())
+    rows = clusters(50)
+    begun(rows)
+    assert begun.book.initialised
+    assert distortion(rows, begun.book.vectors) < 0.2 * distortion(rows, fresh.book.vectors)
+
+
 def test_the_device_is_looked_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
     real = torch.Tensor.__bool__
@@ -445,6 +455,19 @@ def test_a_code_is_restarted_on_a_current_feature_when_its_time_is_up() -> None:
     assert (neck.book.vectors[1] == rows).any()
     assert neck.book.idle.tolist() == [0, 0]
     assert neck.book.counts[1] == 0
+
+
+def test_a_restarted_code_forgets_what_it_stood_for() -> None:
+    neck = VQ(dim=1, codes=2, restart=3, decay=0.9, kmeans_iterations=0)
+    neck.book.vectors.copy_(torch.tensor([[0.0], [100.0]]))
+    neck(torch.tensor([[0.0], [100.0]]))
+    for _ in range(3):
+        neck(torch.tensor([[0.0], [10.0]]))
+    place = float(neck.book.vectors[1])
+    assert place in (0.0, 10.0)
+    neck.book.vectors[1] = 10.0
+    neck(torch.tensor([[-1.0], [11.0], [13.0]]))
+    close(neck.book.vectors[1], [12.0])  # a mean of 100 and these, if it remembered
 
 
 def test_small_batches_do_not_make_codes_look_dead() -> None:
@@ -580,6 +603,17 @@ def test_vq2_has_a_coarse_and_a_fine_code(size: tuple[int, int]) -> None:
     close(latent.penalty, charge)
     close(latent.z[:, :3], above)
     close(rows_of(latent.z[:, 3:]), neck.bottom.vectors[codes])
+
+
+def test_several_codebooks_are_watched_by_their_average() -> None:
+    def spread(codes: Tensor) -> Tensor:
+        shares = codes.flatten().bincount() / codes.numel()
+        return torch.distributions.Categorical(shares).perplexity()
+
+    for neck in (ResidualVQ(dim=4, levels=3, codes=9), ProductVQ(dim=4, groups=2, codes=9), VQ2(dim=3, codes=9)):
+        latent = neck.eval()(features_of(neck, (4, 6)))
+        assert latent.codes is not None
+        close(latent.watch["perplexity"], torch.stack([spread(c) for c in latent.codes.unbind(1)]).mean())
 
 
 def test_vq2_takes_a_vector_for_one_position() -> None:

@@ -1,8 +1,8 @@
 """Where a pixel's density stands: the decoder's number itself, bent beyond [-1, 1].
 
 A tanh, the usual choice, saturates: on images that are mostly black (MNIST) an autoencoder soon paints everything black and gets
-no gradient any more, for good (squared error 0.103 a pixel after 400 steps, with each of two seeds; 0.024 like this). Here black and
-white are reached at a finite number, and beyond them the location moves at a twentieth, so the gradient never dies.
+no gradient any more, for good (figures in benchmarks/RESULTS.md). Here black and white are reached at a finite number, and beyond
+them the location moves at a twentieth, so that the gradient never dies.
 """
 
 from __future__ import annotations
