@@ -61,7 +61,7 @@ class Joint(Bottleneck):
         self.fan_in = self.gaussian.fan_in + self.categorical.fan_in
 
     def forward(self, features: Tensor) -> Latent:
-        """Mean, log-variance and logits, (B, 2·dim + V·K, …), K categories of V variables → a draw z (B, dim + V·K, …)."""
+        """Mean, log-variance and logits, (B, fan_in, …) → a draw z (B, dim + variables · categories, …)."""
         normal = self.gaussian(features[:, : 2 * self.dim])
         chosen = self.categorical(features[:, 2 * self.dim :])
         z = torch.cat([normal.z, chosen.z], 1)
