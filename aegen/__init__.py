@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aegen.data.decode import reshape as reshape_images
     from aegen.data.decode import side as image_side
     from aegen.errors import AegenError, EnvironmentFault, PluginError, RunError, UsageError
+    from aegen.factory import build_features
     from aegen.model import Autoencoder
     from aegen.plugins import hookimpl
     from aegen.protocols import (
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         Bottleneck,
         Dataset,
         Exporter,
+        FeatureNetwork,
         Images,
         ImageShape,
         Latent,
@@ -51,6 +53,7 @@ _HOME = {
         "Bottleneck",
         "Dataset",
         "Exporter",
+        "FeatureNetwork",
         "ImageShape",
         "Images",
         "Latent",
@@ -65,6 +68,7 @@ _HOME = {
     ],
     "aegen.model": ["Autoencoder"],
     "aegen.errors": ["AegenError", "EnvironmentFault", "PluginError", "RunError", "UsageError"],
+    "aegen.factory": ["build_features"],
     "aegen.plugins": ["hookimpl"],
     "aegen.registry": ["API_VERSION"],
     "aegen.schedules": ["Schedule"],

@@ -1,6 +1,6 @@
 """Layers of configuration → one RunSpec, knowing where each value came from.
 
-Precedence: flag > `--set` > `--config` > default. An unknown key is an error with a suggestion.
+Precedence: flag > `--set` > `--config` > what the objective suggests > default. An unknown key is an error with a suggestion.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from aegen import registry
 from aegen.data.source import dataset_name
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import load
-from aegen.model import expand, objective_classes, objective_options
+from aegen.model import expand, objective_classes, objective_options, short
 from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
 from aegen.settings import COMPONENTS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
@@ -61,7 +61,7 @@ class Resolved:
 
     Attributes:
         spec: of the run.
-        origins: dotted key → `default`, `--lr`, `--set`, or the name of a file.
+        origins: dotted key → `default`, `objective gan`, `--lr`, `--set`, or the name of a file.
     """
 
     spec: RunSpec
@@ -102,6 +102,16 @@ def chosen(values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def suggestions(objective: str) -> list[Layer]:
+    """The training settings that an objective and its wrappers suggest, weaker than whatever else is said.
+
+    Raises:
+        UsageError: a name is unknown.
+    """
+    classes = objective_classes(expand(objective))
+    return [(f"objective {name}", {f"train.{k}": v for k, v in cls.suggests.items()}) for name, cls in classes]
+
+
 def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Component, dict[str, Option]]]:
     """Section (`arch`, `objective`, `objective.adversarial`, …) → its component and its options."""
     found = {}
@@ -114,7 +124,7 @@ def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Comp
         name = dataset_name(names[key]) if key == "data" else names[key]
         found[key] = registry.find(kind, name), options_of(load(kind, name, base))
     for i, (name, cls) in enumerate(objective_classes(names["objective"])):
-        section = f"objective.{name}" if i else "objective"
+        section = f"objective.{short(name)}" if i else "objective"
         found[section] = registry.find("objective", name), options_of(cls, schedulable=True)
     return found
 
@@ -129,6 +139,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     for key in values:
         _check_key(key, values[key], origins[key])
     names = chosen(values)
+    values, origins = merge([*suggestions(names["objective"]), *layers])
     sections = component_options(names)
     tables = nest(values)
     labels = {k: o if o.startswith("--") and o != "--set" else f"{k} in {o}" for k, o in origins.items()}
@@ -189,8 +200,8 @@ def _component(
     first, *wrappers = objective_options(name, given)
     checked = check_options(sections["objective"][1], first.options, "objective.", f"objective {first.name}", labels)
     for part in wrappers:
-        section = f"objective.{part.name}"
-        checked[part.name] = check_options(
+        section = f"objective.{short(part.name)}"
+        checked[short(part.name)] = check_options(
             sections[section][1], part.options, f"{section}.", f"objective {part.name}", labels
         )
     return {k: v for k, v in checked.items() if v != {}}

@@ -7,7 +7,16 @@ from typing import Any, TypeVar
 
 from aegen import registry
 from aegen.errors import PluginError, listing
-from aegen.protocols import Architecture, Bottleneck, Dataset, Exporter, Likelihood, Objective, Sampler
+from aegen.protocols import (
+    Architecture,
+    Bottleneck,
+    Dataset,
+    Exporter,
+    FeatureNetwork,
+    Likelihood,
+    Objective,
+    Sampler,
+)
 from aegen.registry import Component
 from aegen.schedules import Schedule
 from aegen.spec import Spec, check_options, options_of, positional_of
@@ -21,6 +30,7 @@ BASES: dict[str, type] = {
     "likelihood": Likelihood,
     "objective": Objective,
     "sampler": Sampler,
+    "feature": FeatureNetwork,
     "dataset": Dataset,
     "exporter": Exporter,
 }
@@ -76,3 +86,17 @@ def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str,
         assert isinstance(part, Objective)
         part.schedule(name, schedule)
     return part
+
+
+def build_features(name: str, weights: str = "") -> FeatureNetwork:
+    """A feature network, frozen and in evaluation mode.
+
+    Args:
+        weights: safetensors file for a network that has none of its own.
+
+    Raises:
+        UsageError: the name is unknown, or there are no such weights.
+    """
+    options = {"weights": weights} if weights else {}
+    net = create(load("feature", name, FeatureNetwork), "feature", Spec(name, options), "features.", {})
+    return net.eval().requires_grad_(False)

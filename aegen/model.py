@@ -72,6 +72,17 @@ class Autoencoder(nn.Module):
             pixels: Pixels = self.likelihood(lifted(parameters))
         return pixels
 
+    def draw(self, latent: Latent) -> tuple[Tensor, Tensor]:
+        """Another draw (B, *latent_shape) from the posterior of a latent that has one, and its log q(z|x) in nats, (B,)."""
+        assert latent.posterior is not None, "a bottleneck that offers no density has no posterior"
+        with _full_precision(latent.z):
+            return latent.posterior.draw()
+
+    def log_prior(self, z: Tensor) -> Tensor:
+        """log p(z) of latents (B, *latent_shape) in nats, (B,)."""
+        with _full_precision(z):
+            return self.bottleneck.log_prior(z)
+
     def reconstruct(self, x: Tensor, *, stochastic: bool = False) -> Tensor:
         """Images → images in [-1, 1], by the posterior mean; `stochastic` samples the posterior instead."""
         latent = self.encode(x)
@@ -142,7 +153,7 @@ def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:
     for part, cls in others:
         if not issubclass(cls, Wrapper):
             raise UsageError(f"{part!r} in objective {name!r} wraps nothing", hint=f"only wrappers follow {first[0]}+")
-    if len(set(parts)) < len(parts):
+    if len(set(map(short, parts))) < len(parts):
         raise UsageError(f"objective {name!r} names a part twice")
     return classes
 
@@ -161,11 +172,16 @@ def expand(name: str) -> str:
     return "+".join(parts) if parts == name.split("+") else expand("+".join(parts))
 
 
+def short(part: str) -> str:
+    """The name under which a wrapper's options stand: that of the class for `./mine.py:Mine`, none of a package's."""
+    return part.rpartition(":")[2] if registry.is_file(part) else part.rpartition("/")[2]
+
+
 def objective_options(name: str, options: Mapping[str, Any]) -> list[Spec]:
-    """One Spec for each part of a stack: options of the innermost stand bare, a wrapper's under its name."""
+    """One Spec for each part of a stack: options of the innermost stand bare, a wrapper's under its short name."""
     first, *wrappers = name.split("+")
-    own = {k: v for k, v in options.items() if k not in wrappers}
-    return [Spec(first, own), *(Spec(w, dict(options.get(w, {}))) for w in wrappers)]
+    own = {k: v for k, v in options.items() if k not in map(short, wrappers)}
+    return [Spec(first, own), *(Spec(w, dict(options.get(short(w), {}))) for w in wrappers)]
 
 
 def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objective:
@@ -180,13 +196,19 @@ def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objecti
     known: dict[str, Any] = {"image": model.image, "latent": model.latent_shape, "size": size}
     objective: Objective | None = None
     for (_, cls), part in zip(objective_classes(spec.name), objective_options(spec.name, spec.options), strict=True):
-        prefix = "objective." if objective is None else f"objective.{part.name}."
+        prefix = "objective." if objective is None else f"objective.{short(part.name)}."
         extra = {} if objective is None else {"inner": objective}
         objective = create(cls, "objective", part, prefix, known | extra)
     assert objective is not None
     check_needs(
         f"objective {spec.name!r}", objective.needs, model.bottleneck, objective_classes(spec.name)[0][1].bottleneck
     )
+    turns = [turn.name for turn in objective.turns()]
+    if len(set(turns)) < len(turns):  # metrics and optimizer states go by these names
+        twice = next(turn for turn in turns if turns.count(turn) > 1)
+        raise UsageError(
+            f"objective {spec.name!r} has two turns named {twice!r}", hint="leave one part out, or rename its turn"
+        )
     return objective
 
 

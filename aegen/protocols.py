@@ -249,6 +249,7 @@ class Objective(nn.Module):
     Attributes:
         bottleneck, likelihood: names used when the user gives none.
         stands_for: a combination of others that this name is short for, `vae+adversarial`; such a class has nothing else.
+        suggests: settings of [train] that suit it better than the usual ones, `{"lr": 2e-4}`; any that a user gives is stronger.
         encodes: whether it trains an encoder; without one there is nothing to reconstruct.
         needs: what the bottleneck must offer.
     """
@@ -256,6 +257,7 @@ class Objective(nn.Module):
     bottleneck: ClassVar[str] = "deterministic"
     likelihood: ClassVar[str] = "gaussian"
     stands_for: ClassVar[str] = ""
+    suggests: ClassVar[Mapping[str, Any]] = {}
     encodes: bool = True
     needs: frozenset[str] | set[str] = frozenset()
 
@@ -337,6 +339,30 @@ class Sampler(nn.Module, ABC):
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """`n` latents on the CPU, (n, *z)."""
+
+
+class FeatureNetwork(nn.Module, ABC):
+    """A frozen network that was trained to recognise things, in whose features images are compared.
+
+    `__init__(self, *, options…)`, among them `weights: str = ""`, a safetensors file, unless the weights come from elsewhere.
+
+    Attributes:
+        channels: of each map of `maps`, from shallow to deep.
+        width: of the pooled features.
+        least: shortest side of the images that it takes, in pixels; smaller ones are to be enlarged.
+    """
+
+    channels: tuple[int, ...]
+    width: int
+    least: int
+
+    @abstractmethod
+    def maps(self, x: Tensor) -> list[Tensor]:
+        """RGB images (B, 3, H, W) in [-1, 1] → features of its levels, each (B, c, h, w); gradients pass to `x`."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> Tensor:
+        """RGB images (B, 3, H, W) in [-1, 1] → pooled features, (B, width)."""
 
 
 # ---------------------------------------------------------------------------------------------------- data, export

@@ -30,6 +30,7 @@ KINDS = {
     "likelihood": "aegen.likelihoods",
     "objective": "aegen.objectives",
     "sampler": "aegen.samplers",
+    "feature": "aegen.features",
     "dataset": "aegen.datasets",
     "exporter": "aegen.exporters",
     "tracker": "aegen.trackers",

@@ -8,8 +8,8 @@ the negative ELBO and the importance-sampled NLL where the bottleneck has a dens
 Gaussian with their covariance) and their squared MMD to N(0, 1) (RBF kernels of several scales); codebook usage; KID of
 samples from the prior and from a mixture fitted ex post, in the features of a small classifier that this script trains on MNIST
 (printed with its accuracy), not in Inception's; the mean squared gradient of the samples relative to that of the test images
-(sharpness). Read rows against each other, not against a paper's numbers. It writes a .json and a strip of samples a row, and
-zoo.md.
+(sharpness). Read rows against each other, not against a paper's numbers. It writes a .json and two strips of samples a row, and
+zoo.md: the table, and what the papers claim beside what was measured.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from aegen_latents.fsq import FSQ
 from aegen_objectives.importance import importance_nll
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
@@ -43,9 +44,9 @@ DIM = 10
 
 
 def rows() -> list[str]:
-    """What is registered, and the wrappers that need neither weights nor a feature map around `vae`."""
+    """What is registered, and the wrappers that need no feature map around `vae`."""
     names = [row["objective"] for row in combinations() if not row["wraps"]]
-    return [*names, "vae+ms-ssim", "vae+consistency"]
+    return [*names, "vae+adversarial", "vae+ms-ssim", "vae+consistency", "vae+perceptual"]
 
 
 def options(name: str) -> str:
@@ -112,6 +113,12 @@ def total_correlation(z: Tensor) -> float:
     return float(-0.5 * torch.linalg.slogdet(correlation).logabsdet)
 
 
+def levels_used(neck: FSQ, codes: Tensor) -> float:
+    """Share of all levels of all dimensions that the test images use."""
+    z = neck.lookup(codes)
+    return sum(len(z[:, dim].unique()) for dim in range(z.shape[1])) / int(neck.levels.sum())
+
+
 def sharpness(images: Tensor) -> float:
     """Mean squared difference of neighbouring pixels."""
     return float(images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean())
@@ -133,8 +140,10 @@ def measure(run: Path, data: Data, net: nn.Sequential, real: Tensor) -> dict[str
         means = torch.cat([latent.mean for latent in latents])
         again = torch.cat(list(loaded.decode(means)))
         found["mse"] = float(((again - x) / 2).square().mean())
-        if "codes" not in model.bottleneck.offers:
+        if not {"codes", "labels"} & set(model.bottleneck.offers):
             found |= {"tc": total_correlation(z), "mmd": mmd(z)}
+        if isinstance(model.bottleneck, FSQ):
+            found["levels"] = levels_used(model.bottleneck, torch.cat([latent.codes for latent in latents]))
         if "density" in model.bottleneck.offers:
             torch.manual_seed(0)
             found["nll"] = float(importance_nll(model, x[:1000], samples=100, chunk=20).mean())
@@ -145,7 +154,7 @@ def measure(run: Path, data: Data, net: nn.Sequential, real: Tensor) -> dict[str
         images = torch.cat(list(draw(loaded, COUNT, sampler=sampler)))
         found[f"kid_{sampler}"] = kid(features(net, images), real)
         found[f"sharp_{sampler}"] = sharpness(images) / sharpness(x)
-        pictures.save(pictures.grid(images[:12], columns=12), run.parent / f"{run.name}-{sampler}.png")
+        pictures.save(pictures.grid(images[:16], columns=16), run.parent / f"{run.name}-{sampler}.png")
     if "labels" in model.bottleneck.offers:
         wanted = torch.arange(10).repeat_interleave(100)
         drawn = torch.cat([torch.cat(list(draw(loaded, 100, label=str(k)))) for k in range(10)])
@@ -192,29 +201,75 @@ def main() -> None:
 COLUMNS = {
     "mse": ("squared error", ".4f"),
     "negative_elbo": ("negative ELBO", ".1f"),
-    "nll": ("NLL, 100 samples", ".1f"),
-    "tc": ("TC", ".2f"),
+    "nll": ("NLL, 100 draws", ".1f"),
+    "tc": ("TC, nats", ".2f"),
     "mmd": ("MMD² ×1000", ".1f"),
     "usage": ("codes used", ".0%"),
-    "kid_prior": ("KID prior", ".2f"),
-    "kid_mixture": ("KID mixture", ".2f"),
-    "sharp_prior": ("sharpness", ".2f"),
-    "label_accuracy": ("label right", ".1%"),
+    "kid_prior": ("KID prior ×1000", ".1f"),
+    "kid_mixture": ("KID mixture ×1000", ".1f"),
+    "sharp_prior": ("sharpness prior", ".2f"),
+    "sharp_mixture": ("mixture", ".2f"),
     "images_per_second": ("images/s", ",.0f"),
 }
+THOUSANDTHS = ("mmd", "kid_prior", "kid_mixture")
+
+# What a paper says that its objective moves: row, measure, below or above, the row (or number) that it is compared with.
+CLAIMS: list[tuple[str, str, str, str | float]] = [
+    ("beta-tc-vae", "tc", "<", "vae"),
+    ("factor-vae", "tc", "<", "vae"),
+    ("dip-vae", "tc", "<", "vae"),
+    ("info-vae", "mmd", "<", "vae"),
+    ("wae-mmd", "mmd", "<", "ae"),
+    ("wae-mmd", "mmd", "<", "vae"),
+    ("wae-gan", "mmd", "<", "ae"),
+    ("wae-gan", "mmd", "<", "vae"),
+    ("aae", "mmd", "<", "ae"),
+    ("vamp-vae", "kid_prior", "<", "vae"),
+    ("iwae", "nll", "<", "vae"),
+    ("miwae", "nll", "<", "vae"),
+    ("vq-vae", "usage", ">", 0.9),
+    ("fsq-vae", "levels", ">", 0.999),
+    ("conditional-vae", "label_accuracy", ">", 0.95),
+    *(
+        (game, "sharp_prior", ">", "vae")
+        for game in ("gan", "wgan", "wgan-gp", "ae-gan", "vae-gan", "ebgan", "began", "soft-intro-vae")
+    ),
+    ("vae+adversarial", "sharp_mixture", ">", "vae"),
+    ("vae+perceptual", "sharp_mixture", ">", "vae"),
+]
 
 
-def markdown(rows: dict[str, Any]) -> str:
-    """One row an objective; empty where a measure does not apply."""
-    lines = [
-        "| objective | " + " | ".join(title for title, _ in COLUMNS.values()) + " |",
-        "|---|" + "---:|" * len(COLUMNS),
-    ]
-    for name, row in rows.items():
-        values = {**row["validation"], **row, "mmd": row["mmd"] * 1000 if "mmd" in row else None}
-        cells = [format(values[key], form) if values.get(key) is not None else "" for key, (_, form) in COLUMNS.items()]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+def claims(found: dict[str, Any]) -> str:
+    """One row a claim whose rows were measured."""
+    values = {name: {**row["validation"], **row} for name, row in found.items()}
+    lines = ["| objective | measure | measured | beside | holds |", "|---|---|---:|---|---|"]
+    for name, measure_, way, other in CLAIMS:
+        here = values.get(name, {}).get(measure_)
+        there = values.get(other, {}).get(measure_) if isinstance(other, str) else other
+        if here is None or there is None:
+            continue
+        holds = here < there if way == "<" else here > there
+        beside = f"{way} {there:.3g}" + (f" ({other})" if isinstance(other, str) else "")
+        lines.append(f"| {name} | {measure_} | {here:.3g} | {beside} | {'yes' if holds else '**no**'} |")
     return "\n".join(lines) + "\n"
+
+
+def markdown(found: dict[str, Any]) -> str:
+    """One row an objective; empty where a measure does not apply; then the claims."""
+    lines = [
+        "| objective | " + " | ".join(title for title, _ in COLUMNS.values()) + " | prior | mixture |",
+        "|---|" + "---:|" * len(COLUMNS) + "---|---|",
+    ]
+    for name, row in found.items():
+        values = {**row["validation"], **row}
+        values |= {key: values[key] * 1000 for key in THOUSANDTHS if key in values}
+        cells = [format(values[key], form) if values.get(key) is not None else "" for key, (_, form) in COLUMNS.items()]
+        strips = [
+            f"![{name}](zoo/{name.replace('+', '-')}-{sampler}.png)" if f"kid_{sampler}" in row else ""
+            for sampler in ("prior", "mixture")
+        ]
+        lines.append(f"| {name} | " + " | ".join([*cells, *strips]) + " |")
+    return "\n".join(lines) + "\n\n" + claims(found)
 
 
 if __name__ == "__main__":

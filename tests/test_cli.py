@@ -41,6 +41,42 @@ def settings_of(aegen: Aegen, *words: str) -> dict[str, Any]:
     return tomllib.loads(aegen("train", "--print-config", *words).worked().out)
 
 
+def test_what_an_objective_suggests_is_weaker_than_anything_that_is_said(aegen: Aegen, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from aegen_objectives.ae import AE\n"
+        "class Slow(AE):\n    'Learns slowly.'\n    suggests = {'lr': 2e-4, 'betas': [0.5, 0.9]}\n"
+    )
+    (tmp_path / "run.toml").write_text("[train]\nbetas = [0.1, 0.2]\n")
+    words = ("--objective", "./mine.py:Slow")
+    assert settings_of(aegen, *words)["train"]["lr"] == 2e-4
+    assert "# objective ./mine.py:Slow" in aegen("train", "--print-config", *words).out
+    train = settings_of(aegen, *words, "--config", "run.toml", "--lr", "0.5")["train"]
+    assert (train["lr"], train["betas"]) == (0.5, [0.1, 0.2])
+    assert "0.0002" in aegen("train", *words, "--help").worked().out
+    assert settings_of(aegen)["train"]["lr"] == 1e-3
+
+
+def test_options_of_a_wrapper_in_a_file_stand_under_its_class(aegen: Aegen, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from aegen import Wrapper\n"
+        "class Louder(Wrapper):\n    'Shouts.'\n"
+        "    def __init__(self, inner, *, weight: float = 1.0):\n        super().__init__(inner)\n        self.weight = weight\n"
+    )
+    words = ("--objective", "vae+./mine.py:Louder", "--objective.Louder.weight", "3", "--objective.beta", "2")
+    objective = settings_of(aegen, *words)["objective"]
+    assert (objective["Louder"], objective["beta"]) == ({"weight": 3.0}, 2.0)
+    aegen("train", *TINY, *words, "--dry-run").worked()
+
+
+def test_two_turns_of_one_name_are_refused(aegen: Aegen, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from aegen import Turn, Wrapper\n"
+        "class Twice(Wrapper):\n    'Again.'\n    def turns(self):\n        return [*self.inner.turns()] * 2\n"
+    )
+    said = aegen("train", *TINY, "--objective", "vae+./mine.py:Twice")
+    said.refused(2, "has two turns named 'autoencoder'")
+
+
 # -------------------------------------------------------------------------------- train, then everything else
 
 
@@ -83,7 +119,7 @@ def test_train_json_is_one_line_for_programs(aegen: Aegen) -> None:
 
 def test_the_run_folder_says_everything(trained: Path) -> None:
     config = tomllib.loads((trained / "config.toml").read_text())
-    assert config["arch"] == {"name": "mlp", "hidden": [32]}
+    assert config["arch"] == {"name": "mlp", "hidden": [32], "spectral_norm": False}
     assert config["train"]["epochs"] == 1
     assert config["train"]["lr"] == 1e-3
     environment = json.loads((trained / "environment.json").read_text())
@@ -180,7 +216,7 @@ def test_precedence_is_flag_then_set_then_config_then_default(aegen: Aegen, tmp_
 def test_the_order_of_options_does_not_matter(aegen: Aegen) -> None:
     words = ["--arch.hidden", "[5]", "--objective.beta", "2", "--arch", "mlp", "--latent-dim", "3"]
     config = settings_of(aegen, *words)
-    assert config["arch"] == {"name": "mlp", "hidden": [5]}
+    assert config["arch"] == {"name": "mlp", "hidden": [5], "spectral_norm": False}
     assert config["objective"] == {"name": "vae", "beta": 2.0, "free_bits": 0.0}
     assert config["bottleneck"]["dim"] == 3
 

@@ -43,6 +43,8 @@ def test_contract(component: registry.Component) -> None:
         ("architecture", "conv", {"spatial": True}),
         ("architecture", "conv", {"depth": 1, "hidden": 0, "blocks": 2}),
         ("architecture", "mlp", {"hidden": []}),
+        ("architecture", "mlp", {"spectral_norm": True}),
+        ("architecture", "conv", {"spectral_norm": True, "blocks": 1}),
         ("likelihood", "gaussian", {"scale": 0.3}),
         ("likelihood", "laplace", {"scale": 0.3}),
         ("objective", "vae", {"free_bits": 0.5, "beta": 4.0}),

@@ -14,7 +14,7 @@ from aegen_objectives.rae_gp import RAEGP
 from aegen_objectives.rae_l2 import RAEL2
 from aegen_objectives.sparse_ae import SparseAE
 from conftest import bent
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
@@ -330,3 +330,27 @@ def test_rae_gp_trains_the_decoder_and_the_encoder_through_its_derivative(arch: 
         ours, reference = slope_by_differences(slope, next(p for p in part.parameters() if p.ndim > 1))
         torch.testing.assert_close(ours, reference.detach(), rtol=1e-5, atol=1e-8)
         assert part is net.encoder or ours != 0  # with ReLU the decoder's slope is the same all around a latent
+
+
+# ---------------------------------------------------------------------------------------------------- spectral norm
+
+
+NORMED = [Spec("mlp", {"hidden": [24]}), Spec("conv", {"width": 4, "depth": 2})]
+
+
+@pytest.mark.parametrize("arch", NORMED, ids=lambda s: s.name)
+def test_spectral_norm_brings_the_decoders_largest_singular_values_to_one_and_leaves_the_encoder(arch: Spec) -> None:
+    normed = Spec(arch.name, {**arch.options, "spectral_norm": True})
+    model = build_model(normed, Spec("deterministic", {"dim": 3}), Spec("gaussian", {}), ImageShape(1, 12, 12))
+    with torch.no_grad():
+        for _ in range(300):  # a power iteration each
+            model.decode(torch.randn(2, 3))
+    layers: list[Any] = [
+        m for m in model.decoder.modules() if isinstance(m, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+    ]
+    assert len(layers) >= 2
+    for layer in layers:
+        transposed = isinstance(layer, nn.ConvTranspose2d)
+        matrix = layer.weight.transpose(0, 1) if transposed else layer.weight
+        assert torch.linalg.svdvals(matrix.flatten(1).double())[0].item() == pytest.approx(1, abs=1e-3)
+    assert not any("parametrizations" in name for name, _ in model.encoder.named_parameters())

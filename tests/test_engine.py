@@ -41,6 +41,7 @@ SMALL: dict[str, Any] = {
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "conv": {"arch.name": "conv", "arch.width": 4, "arch.depth": 2},
+    "spectral norm": {"arch.name": "conv", "arch.width": 4, "arch.depth": 2, "arch.spectral_norm": True},
     "accumulated, averaged, clipped, scheduled": {
         "train.accumulate": 3,
         "train.ema": 0.99,

@@ -615,3 +615,24 @@ def test_dip_brings_the_covariance_to_the_identity() -> None:
     model, source = pairs(encoder, Gaussian(dim=2))
     descend(DIPVAE(), model, source, "covariance", 300)
     torch.testing.assert_close(encoder.aggregate().covariance_matrix, torch.eye(2), atol=0.15, rtol=0)
+
+
+def test_the_class_moves_and_stretches_the_mean_of_the_style_and_is_charged_for_it() -> None:
+    from aegen_latents.conditional import Conditional
+
+    neck = Conditional(classes=4, dim=3).double()
+    with torch.no_grad():
+        neck.shift.normal_()
+        neck.stretch.normal_()
+    features, labels = torch.randn(5, neck.fan_in, dtype=torch.float64), torch.tensor([3, 0, 2, 2, 1])
+    latent = neck(features, labels=labels)
+    logits = features[:, 6:]
+    for i, label in enumerate(labels.tolist()):
+        mean = features[i, :3] * neck.stretch[label].exp() + neck.shift[label]
+        torch.testing.assert_close(latent.mean[i, :3], mean)
+        own = Normal(mean, torch.exp(0.5 * features[i, 3:6]))
+        kl = kl_divergence(own, Normal(torch.zeros_like(mean), 1.0)).sum()
+        torch.testing.assert_close(latent.penalty[i], kl - logits[i].log_softmax(0)[label], rtol=1e-6, atol=0)
+    latent.penalty.sum().backward()
+    assert neck.shift.grad is not None and neck.shift.grad.abs().min() > 0
+    assert neck.stretch.grad is not None and neck.stretch.grad.abs().min() > 0

@@ -69,11 +69,11 @@ def command(args: list[str]) -> Any:
     values = _before_flags(seen["--config"], seen["--set"], seen["--resume"]) | typed
     _trust(seen, typed)
     named = any(f"{c}.name" in values for c in COMPONENTS)
-    flags = _setting_flags(values)
     epilog = _EXAMPLE
     if named or not wants_help(args):
-        flags += _component_flags(values)
+        flags = _setting_flags(_suggested(values) | values) + _component_flags(values)
     else:
+        flags = _setting_flags(values)
         epilog = f"{_EXAMPLE}\n\n{_HINT}"
     return single(extend(train, flags), "train", epilog=epilog)
 
@@ -132,6 +132,13 @@ def _setting_flags(values: dict[str, Any]) -> list[Flag]:
             }.get(decl)
             flags.append(Flag(decl, key, _with_default(option, values.get(key)), panel, complete))
     return flags
+
+
+def _suggested(values: dict[str, Any]) -> dict[str, Any]:
+    from aegen.config import DEFAULT_OBJECTIVE, suggestions
+
+    layers = suggestions(values.get("objective.name", DEFAULT_OBJECTIVE))
+    return {key: value for _, layer in layers for key, value in layer.items()}
 
 
 def _component_flags(values: dict[str, Any]) -> list[Flag]:

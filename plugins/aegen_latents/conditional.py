@@ -4,7 +4,8 @@ Kingma et al., Semi-Supervised Learning with Deep Generative Models, 2014 (M2); 
 Output Representation using Deep Conditional Generative Models, 2015. The decoder is told the class, so that the
 Gaussian part carries what is left, the style. The KL is that of the bound on log p(x|y); M2's bound on log p(x, y) is
 log(classes) lower, the same for all images. The class logits come from the image alone and are taught by
-cross-entropy, M2's alpha; q(z|x), unlike q(z|x, y), sees no label.
+cross-entropy, M2's alpha. In q(z|x, y) the class moves and stretches the mean that the encoder finds, dimension by
+dimension: the encoder's nets need not know of labels, and yet the style need not repeat the class.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy, hardtanh
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, embedding, hardtanh
 
 from aegen import Bottleneck, Latent, Posterior, Range, UsageError
 from aegen_latents.gaussian import DiagonalGaussian, active_units
@@ -60,19 +61,23 @@ class Conditional(Bottleneck):
             )
         self.classes, self.dim, self.label_weight = classes, dim, label_weight
         self.fan_in = 2 * dim + classes
+        self.shift = nn.Parameter(torch.zeros(classes, dim))  # of a class's means, so that none of them is told by its place
+        self.stretch = nn.Parameter(torch.zeros(classes, dim))  # and by how widely they lie, as a logarithm
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Latent:
         """(B, 2·dim + classes, …), mean, log-variance, logits, and int64 (B,) → a draw z (B, dim + classes, …)."""
         mean, logvar, logits = features.split([self.dim, self.dim, self.classes], 1)
-        style = DiagonalGaussian(mean, hardtanh(logvar, _LOWEST, _HIGHEST))
         logits = logits.flatten(2).mean(2) if logits.ndim > 2 else logits  # one class an image
         guess = logits.argmax(1)
+        known = guess if labels is None else labels
+        mean = mean * self._by_class(self.stretch, known, mean).exp() + self._by_class(self.shift, known, mean)
+        style = DiagonalGaussian(mean, hardtanh(logvar, _LOWEST, _HIGHEST))
         penalty = style.kl().flatten(1).sum(1)
         watch = {} if self.training else {"active_units": active_units(mean)}
         if labels is not None:
             penalty = penalty + self.label_weight * cross_entropy(logits, labels, reduction="none")
             watch |= {} if self.training else {"label_accuracy": (guess == labels).to(penalty.dtype)}
-        posterior = Marked(style, self._mark(guess if labels is None else labels, mean))
+        posterior = Marked(style, self._mark(known, mean))
         return Latent(posterior.sample(), penalty, posterior, watch=watch)
 
     def prior(
@@ -100,3 +105,7 @@ class Conditional(Bottleneck):
         """One-hot (B, classes), repeated over the positions of the style."""
         mark = (labels.unsqueeze(1) == torch.arange(self.classes, device=labels.device)).to(style.dtype)
         return mark.view(*mark.shape, *[1] * (style.ndim - 2)).expand(-1, -1, *style.shape[2:])
+
+    def _by_class(self, table: Tensor, labels: Tensor, style: Tensor) -> Tensor:
+        """Rows (B, dim) of a table (classes, dim), alike at all positions of the style."""
+        return embedding(labels, table).view(-1, self.dim, *[1] * (style.ndim - 2))

@@ -13,6 +13,7 @@ from typing import Annotated
 from torch import Tensor, nn
 
 from aegen import Architecture, ImageShape, Range, UsageError
+from aegen_nets.spectral import spectrally_normed
 
 
 class Conv(Architecture):
@@ -24,6 +25,7 @@ class Conv(Architecture):
         blocks: residual blocks at each level.
         hidden: width of the linear layer before a vector latent; 0 has none.
         spatial: keep a feature map as latent, of shape dim×h×w, instead of a vector.
+        spectral_norm: divide each weight of the decoder by its largest singular value.
     """
 
     def __init__(
@@ -36,8 +38,9 @@ class Conv(Architecture):
         blocks: Annotated[int, Range(0)] = 0,
         hidden: Annotated[int, Range(0)] = 256,
         spatial: bool = False,
+        spectral_norm: bool = False,
     ) -> None:
-        self.image, self.fan_in = image, fan_in
+        self.image, self.fan_in, self.spectral_norm = image, fan_in, spectral_norm
         self.blocks, self.hidden, self.spatial = blocks, hidden, spatial
         self.widths = [width * 2**level for level in range(depth)]
         self.sizes = [(image.height, image.width)]
@@ -89,7 +92,8 @@ class Conv(Architecture):
                 nn.ReLU(inplace=True),
             ]
         layers.append(nn.Conv2d(self.widths[0], fan_out, 3, 1, 1))
-        return nn.Sequential(*layers)
+        net = nn.Sequential(*layers)
+        return spectrally_normed(net) if self.spectral_norm else net
 
     def _residual(self, width: int) -> list[nn.Module]:
         return [Residual(width) for _ in range(self.blocks)]

@@ -13,6 +13,7 @@ from typing import Annotated
 from torch import nn
 
 from aegen import Architecture, ImageShape, Range
+from aegen_nets.spectral import spectrally_normed
 
 
 class MLP(Architecture):
@@ -20,6 +21,7 @@ class MLP(Architecture):
 
     Options:
         hidden: widths of the encoder's hidden layers, from the image to the latent.
+        spectral_norm: divide each weight of the decoder by its largest singular value.
     """
 
     def __init__(
@@ -28,10 +30,12 @@ class MLP(Architecture):
         fan_in: int,
         *,
         hidden: Annotated[list[int], Range(1)] = [512, 256],  # noqa: B006
+        spectral_norm: bool = False,
     ) -> None:
         self.image = image
         self.fan_in = fan_in
         self.hidden = list(hidden)
+        self.spectral_norm = spectral_norm
 
     def encoder(self) -> nn.Module:
         """(B, C, H, W) → (B, fan_in)."""
@@ -42,7 +46,8 @@ class MLP(Architecture):
         """(B, *latent) → (B, fan_out, H, W)."""
         _, height, width = self.image
         widths = [math.prod(latent), *reversed(self.hidden), fan_out * height * width]
-        return nn.Sequential(nn.Flatten(), *_layers(widths), nn.Unflatten(1, (fan_out, height, width)))
+        net = nn.Sequential(nn.Flatten(), *_layers(widths), nn.Unflatten(1, (fan_out, height, width)))
+        return spectrally_normed(net) if self.spectral_norm else net
 
 
 def _layers(widths: list[int]) -> list[nn.Module]:

@@ -60,7 +60,7 @@ class BetaTCVAE(Objective):
         log_product = torch.logsumexp(densities + weights[:, :, None], 1).sum(1)
         information = posterior.log_prob(latent.z) - log_q
         correlation = log_q - log_product
-        single = log_product - model.bottleneck.log_prior(latent.z)
+        single = log_product - model.log_prior(latent.z)
         penalty = self.alpha * information + self.beta * correlation + self.gamma * single
         watch = {"mutual_information": information, "total_correlation": correlation, "dimension_kl": single}
         if not self.training:

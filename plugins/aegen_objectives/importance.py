@@ -31,12 +31,11 @@ class Draws:
     """
 
     def __init__(self, model: Autoencoder, latent: Latent, x: Tensor, samples: int, *, apart: bool = False) -> None:
-        assert latent.posterior is not None
-        z, log_q = zip(*(latent.posterior.draw() for _ in range(samples)), strict=True)
+        z, log_q = zip(*(model.draw(latent) for _ in range(samples)), strict=True)
         self.z, self.log_q = torch.stack(z), torch.stack(log_q)
         self.seen = self.z.detach().requires_grad_() if apart else self.z
         every = self.seen.flatten(0, 1)
-        self.log_prior = model.bottleneck.log_prior(every).unflatten(0, (samples, -1))
+        self.log_prior = model.log_prior(every).unflatten(0, (samples, -1))
         images = x.expand(samples, *x.shape).flatten(0, 1)
         self.nll = model.decode(every).nll(images).unflatten(0, (samples, -1))
 
