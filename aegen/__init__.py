@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from aegen.data.decode import reshape as reshape_images
     from aegen.data.decode import side as image_side
     from aegen.errors import AegenError, EnvironmentFault, PluginError, RunError, UsageError
+    from aegen.evaluation import evaluate
+    from aegen.evaluation.seen import Seen
     from aegen.factory import build_features
     from aegen.model import Autoencoder
     from aegen.plugins import hookimpl
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         ImageShape,
         Latent,
         Likelihood,
+        Metric,
         Objective,
         Outcome,
         Pixels,
@@ -58,6 +61,7 @@ _HOME = {
         "Images",
         "Latent",
         "Likelihood",
+        "Metric",
         "Objective",
         "Outcome",
         "Pixels",
@@ -68,6 +72,8 @@ _HOME = {
     ],
     "aegen.model": ["Autoencoder"],
     "aegen.errors": ["AegenError", "EnvironmentFault", "PluginError", "RunError", "UsageError"],
+    "aegen.evaluation": ["evaluate"],
+    "aegen.evaluation.seen": ["Seen"],
     "aegen.factory": ["build_features"],
     "aegen.plugins": ["hookimpl"],
     "aegen.registry": ["API_VERSION"],

@@ -14,6 +14,7 @@ from aegen.protocols import (
     Exporter,
     FeatureNetwork,
     Likelihood,
+    Metric,
     Objective,
     Sampler,
 )
@@ -31,6 +32,7 @@ BASES: dict[str, type] = {
     "objective": Objective,
     "sampler": Sampler,
     "feature": FeatureNetwork,
+    "metric": Metric,
     "dataset": Dataset,
     "exporter": Exporter,
 }

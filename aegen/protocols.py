@@ -26,8 +26,9 @@ from torch import Tensor, nn
 from aegen.schedules import Schedule
 from aegen.settings import DataSettings
 
-if TYPE_CHECKING:
-    from aegen.model import Autoencoder  # a type only: the model stands a floor above
+if TYPE_CHECKING:  # types only: they stand floors above
+    from aegen.evaluation.seen import Seen
+    from aegen.model import Autoencoder
 
 
 class ImageShape(NamedTuple):
@@ -363,6 +364,42 @@ class FeatureNetwork(nn.Module, ABC):
     @abstractmethod
     def forward(self, x: Tensor) -> Tensor:
         """RGB images (B, 3, H, W) in [-1, 1] → pooled features, (B, width)."""
+
+
+class Metric(ABC):
+    """Numbers about a trained model: `__init__(self, *, options…)`.
+
+    It is shown held-out and generated images a batch at a time and keeps a few numbers of each image, its rows; what it finds of
+    all of them together is for `compute` to say.
+
+    Attributes:
+        needs: what must be there: anything that a bottleneck offers, `encoder`, `sampler` (generated images), `labels`,
+            `features` (a feature network).
+        better: `lower` or `higher`, by the name of a number, where one of them is.
+        resamples: how often the images are drawn again for an interval; 0 gives none.
+    """
+
+    needs: frozenset[str] | set[str] = frozenset({"encoder"})
+    better: ClassVar[Mapping[str, str]] = {}
+    resamples: int = 200
+
+    @abstractmethod
+    def collect(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Rows of a batch by name, each (B, …); none of a batch that it does not look at.
+
+        Rows of one name mean the same in every metric, and are kept once: `features.samples`.
+
+        Raises:
+            UsageError: it does not apply to this model or these images, and why.
+        """
+
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float]:
+        """The numbers, from the rows of all images, each (N, …); by default the mean of each row."""
+        return {name: float(values.double().mean()) for name, values in rows.items()}
+
+    def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
+        """What a reader of the numbers should know, such as that there were too few images."""
+        return []
 
 
 # ---------------------------------------------------------------------------------------------------- data, export

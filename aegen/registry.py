@@ -32,6 +32,7 @@ KINDS = {
     "sampler": "aegen.samplers",
     "feature": "aegen.features",
     "dataset": "aegen.datasets",
+    "metric": "aegen.metrics",
     "exporter": "aegen.exporters",
     "tracker": "aegen.trackers",
     "command": "aegen.commands",

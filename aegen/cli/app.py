@@ -18,6 +18,7 @@ COMMANDS = {
     "reconstruct": ("aegen.cli.reconstruct", "Originals above reconstructions: aegen reconstruct photo.png"),
     "sample": ("aegen.cli.sample", "Draw new images: aegen sample -n 64"),
     "interpolate": ("aegen.cli.interpolate", "The way between images: aegen interpolate a.png b.png"),
+    "evaluate": ("aegen.cli.evaluate", "Measure a model: aegen evaluate -c runs/faces"),
     "export": ("aegen.cli.export", "Write the model for others: aegen export --format onnx"),
     "list-plugins": ("aegen.cli.list_plugins", "What is installed: aegen list-plugins --kind objective"),
 }

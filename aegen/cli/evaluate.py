@@ -1,0 +1,153 @@
+"""`aegen evaluate`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from aegen import registry
+from aegen.cli.app import single
+from aegen.cli.options import Checkpoint, Components, Device, Flag, Given, Json, Out, checked, extend, peek
+from aegen.spec import Range, options_of
+
+if TYPE_CHECKING:
+    from aegen.evaluation import Evaluation
+
+
+def command(args: list[str]) -> Any:
+    """Build the command, with the options of the metrics that the line names."""
+    flags = []
+    for name in _named(args):
+        registry.trust(name)
+        component = registry.find("metric", name)
+        for option in options_of(registry.load(component)).values():
+            decl = f"--{name}.{option.name.replace('_', '-')}"
+            flags.append(Flag(decl, f"{name}.{option.name}", option, f"Metric {component.title}"))
+    example = (
+        "Examples:  aegen evaluate  ·  aegen evaluate -c runs/faces --metric fid --metric kid --samples 10000  ·  "
+        "aegen evaluate --data mnist --json"
+    )
+    return single(extend(evaluate, flags), "evaluate", epilog=example)
+
+
+def _named(args: list[str]) -> list[str]:
+    """Metrics that `--metric` names, and those whose options are given, `--nll.samples 500`."""
+    begun = [word.removeprefix("--").partition(".")[0] for word in args if word.startswith("--") and "." in word]
+    return list(
+        dict.fromkeys([*peek(args, "--metric")["--metric"], *(w for w in begun if w in registry.names("metric"))])
+    )
+
+
+def evaluate(
+    checkpoint: Checkpoint = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--metric",
+            help="Only this one; may be repeated.  \\[default: all that apply]",
+            autocompletion=lambda: registry.names("metric"),
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Other images than the run's: a set, a folder, a .npz.")
+    ] = None,
+    data_root: Annotated[str | None, typer.Option("--data-root", help="Where downloaded data sets live.")] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", help="At most so many held-out images.", **checked("--limit", int, Range(1))),
+    ] = None,
+    by: Annotated[str, typer.Option("--protocol", help="What is held fixed, by name.")] = "aegen-1",
+    samples: Annotated[
+        str | None, typer.Option("--samples", "-n", help="How many images are generated.", metavar="integer 2≤x")
+    ] = None,
+    sampler: Annotated[
+        str | None,
+        typer.Option(
+            "--sampler", help="How their latents are drawn.", autocompletion=lambda: registry.names("sampler")
+        ),
+    ] = None,
+    features: Annotated[
+        str | None,
+        typer.Option(
+            "--features",
+            help="Network of the features: a name, or name:weights.safetensors.",
+            autocompletion=lambda: registry.names("feature"),
+        ),
+    ] = None,
+    side: Annotated[
+        str | None,
+        typer.Option("--features-side", help="Pixels a side that the network is given.", metavar="integer 0≤x≤1024"),
+    ] = None,
+    latent: Annotated[
+        str | None,
+        typer.Option("--latent", help="Reconstructions of the posterior's mean, or of a draw.", metavar="mean|draw"),
+    ] = None,
+    reference: Annotated[
+        str | None,
+        typer.Option("--reference", help="What generated images are compared with.", metavar="held-out|train"),
+    ] = None,
+    seed: Annotated[str | None, typer.Option("--seed", help="Of everything random.", metavar="integer 0≤x")] = None,
+    device: Device = "auto",
+    out: Out = None,
+    component: Components = None,
+    as_json: Json = False,
+    *,
+    given: Given,
+) -> None:
+    """Measure a trained model on held-out images and on images that it generates."""
+    from aegen import evaluation, use
+    from aegen.cli.render import say
+
+    use.trust_components(component or [])
+    network, _, weights = (features or "").partition(":")
+    knobs = {
+        "samples": samples, "sampler": sampler, "features": network, "weights": weights, "side": side,
+        "latent": latent, "reference": reference, "seed": seed,
+    }  # fmt: skip
+    options: dict[str, dict[str, Any]] = {}
+    for key, (_, value) in given.items():
+        name, _, option = key.partition(".")
+        options.setdefault(name, {})[option] = value
+    found = evaluation.evaluate(
+        checkpoint,
+        metrics=metric or (),
+        options=options,
+        by=by,
+        changes={key: value for key, value in knobs.items() if value},
+        data={key: value for key, value in {"name": data, "root": data_root}.items() if value},
+        limit=limit,
+        device=device,
+        say=say,
+    )
+    file = evaluation.save(found, out)
+    if as_json:
+        typer.echo(json.dumps({**found.to_dict(), "file": str(file)}))
+    else:
+        show(found, file)
+
+
+def show(found: Evaluation, file: Path) -> None:
+    """A table of the numbers, what did not apply and why, and where it is written."""
+    from aegen.cli.render import number, say, table
+
+    rows = []
+    for entry in found.numbers:
+        interval = "" if entry.low is None or entry.high is None else f"{number(entry.low)} to {number(entry.high)}"
+        rows.append(
+            [
+                entry.metric,
+                entry.name,
+                number(entry.value),
+                interval,
+                {"lower": "↓", "higher": "↑"}.get(entry.better, ""),
+            ]
+        )
+    table(["metric", "number", "value", "95 % interval", "better"], rows)
+    for name, reason in found.skipped.items():
+        say(f"not measured: {name} ({reason})")
+    for note in found.notes:
+        say(f"note: {note}")
+    typer.echo(str(file))

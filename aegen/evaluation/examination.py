@@ -1,0 +1,267 @@
+"""Look at a trained model by a protocol: held-out images, generated ones, and the numbers that metrics make of them."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from aegen import registry
+from aegen.data.batches import normalize
+from aegen.data.source import Data, load_data
+from aegen.errors import AegenError, EnvironmentFault, PluginError, UsageError, listing
+from aegen.evaluation.features import FeatureSpace
+from aegen.evaluation.protocol import Protocol, protocol
+from aegen.evaluation.rows import Number, Rows
+from aegen.evaluation.seen import Seen
+from aegen.factory import create, load
+from aegen.model import build_objective
+from aegen.protocols import Metric, Objective
+from aegen.rundir import free_name, owner, write_text
+from aegen.spec import Spec
+from aegen.use.loading import Loaded, Say, silent
+from aegen.use.loading import load as load_model
+from aegen.use.sampling import default_sampler, draw
+
+BATCH = 100
+_ENCODER, _OBJECTIVE, _LABELS, _FEATURES, _SAMPLER = "encoder", "objective", "labels", "features", "sampler"
+
+
+@dataclass
+class Evaluation:
+    """Everything that was found, and how.
+
+    Attributes:
+        protocol: every knob; with `sampler`, `features_checksum` and the counts of images as they really were.
+        skipped: metrics that do not apply, with the reason.
+        notes: what a reader should know.
+    """
+
+    checkpoint: str
+    model: dict[str, Any]
+    data: dict[str, Any]
+    protocol: dict[str, Any]
+    numbers: list[Number] = field(default_factory=list)
+    skipped: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; a number that is not finite is null."""
+        found = asdict(self)
+        for number in found["numbers"]:
+            number |= {key: _json(number[key]) for key in ("value", "low", "high")}
+        return found
+
+
+def _json(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+@dataclass
+class Subject:
+    """A model under examination."""
+
+    loaded: Loaded
+    objective: Objective
+    data: Data
+    protocol: Protocol
+    space: FeatureSpace | None
+    sampler: str
+    there: dict[str, str]
+
+
+def evaluate(
+    place: Path | str | None = None,
+    *,
+    metrics: Sequence[str] = (),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    by: str = "aegen-1",
+    changes: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    limit: int | None = None,
+    device: str = "auto",
+    say: Say = silent,
+) -> Evaluation:
+    """Measure a model on held-out images and on images that it generates.
+
+    Args:
+        metrics: by name; all that are installed by default.
+        options: of metrics, by their names.
+        by: name of a protocol.
+        changes: of its knobs.
+        data: settings of other data than the run's, such as its `name`.
+        limit: look at so many held-out images at most.
+
+    Raises:
+        UsageError: unknown names or options; there is no such model or data.
+    """
+    began = time.monotonic()
+    rules = protocol(by, dict(changes or {}))
+    loaded = load_model(place, device=device)
+    chosen = _metrics(metrics or registry.names("metric"), options or {}, quiet=not metrics)
+    subject, missing = _subject(loaded, rules, data or {}, limit, chosen, say)
+    applies = {name: m for name, m in chosen.items() if isinstance(m, Metric)}
+    skipped = {name: m for name, m in chosen.items() if isinstance(m, str)}
+    for name, metric in list(applies.items()):
+        lacking = [need for need in sorted(metric.needs) if need not in subject.there]
+        if lacking:
+            skipped[name] = "; ".join(missing.get(need, f"the bottleneck offers no {need}") for need in lacking)
+            del applies[name]
+    rows = Rows()
+    for source in _sources(subject, applies):
+        rows.sweep(_batches(subject, source), applies, skipped)
+    evaluation = Evaluation(
+        checkpoint=str(loaded.path),
+        model={
+            **{part: getattr(loaded.spec, part).name for part in ("arch", "objective", "bottleneck", "likelihood")},
+            "image": list(loaded.model.image),
+            "latent": list(loaded.model.latent_shape),
+            "parameters": sum(p.numel() for p in loaded.model.parameters()),
+            "steps": loaded.file.header["step"],
+        },
+        data={
+            "name": subject.data.name,
+            "held_out": len(subject.data.validation),
+            "fingerprint": subject.data.fingerprint(),
+        },
+        protocol=rules.to_dict() | {"sampler": subject.sampler},
+        skipped=skipped,
+    )
+    if subject.space is not None:
+        evaluation.protocol |= {"features_checksum": subject.space.checksum, "features_side": subject.space.side}
+    for name, metric in applies.items():
+        if name not in skipped:
+            evaluation.numbers += rows.numbers(name, metric, rules.seed)
+            evaluation.notes += metric.notes(rows.of(name))
+    evaluation.seconds = round(time.monotonic() - began, 1)
+    return evaluation
+
+
+def save(evaluation: Evaluation, out: Path | None) -> Path:
+    """Write it as JSON: to `out`, or beside the checkpoint's run, under the first free name."""
+    place = out
+    if place is None:
+        try:
+            folder = owner(Path(evaluation.checkpoint)) / "evaluations"
+            folder.mkdir(exist_ok=True)
+        except UsageError:  # a checkpoint without a run
+            folder = Path()
+        place = free_name(folder / f"{evaluation.protocol['name'].replace(' ', '-')}.json")
+    write_text(place, json.dumps(evaluation.to_dict(), indent=1) + "\n")
+    return place
+
+
+def _metrics(names: Sequence[str], options: Mapping[str, Mapping[str, Any]], *, quiet: bool) -> dict[str, Metric | str]:
+    """Each metric, or the reason why it cannot be had, which is an error if it was asked for by name."""
+    found: dict[str, Metric | str] = {}
+    strange = [name for name in options if name not in names]
+    if strange:
+        raise UsageError(f"options are given for {listing(strange)}, but the metrics are {listing(names)}")
+    for name in names:
+        try:
+            cls = load("metric", name, Metric)
+            found[name] = create(cls, "metric", Spec(name, dict(options.get(name, {}))), f"{name}.", {})
+        except (PluginError, EnvironmentFault) as error:
+            if not quiet:
+                raise
+            found[name] = str(error)
+    return found
+
+
+def _subject(
+    loaded: Loaded,
+    rules: Protocol,
+    data: Mapping[str, Any],
+    limit: int | None,
+    chosen: Mapping[str, Metric | str],
+    say: Say,
+) -> tuple[Subject, dict[str, str]]:
+    """What is examined, and why something that metrics may need is not there."""
+    model, header = loaded.model, loaded.file.header
+    settings, own = loaded.spec.data, not data.get("name") or data["name"] == loaded.spec.data.name
+    if data:
+        size = [model.image.height, model.image.width]
+        settings = replace(settings, **{"size": size, "channels": model.image.channels, **data})
+    images = load_data(settings, loaded.spec.data_options if own else {})
+    if images.image != model.image:
+        raise UsageError(
+            f"the images of {settings.name} are {images.image}, but the model's are {model.image}",
+            hint="leave --size and --channels out, and they are brought to the model's",
+        )
+    if own and images.fingerprint() != header["data"]["fingerprint"]:
+        say(f"{settings.name} holds other images than when the model was trained")
+    if limit is not None:
+        images.validation = images.validation[:limit]
+        images.validation_labels = None if images.validation_labels is None else images.validation_labels[:limit]
+    there = dict.fromkeys(model.bottleneck.offers, "")
+    missing: dict[str, str] = {}
+
+    def know(what: str, yes: bool, reason: str) -> None:
+        if yes:
+            there[what] = ""
+        else:
+            missing[what] = reason
+
+    know(_ENCODER, header.get("encodes", True), f"objective {loaded.spec.objective.name} trains no encoder")
+    same = not header["data"]["classes"] or images.classes == header["data"]["classes"]
+    know(_LABELS, images.validation_labels is not None and same, f"{settings.name} has no class labels of the model's")
+    loaded.file.require_plugins(("objective",))
+    objective = build_objective(loaded.spec.objective, model, size=header["data"]["count"])
+    loaded.file.restore(objective, "objective.")
+    objective.to(loaded.device).eval().requires_grad_(False)
+    objective.at(header["step"])
+    there[_OBJECTIVE] = ""
+    space = None
+    if any(isinstance(metric, Metric) and _FEATURES in metric.needs for metric in chosen.values()):
+        try:
+            space = FeatureSpace(rules, loaded.device)
+        except AegenError as error:
+            missing[_FEATURES] = str(error)
+        else:
+            there[_FEATURES] = ""
+    sampler = rules.sampler or default_sampler(loaded)
+    drawable = "prior" in there or _ENCODER in there
+    know(_SAMPLER, drawable, f"sampler {sampler} cannot draw from this model")
+    return Subject(loaded, objective, images, rules, space, sampler, there), missing
+
+
+def _sources(subject: Subject, metrics: Mapping[str, Metric]) -> Iterator[str]:
+    """What must be looked at, for these metrics."""
+    yield "held-out"
+    if any(_SAMPLER in metric.needs for metric in metrics.values()):
+        if subject.protocol.reference == "train":
+            yield "reference"
+        yield "samples"
+
+
+def _batches(subject: Subject, source: str) -> Iterator[Seen]:
+    """What a metric is shown of a source, a batch at a time."""
+    data, device = subject.data, subject.loaded.device
+
+    def seen(x: Tensor, labels: Tensor | None) -> Seen:
+        told = None if labels is None else labels.to(device)
+        return Seen(
+            source, subject.loaded.model, subject.objective, x.to(device), told, subject.protocol, subject.space
+        )
+
+    if source == "samples":
+        rules = subject.protocol
+        for part in draw(subject.loaded, rules.samples, sampler=subject.sampler, seed=rules.seed):
+            one = seen(part, None)
+            one.x = one.rounded(one.x)
+            yield one
+        return
+    pixels, labels = data.train, data.train_labels
+    if source == "held-out":
+        pixels, labels = data.validation, data.validation_labels
+    for start in range(0, len(pixels), BATCH):
+        stop = start + BATCH
+        told = labels[start:stop] if labels is not None and _LABELS in subject.there else None
+        yield seen(normalize(pixels[start:stop]), told)

@@ -1,0 +1,102 @@
+"""What a metric sees: a batch of images and what the model makes of them, each part computed when it is first asked for."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+from torch import Tensor
+
+from aegen.evaluation.features import FeatureSpace
+from aegen.evaluation.protocol import Protocol
+from aegen.model import Autoencoder
+from aegen.protocols import Latent, Objective, Outcome, Pixels
+
+_LEVELS = 127.5  # grey levels in a unit of [-1, 1]
+
+
+class Seen:
+    """A batch of an evaluation.
+
+    Attributes:
+        source: `held-out`, `reference` (training images, where the protocol compares with those) or `samples`.
+        model, objective: in evaluation mode; gradients are off.
+        x: the images, (B, C, H, W) in [-1, 1].
+        labels: their classes, int64 (B,), where the data has them.
+        protocol: what is held fixed.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        model: Autoencoder,
+        objective: Objective,
+        x: Tensor,
+        labels: Tensor | None,
+        protocol: Protocol,
+        space: FeatureSpace | None,
+    ) -> None:
+        self.source, self.model, self.objective = source, model, objective
+        self.x, self.labels, self.protocol = x, labels, protocol
+        self._space = space
+
+    @property
+    def held_out(self) -> bool:
+        """Whether these are the images that the model is judged by."""
+        return self.source == "held-out"
+
+    @property
+    def reference(self) -> bool:
+        """Whether generated images are compared with these."""
+        return self.source == ("reference" if self.protocol.reference == "train" else "held-out")
+
+    @property
+    def generated(self) -> bool:
+        """Whether the model drew these."""
+        return self.source == "samples"
+
+    @cached_property
+    def latent(self) -> Latent:
+        """Of the images; their classes are told."""
+        self.model.labels = self.labels
+        latent = self.model.encode(self.x)
+        self.model.labels = None
+        return latent
+
+    @cached_property
+    def pixels(self) -> Pixels:
+        """p(x|z), z being what the protocol takes for the latent."""
+        return self.model.decode(self.latent.mean if self.protocol.latent == "mean" else self.latent.z)
+
+    @cached_property
+    def recon(self) -> Tensor:
+        """The reconstructions, (B, C, H, W) in [-1, 1], rounded to 8 bits if the protocol says so."""
+        return self.rounded(self.pixels.mean)
+
+    @cached_property
+    def outcome(self) -> Outcome:
+        """What the objective says of the images, as in validation."""
+        self.model.labels = self.labels
+        outcome = self.objective.loss(self.model, self.x)
+        self.model.labels = None
+        return outcome
+
+    @cached_property
+    def features(self) -> Tensor:
+        """Of the images, (B, width)."""
+        return self.space(self.x)
+
+    @cached_property
+    def recon_features(self) -> Tensor:
+        """Of the reconstructions, (B, width)."""
+        return self.space(self.recon)
+
+    @property
+    def space(self) -> FeatureSpace:
+        """The features of the protocol; a metric that uses them needs `features`."""
+        assert self._space is not None, "a metric that uses features must say so in its needs"
+        return self._space
+
+    def rounded(self, images: Tensor) -> Tensor:
+        """As they would be in a file of 8 bits, if the protocol says so."""
+        images = images.clamp(-1, 1)
+        return ((images + 1) * _LEVELS).round() / _LEVELS - 1 if self.protocol.rounding else images
