@@ -25,7 +25,7 @@ from aegen.model import build_objective
 from aegen.protocols import Metric, Objective
 from aegen.rundir import free_name, owner, write_text
 from aegen.spec import Spec
-from aegen.use.loading import Loaded, Say, silent
+from aegen.use.loading import Loaded, Say, silent, writing
 from aegen.use.loading import load as load_model
 from aegen.use.sampling import default_sampler, draw
 
@@ -153,8 +153,11 @@ def save(evaluation: Evaluation, out: Path | None) -> Path:
             folder.mkdir(exist_ok=True)
         except UsageError:  # a checkpoint without a run
             folder = Path()
-        place = free_name(folder / f"{evaluation.protocol['name'].replace(' ', '-')}.json")
-    write_text(place, json.dumps(evaluation.to_dict(), indent=1) + "\n")
+        place = free_name(
+            folder / f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
+        )
+    with writing(place):
+        write_text(place, json.dumps(evaluation.to_dict(), indent=1) + "\n")
     return place
 
 

@@ -64,5 +64,5 @@ def protocol(name: str, changes: dict[str, Any]) -> Protocol:
         raise UsageError(f"unknown protocol {name!r}", hint=hint)
     chosen = PROTOCOLS[name].to_dict()
     asked = check_options(options_of(Protocol), {**chosen, **changes}, "protocol.", "a protocol")
-    different = [key for key in asked if asked[key] != chosen[key]]
-    return Protocol(**{**asked, "name": f"{name} changed in {listing(different)}" if different else name})
+    different = ", ".join(f"{key}={asked[key]}" for key in asked if asked[key] != chosen[key])
+    return Protocol(**{**asked, "name": f"{name} with {different}" if different else name})
