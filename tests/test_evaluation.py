@@ -124,6 +124,13 @@ def test_a_wrong_line_is_one_sentence(
     aegen("evaluate", *place, *words).refused(2, *pieces)
 
 
+def test_explain_names_the_rules_by_which_a_printed_number_differs(aegen: Aegen, trained: Path) -> None:
+    said = aegen("evaluate", "-c", trained, "--metric", "reconstruction", "--explain", "-o", "e.json").worked()
+    (line,) = [line for line in said.err.splitlines() if "26.91 printed for sd-vae-ft-mse" in line]
+    assert "data ImageNet validation, 256×256 (here digits)" in line and "latent not said (here mean)" in line
+    assert "the rules here: name aegen-1" in said.err
+
+
 # ------------------------------------------------------------------------------------------------ protocols, rows
 
 

@@ -28,7 +28,7 @@ FLOORS = [
     ["use.loading"],
     ["use.sampling", "use.reconstruction", "use.exporting"],
     ["use.interpolation"],
-    ["evaluation.protocol"],
+    ["evaluation.protocol", "evaluation.published"],
     ["evaluation.features"],
     ["evaluation.seen"],
     ["evaluation.rows"],

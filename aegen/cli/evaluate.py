@@ -92,6 +92,9 @@ def evaluate(
     seed: Annotated[str | None, typer.Option("--seed", help="Of everything random.", metavar="integer 0≤x")] = None,
     device: Device = "auto",
     out: Out = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Beside each number, printed ones and by what rules they differ.")
+    ] = False,
     component: Components = None,
     as_json: Json = False,
     *,
@@ -127,6 +130,21 @@ def evaluate(
         typer.echo(json.dumps({**found.to_dict(), "file": str(file)}))
     else:
         show(found, file)
+    if explain:
+        _explain(found)
+
+
+def _explain(found: Evaluation) -> None:
+    """The rules of this evaluation, and those of printed numbers of the same name."""
+    from aegen.cli.render import number, say
+    from aegen.evaluation.published import differences
+
+    say("the rules here: " + ", ".join(f"{key} {value}" for key, value in found.protocol.items() if value != ""))
+    rules = {**found.protocol, "data": found.data["name"]}
+    for entry in found.numbers:
+        for one, other in differences(entry.name, rules):
+            why = "; ".join(other) or "no rule that is known differs"
+            say(f"{entry.name} {number(entry.value)} here, {number(one.value)} printed for {one.system}: {why}")
 
 
 def show(found: Evaluation, file: Path) -> None:
