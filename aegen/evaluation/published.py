@@ -32,6 +32,7 @@ _TOKENIZER = {
     "rounding": "not said",
     "reference": "held-out",
 }
+_PIXELS = {key: _TOKENIZER[key] for key in ("data", "latent", "rounding")}
 _MNIST = {"data": "MNIST"}
 _BINARISED = {"data": "MNIST, statically binarised"}
 _DYNAMIC = {"data": "MNIST, binarised anew each epoch"}
@@ -53,8 +54,8 @@ PUBLISHED = [
     Published("VA-VAE f16d32", "rfid", 0.28, _TOKENIZER),
     Published("LlamaGen VQ-16", "rfid", 2.19, _TOKENIZER),
     Published("Open-MAGVIT2, 262,144 codes", "rfid", 1.17, _TOKENIZER),
-    Published("sd-vae-ft-mse", "psnr", 26.91, _TOKENIZER),
-    Published("FLUX.1's autoencoder", "psnr", 32.87, _TOKENIZER),
+    Published("sd-vae-ft-mse", "psnr", 26.91, _PIXELS),
+    Published("FLUX.1's autoencoder", "psnr", 32.87, _PIXELS),
 ]
 
 
