@@ -147,7 +147,7 @@ games = pytest.mark.parametrize(("cls", "neck"), GAMES, ids=lambda v: getattr(v,
         (SoftIntroVAE, {"alpha": 1.0, "beta_neg": 8.0, "gamma": 1.0}),
         (EBGAN, {}),
         (EBGAN, {"pull_away": 0.0, "depth": 1, "code": 3}),
-        (BEGAN, {"gamma": 0.7, "lambda_k": 0.1}),
+        (BEGAN, {"gamma": 0.7, "lambda_k": 0.1, "norm": 1, "pull_away": 0.0}),
     ],
     ids=str,
 )
@@ -518,9 +518,9 @@ def test_an_energy_critic_that_is_too_deep_is_refused() -> None:
         EnergyCritic(IMAGE, 2, 5, 3)
 
 
-@pytest.mark.parametrize(("cls", "power"), [(EBGAN, 2), (BEGAN, 1)])
+@pytest.mark.parametrize(("cls", "power"), [(EBGAN, 2), (BEGAN, 1), (BEGAN, 2)])
 def test_an_energy_is_the_critics_error_summed_over_pixels(cls: Any, power: int) -> None:
-    objective, x = make(cls), images(3)
+    objective, x = make(cls, **({"norm": power} if cls is BEGAN else {})), images(3)
     recon = objective.critic.decoder(objective.critic.encoder(x))
     for i in range(3):
         pairs = zip(x[i].flatten().tolist(), recon[i].flatten().tolist(), strict=True)
@@ -592,8 +592,14 @@ def test_the_controller_of_began() -> None:
     moved = 0.5 + 0.05 * (0.4 * real - fake).mean() / PIXELS
     close(objective.k, moved.detach())
     close(outcome.watch["k"], torch.tensor(0.5))
-    close(turns(objective)["generator"].loss(net, x).terms["generated_energy"].mean() * 0, torch.tensor(0.0))
     close(seeded(lambda: turns(objective)["generator"].loss(net, x)).terms["generated_energy"], fake)
+
+
+def test_began_s_codes_are_pulled_away_as_ebgan_s_are() -> None:
+    net, x, objective = model("matched-prior"), images(), make(BEGAN, pull_away=0.3)
+    codes = objective.critic(generated(net))[0]
+    term = seeded(lambda: turns(objective)["generator"].loss(net, x)).terms["pull"]
+    close(term, PIXELS * 0.3 * pulling_away(codes))
 
 
 def test_the_controller_stays_in_its_bounds_and_rests_without_gradients() -> None:
@@ -618,8 +624,9 @@ def test_the_controller_stays_in_its_bounds_and_rests_without_gradients() -> Non
 
 def test_values_of_soft_intro_vae() -> None:
     net, x = model(), images()
-    rec, kl_weight, neg, alpha, gamma = 0.7, 1.3, 5.0, 2.0, 0.25
-    objective = make(SoftIntroVAE, beta_rec=rec, beta_kl=kl_weight, beta_neg=neg, alpha=alpha, gamma=gamma)
+    rec, kl_weight, gen, neg, alpha, gamma = 0.7, 1.3, 0.4, 5.0, 2.0, 0.25
+    weights = {"beta_rec": rec, "beta_kl": kl_weight, "beta_gen": gen, "beta_neg": neg}
+    objective = make(SoftIntroVAE, **weights, alpha=alpha, gamma=gamma)
     found = turns(objective)
     assert list(found) == ["encoder", "decoder"]
 
@@ -644,7 +651,7 @@ def test_values_of_soft_intro_vae() -> None:
     decoder = seeded(lambda: found["decoder"].loss(net, x)).terms
     close(decoder["error"], nll(net, x, z))
     close(decoder["squares"], rec * distance(x, recon))
-    close(decoder["generated_penalty"], kl_weight * fake_kl)
+    close(decoder["generated_penalty"], gen * fake_kl)
     close(decoder["generated_error"], gamma * rec * distance(fake, picture(net, again)))
 
 

@@ -10,10 +10,13 @@ import pytest
 import torch
 from aegen_adversarial.adversarial import Adversarial, decoder_outputs, gradient_ratio
 from aegen_adversarial.ae_gan import AEGAN
+from aegen_adversarial.began import BEGAN
 from aegen_adversarial.critic import ImageCritic
+from aegen_adversarial.ebgan import EBGAN
 from aegen_adversarial.forms import critic_loss, fooling_loss
 from aegen_adversarial.game import squared_slope, unit_slope
 from aegen_adversarial.gan import GAN
+from aegen_adversarial.soft_intro_vae import SoftIntroVAE
 from aegen_adversarial.wgan import WGAN
 from aegen_adversarial.wgan_gp import WGANGP
 from torch import Tensor, nn
@@ -24,7 +27,7 @@ from aegen.errors import UsageError
 from aegen.model import Autoencoder, build_model, build_objective, check_needs
 from aegen.protocols import ImageShape, Objective, Outcome, Turn
 from aegen.settings import TrainSettings
-from aegen.spec import Spec, options_of
+from aegen.spec import Spec, check_options, options_of
 from aegen.testing import check_objective
 
 IMAGE = ImageShape(2, 9, 10)
@@ -104,7 +107,7 @@ def play(form: str, real: list[float], fake: list[float]) -> tuple[float, float]
 
 @pytest.mark.parametrize("form", FORMS)
 def test_both_turns_of_a_gan_are_the_game_s_definition(form: Any) -> None:
-    net, game, x = model(), GAN(IMAGE, form=form, width=4), images()
+    net, game, x = model(), GAN(IMAGE, form=form, width=4, r1=0.0), images()
     turns = turns_of(game)
     torch.manual_seed(3)
     ours = [reduce(turns[name].loss(net, x))[0] for name in ("generator", "judge")]
@@ -113,6 +116,14 @@ def test_both_turns_of_a_gan_are_the_game_s_definition(form: Any) -> None:
         fake = drawn(net, len(x))
         reference = play(form, game.critic(x).flatten().tolist(), game.critic(fake).flatten().tolist())
         close(value, reference[turn])
+
+
+@pytest.mark.parametrize(
+    ("cls", "rules"), [(GAN, {"r1"}), (AEGAN, {"r1"}), (WGAN, set()), (WGANGP, {"gradient_penalty"})]
+)
+def test_each_game_has_one_rule_that_keeps_its_critic_in_bounds(cls: Any, rules: set[str]) -> None:
+    """A box is the rule of the one without a term."""
+    assert set(judge_of(cls(IMAGE, width=4)).loss(model(), images()).terms) == {"critic"} | rules
 
 
 def test_the_images_of_a_gan_are_only_counted() -> None:
@@ -579,6 +590,13 @@ def test_contract(cls: Any, options: dict[str, Any]) -> None:
 @pytest.mark.parametrize("cls", [GAN, WGAN, WGANGP, AEGAN, Adversarial])
 def test_every_option_has_help(cls: Any) -> None:
     assert all(option.help for option in options_of(cls).values())
+
+
+@pytest.mark.parametrize("cls", [GAN, WGAN, WGANGP, AEGAN, BEGAN, EBGAN, SoftIntroVAE])
+def test_what_a_game_suggests_is_a_setting_of_training(cls: Any) -> None:
+    given = dict(cls.suggests)
+    assert given
+    assert check_options(options_of(TrainSettings), given, "train.", "train").items() >= given.items()
 
 
 def test_a_game_needs_a_prior() -> None:

@@ -7,7 +7,8 @@ to the prior, so that what is drawn is what was reconstructed. For the paper's v
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
@@ -28,6 +29,7 @@ class AEGAN(Game):
 
     bottleneck, likelihood = "gaussian", "gaussian"
     needs = frozenset({"prior"})
+    suggests: ClassVar[Mapping[str, Any]] = {"betas": [0.5, 0.99], "ema": 0.99}
 
     def __init__(
         self,
@@ -37,10 +39,10 @@ class AEGAN(Game):
         beta: Weight = 1.0,
         form: Form = "non-saturating",
         after: Annotated[int, Range(0)] = 0,
-        width: Count = 32,
+        width: Count = 16,
         critic_every: Count = 1,
         spectral_norm: bool = False,
-        r1: Weight = 0.0,
+        r1: Weight = 1.0,
         r1_every: Count = 1,
         gradient_penalty: Weight = 0.0,
         lecam: Weight = 0.0,

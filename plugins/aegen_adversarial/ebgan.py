@@ -1,7 +1,8 @@
 """A generator and an autoencoder that gives images a low energy and what is generated a high one, up to a margin.
 
 Zhao, Mathieu & LeCun, Energy-based Generative Adversarial Network, 2017, eq. 1 and 2; the pulling-away term: eq. 4. Energies
-are summed over pixel values, and so are the margin and the weight of that term.
+are summed over pixel values, and so are the margin and the weight of that term. The margin must lie above the energy of
+images: a critic that cannot reach it for those has nothing to say against generated ones.
 """
 
 from __future__ import annotations
@@ -41,9 +42,9 @@ class EBGAN(EnergyGame):
         self,
         image: ImageShape,
         *,
-        margin: Annotated[float, Range(0)] = 0.02,
+        margin: Annotated[float, Range(0)] = 0.1,
         pull_away: Annotated[float, Range(0)] = 0.1,
-        width: Annotated[int, Range(1)] = 16,
+        width: Annotated[int, Range(1)] = 8,
         depth: Annotated[int, Range(1, 6)] = 2,
         code: Annotated[int, Range(1)] = 32,
     ) -> None:

@@ -12,7 +12,9 @@ well, have a low one.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -56,6 +58,7 @@ class EnergyGame(Objective):
     """
 
     bottleneck, likelihood = "matched-prior", "gaussian"
+    suggests: ClassVar[Mapping[str, Any]] = {"betas": [0.5, 0.999], "ema": 0.99}
     encodes = False
     needs = frozenset({"prior"})
     power: int
