@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from aegen import registry
-from aegen.errors import PluginError, listing
+from aegen.errors import PluginError, UsageError, listing
 from aegen.protocols import (
     Architecture,
     Bottleneck,
@@ -90,15 +90,32 @@ def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str,
     return part
 
 
-def build_features(name: str, weights: str = "") -> FeatureNetwork:
+def build_features(
+    name: str, weights: str = "", *, option: str = "--features", weights_option: str = ""
+) -> FeatureNetwork:
     """A feature network, frozen and in evaluation mode.
 
     Args:
         weights: safetensors file for a network that has none of its own.
+        option: how the user writes the option of the name, for messages.
+        weights_option: that of the file, if it is another.
 
     Raises:
         UsageError: the name is unknown, or there are no such weights.
+        EnvironmentFault: its package is not installed.
     """
-    options = {"weights": weights} if weights else {}
-    net = create(load("feature", name, FeatureNetwork), "feature", Spec(name, options), "features.", {})
+    weights_option = weights_option or option
+    try:
+        component = registry.find("feature", name)
+    except UsageError as error:
+        hint = f"name it yourself: {option} {name}, or --component {name}" if registry.is_file(name) else error.hint
+        raise UsageError(f"{option}: {error.message}", hint=hint) from None
+    cls: type[FeatureNetwork] = load_component(component)
+    if weights and "weights" not in options_of(cls):
+        message = f"{weights_option} is {weights!r}, but the feature network {name} has weights of its own"
+        raise UsageError(message, hint="leave the file out")
+    try:
+        net = create(cls, "feature", Spec(name, {"weights": weights} if weights else {}), "features.", {})
+    except UsageError as error:
+        raise UsageError(f"{weights_option}: {error.message}", hint=error.hint) from error
     return net.eval().requires_grad_(False)

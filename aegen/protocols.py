@@ -18,11 +18,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from aegen.errors import UsageError
 from aegen.schedules import Schedule
 from aegen.settings import DataSettings
 
@@ -191,6 +192,7 @@ class Bottleneck(nn.Module, ABC):
         offers: any of `prior` (it can be drawn from), `density` (a posterior, and log_prior), `diagonal` (the posterior is a
             normal, independent in every dimension, with `mean` and `std`), `penalty` (not always 0), `charges`, `codes`,
             `labels` (it reads the class labels).
+        codebooks: how many codes each codebook has, if the bottleneck offers codes; of several, `codes` are (B, books, …).
 
     State that is not trained by gradients (an EMA codebook) moves only when
     `self.training and torch.is_grad_enabled()`.
@@ -198,6 +200,7 @@ class Bottleneck(nn.Module, ABC):
 
     fan_in: int
     offers: frozenset[str] | set[str] = frozenset()
+    codebooks: Sequence[int] = ()
 
     @abstractmethod
     def forward(self, features: Tensor) -> Latent:
@@ -210,6 +213,10 @@ class Bottleneck(nn.Module, ABC):
     def log_prior(self, z: Tensor) -> Tensor:
         """log p(z) of latents (B, *z), (B,) nats, if the bottleneck offers a density."""
         raise TypeError(f"{type(self).__name__} offers no density")
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The nearest latents that this bottleneck can give, (B, *z); `z` itself where it can give any."""
+        return z
 
     def labels_of(self, z: Tensor) -> Tensor:
         """The class of each latent, int64 (B,), if the bottleneck offers labels."""
@@ -229,9 +236,12 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         fan_out: channels that the decoder must emit.
+        measure: what `nll` is of: a `density` over [-1, 1], the mass of grey `levels`, or that of `binary` pixels, which of grey
+            ones is a cross-entropy.
     """
 
     fan_out: int
+    measure: ClassVar[Literal["density", "levels", "binary"]] = "density"
 
     @abstractmethod
     def forward(self, parameters: Tensor) -> Pixels:
@@ -365,6 +375,10 @@ class FeatureNetwork(nn.Module, ABC):
     def forward(self, x: Tensor) -> Tensor:
         """RGB images (B, 3, H, W) in [-1, 1] → pooled features, (B, width)."""
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Pooled features (B, width) → logits of the classes that the network was trained on, (B, classes), where it has them."""
+        raise UsageError(f"the feature network {type(self).__name__} gives no class probabilities")
+
 
 class Metric(ABC):
     """Numbers about a trained model: `__init__(self, *, options…)`.
@@ -374,7 +388,7 @@ class Metric(ABC):
 
     Attributes:
         needs: what must be there: anything that a bottleneck offers, `encoder`, `sampler` (generated images), `labels`,
-            `features` (a feature network).
+            `likelihood` (p(x|z) was trained, its scale too), `factors` (what each image was made from), `features` (a feature network).
         better: `lower` or `higher`, by the name of a number, where one of them is.
         resamples: how often the images are drawn again for an interval; 0 gives none.
     """
@@ -393,8 +407,14 @@ class Metric(ABC):
             UsageError: it does not apply to this model or these images, and why.
         """
 
-    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float]:
-        """The numbers, from the rows of all images, each (N, …); by default the mean of each row."""
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
+        """The numbers, from the rows of all images, each (N, …); by default the mean of each row.
+
+        A number may come with its standard error, `(value, error)`; the interval is then made of that.
+
+        Raises:
+            UsageError: it does not apply to these images, and why.
+        """
         return {name: float(values.double().mean()) for name, values in rows.items()}
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
@@ -414,6 +434,9 @@ class Images:
         labels: int64 (N,), where the data has classes.
         classes: their names, by label.
         validation: (pixels, labels) where the data has a split of its own.
+        factors: int64 (N, F), where it is known what each image was made from; equal numbers mean equal values.
+        factor_names: of its columns.
+        validation_factors: of `validation`.
         skipped: "file: reason" for files that could not be read.
     """
 
@@ -422,6 +445,9 @@ class Images:
     classes: list[str] = field(default_factory=list)
     validation: tuple[Tensor, Tensor | None] | None = None
     skipped: list[str] = field(default_factory=list)
+    factors: Tensor | None = None
+    factor_names: list[str] = field(default_factory=list)
+    validation_factors: Tensor | None = None
 
 
 class Dataset(ABC):

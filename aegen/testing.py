@@ -30,13 +30,19 @@ from aegen.engine.loop import Progress
 from aegen.engine.optim import build as build_optimizer
 from aegen.engine.stage import reduce
 from aegen.errors import UsageError
+from aegen.evaluation.features import FeatureSpace
+from aegen.evaluation.protocol import Protocol
+from aegen.evaluation.rows import Rows
+from aegen.evaluation.seen import Seen
 from aegen.factory import load
 from aegen.model import Autoencoder, build_model, check_needs
 from aegen.protocols import (
     Architecture,
     Bottleneck,
+    FeatureNetwork,
     ImageShape,
     Likelihood,
+    Metric,
     Objective,
     Sampler,
     Turn,
@@ -145,7 +151,19 @@ def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
         if "codes" in neck.offers:
             assert latent.codes is not None, "it offers codes but gives none"
             assert not latent.codes.is_floating_point()
+        _check_nearest(neck, features)
         _check_state_is_still(neck, features)
+
+
+@torch.no_grad()
+def _check_nearest(neck: Bottleneck, features: Tensor) -> None:
+    """What it gave is its own nearest, and what it could not give has one."""
+    neck.eval()
+    given = neck(features).mean
+    assert neck.nearest(torch.randn_like(given)).shape == given.shape, "nearest gives other shapes"
+    apart = float((neck.nearest(given) - given).abs().max())
+    assert apart < 1e-5, f"nearest moves by {apart:.1e} what the bottleneck itself gave"
+    neck.train()
 
 
 def _encoder(fan_in: int, spatial: tuple[int, ...]) -> nn.Module:
@@ -165,7 +183,7 @@ def _check_state_is_still(neck: Bottleneck, features: Tensor) -> None:
         neck.train(training)
         before = {k: v.clone() for k, v in neck.state_dict().items()}
         with torch.no_grad():
-            neck(features)
+            neck.nearest(neck(features).z)
         for key, value in neck.state_dict().items():
             assert torch.equal(value, before[key]), f"{key} moved without gradients"
 
@@ -191,6 +209,46 @@ def check_likelihood(cls: type[Likelihood], **options: Any) -> None:
         assert parameters.grad.isfinite().all(), "a gradient is not finite"
 
 
+def check_features(cls: type[FeatureNetwork], **options: Any) -> None:
+    """For images of its least size and larger: as many maps as channels, pooled features, gradients to the image, each
+    image's features its own; nothing in it moves, and building it draws no random numbers."""
+    check_options(cls)
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    make: Any = cls
+    net: FeatureNetwork = make(**options).eval().requires_grad_(False)
+    assert torch.equal(torch.get_rng_state(), state), "building it draws random numbers"
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    for height, width in ((net.least, net.least), (net.least + 5, 2 * net.least)):
+        x = (torch.rand(2, 3, height, width) * 2 - 1).requires_grad_()
+        maps = net.maps(x)
+        shapes = [tuple(found.shape[:2]) for found in maps]
+        assert shapes == [(2, c) for c in net.channels], f"maps are {shapes}, not (2, c) for c in {net.channels}"
+        for level, found in enumerate(maps):
+            assert found.ndim == 4, f"map {level} is {tuple(found.shape)}"
+            _check_gradient(found, x, f"map {level}")
+        pooled = net(x)
+        assert pooled.shape == (2, net.width), f"pooled features are {tuple(pooled.shape)}, not (2, {net.width})"
+        _check_gradient(pooled, x, "pooled features")
+        assert not torch.equal(*pooled), "two images have the same features"
+        torch.testing.assert_close(net(x[:1]), pooled[:1], rtol=1e-3, atol=1e-4)
+        with suppress(UsageError):  # it has no classes, as it may
+            logits = net.logits(pooled)
+            assert logits.ndim == 2 and len(logits) == 2, f"logits are {tuple(logits.shape)}, not (2, classes)"
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, before[key]), f"{key} moved"
+
+
+def _check_gradient(found: Tensor, x: Tensor, what: str) -> None:
+    """What was found of the images is finite, and moves with every one of them."""
+    assert found.isfinite().all(), f"{what}: not finite"
+    assert found.requires_grad, f"{what}: no gradient passes to the images"
+    (gradient,) = torch.autograd.grad(found.square().sum(), x, retain_graph=True, allow_unused=True)
+    assert gradient is not None, f"{what}: no gradient passes to the images"
+    assert gradient.isfinite().all(), f"{what}: a gradient is not finite"
+    assert gradient.flatten(1).any(1).all(), f"{what}: a gradient is 0"
+
+
 def check_sampler(cls: type[Sampler], **options: Any) -> None:
     """Fitted on latents, saved and loaded, it draws the same latents for the same seed; a need unmet is refused."""
     check_options(cls)
@@ -208,6 +266,128 @@ def check_sampler(cls: type[Sampler], **options: Any) -> None:
         assert draws[0].shape == (7, *model.latent_shape), f"sample gave {tuple(draws[0].shape)}"
         assert draws[0].isfinite().all(), "a sample is not finite"
         assert torch.equal(*draws), "a saved and loaded sampler draws other latents"
+
+
+_KNOWN = {"encoder", "objective", "likelihood", "labels", "factors", "features", "sampler"}
+
+
+def check_metric(
+    cls: type[Metric], *, image: ImageShape = _SMALL, count: int = 40, ordered: bool = False, **options: Any
+) -> None:
+    """Rows of every image, the same however images are batched unless noise is drawn; numbers that do not depend on the
+    order of the images and lie in their intervals; no state moves. A model that it does not apply to is refused.
+
+    Args:
+        image: shape of the images, where it takes larger ones; then one model is enough.
+        count: of the images, an even number.
+        ordered: the order of the images may matter, since some are drawn from them or their neighbours count.
+        options: of the constructor.
+    """
+    check_options(cls)
+    assert set(cls.better.values()) <= {"lower", "higher"}, f"better is {dict(cls.better)}"
+    worked = 0
+    metric: Any = cls
+    metric = metric(**options)
+    for model in _models(image=image, needs=metric.needs - _KNOWN):
+        name = "vae" if "penalty" in model.bottleneck.offers else "ae"
+        objective = load("objective", name, Objective)()
+        players = nn.ModuleDict({"model": model, "objective": objective}).eval()
+        before = {key: value.clone() for key, value in players.state_dict().items()}
+        rows = _rows(metric, model, objective, count)
+        if rows is None:
+            continue  # refused with a reason, as it should be
+        for key, value in players.state_dict().items():
+            assert torch.equal(value, before[key]), f"{key} moved while it was looked at"
+        _check_batches(metric, model, objective, rows, count)
+        worked += _check_numbers(metric, rows, ordered)
+        if worked and image != _SMALL:
+            return
+    assert worked, f"{cls.__name__} applies to no installed bottleneck"
+
+
+def _check_batches(metric: Metric, model: Autoencoder, objective: Objective, rows: Rows, count: int) -> None:
+    """Without noise, rows are of each image alone."""
+    found = rows.of("it")
+    assert found, "it keeps no rows"
+    again = _rows(metric, model, objective, count, seed=1)
+    halves = _rows(metric, model, objective, count, parts=4)
+    assert again is not None and halves is not None, "it refuses by the seed or the batch"
+    for key, value in found.items():
+        if torch.equal(value, again.of("it")[key]):
+            why = f"row {key} depends on the other images of a batch"
+            torch.testing.assert_close(halves.of("it")[key], value, rtol=1e-4, atol=1e-5, msg=why)
+
+
+def _check_numbers(metric: Metric, rows: Rows, ordered: bool) -> bool:
+    """Values and intervals; whether it does not refuse."""
+    found = rows.of("it")
+    try:
+        numbers = {number.name: number for number in rows.numbers("it", metric, 0)}
+    except UsageError:
+        return False
+    assert numbers, "it computes no number"
+    for name, number in numbers.items():
+        assert type(number.value) is float, f"{name} is a {type(number.value).__name__}"
+        if number.low is not None and number.high is not None:
+            assert number.low <= number.value <= number.high, f"{name} is {number.value}, outside its interval"
+    assert all(isinstance(note, str) for note in metric.notes(found))
+    if ordered:
+        return True
+    orders = {len(value): torch.randperm(len(value)) for value in found.values()}
+    for name, value in metric.compute({key: rows_[orders[len(rows_)]] for key, rows_ in found.items()}).items():
+        one, other = value[0] if isinstance(value, tuple) else value, numbers[name].value
+        assert math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6), f"{name} depends on the order of the images"
+    return True
+
+
+def _rows(
+    metric: Metric, model: Autoencoder, objective: Objective, count: int, *, parts: int = 2, seed: int = 0
+) -> Rows | None:
+    """What a metric keeps of held-out images and of generated ones; nothing if it refuses."""
+    rows, skipped = Rows(), dict[str, str]()
+    x = torch.randint(0, 256, (count, *model.image), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
+    with torch.no_grad():
+        model.labels = None
+        z = model.encode(x.flip(0)).mean
+        generated = model.decode(z).mean
+    labels, rules, size = torch.arange(count) % _CLASSES, Protocol(seed=seed), count // parts
+    for source, images in (("held-out", x), ("samples", generated)):
+        own = source == "held-out"
+        batches = []
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            told, drawn = (labels[part], None) if own else (None, z[part])
+            one = Seen(source, model, objective, images[part], told, rules, _Space(), start, drawn, total=count)
+            if own:
+                one.factors = torch.stack([labels[part], labels[part] // 2], 1)
+                one.factor_names = ["number", "last"]
+            batches.append(one)
+        rows.sweep(batches, {"it": metric}, skipped)
+    return None if skipped else rows
+
+
+class _Looks(FeatureNetwork):
+    """Brightness and contrast, whole and by halves."""
+
+    channels = (3, 3)
+    width = 9
+    least = 1
+
+    def maps(self, x: Tensor) -> list[Tensor]:
+        return [x, nn.functional.avg_pool2d(x, 2)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x.mean((2, 3)), x.std((2, 3)), x[:, :, ::2].mean((2, 3))], 1)
+
+    def logits(self, features: Tensor) -> Tensor:
+        return 5 * features
+
+
+class _Space(FeatureSpace):
+    """Features of no weights, of images as they are."""
+
+    def __init__(self) -> None:
+        self.protocol, self.net, self.checksum, self.side = Protocol(), _Looks(), "", _SMALL.height
 
 
 def check_objective(cls: type[Objective], *, inner: type[Objective] | None = None, **options: Any) -> None:
@@ -320,16 +500,22 @@ def _first_that_works(cls: type[Objective], extra: Mapping[str, Any], options: M
     raise AssertionError(f"{cls.__name__} works with no installed bottleneck")
 
 
-def _models(objective: type[Objective] | None = None) -> Iterator[Autoencoder]:
+def _models(
+    objective: type[Objective] | None = None, image: ImageShape = _SMALL, needs: frozenset[str] = frozenset()
+) -> Iterator[Autoencoder]:
     """A tiny model with each bottleneck, a vector and (with `conv`) a feature map."""
     likelihood = Spec(objective.likelihood if objective is not None else "gaussian")
     for name in registry.names("bottleneck"):
+        if needs and not needs <= load("bottleneck", name, Bottleneck).offers:
+            continue
         torch.manual_seed(0)
-        model = build_model(_ARCH, Spec(name), likelihood, _SMALL, classes=_CLASSES)
+        model = build_model(_ARCH, Spec(name), likelihood, image, classes=_CLASSES)
         model.labels = _labels(_BATCH)
         yield model
+    if not needs <= load("bottleneck", "gaussian", Bottleneck).offers:
+        return
     spatial = Spec("conv", {"width": 4, "depth": 1, "spatial": True})
-    yield build_model(spatial, Spec("gaussian", {"dim": 2}), likelihood, _SMALL)
+    yield build_model(spatial, Spec("gaussian", {"dim": 2}), likelihood, image)
 
 
 def _positional(cls: Any, model: Autoencoder, extra: Mapping[str, Any], options: Mapping[str, Any]) -> Any:

@@ -21,9 +21,13 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
+from aegen_adversarial import factor_vae
+from aegen_adversarial.aae import AAE
 from aegen_adversarial.adversarial import Adversarial
 from aegen_adversarial.forms import critic_loss
 from aegen_latents.deterministic import Deterministic
+from aegen_latents.flow_posterior import FlowPosterior
+from aegen_latents.flows import IAF, Planar, Radial
 from aegen_latents.gaussian import Gaussian
 from aegen_latents.matched_prior import MatchedPrior
 from aegen_latents.poincare import Poincare
@@ -52,6 +56,7 @@ from aegen_objectives.vae import VAE
 from aegen_objectives.wae_mmd import WAEMMD
 from aegen_perceptual.ms_ssim import ms_ssim
 from torch import Tensor, nn
+from torch.nn.functional import logsigmoid
 
 from aegen.model import Autoencoder
 from aegen.protocols import Bottleneck, ImageShape, Likelihood, Objective, Outcome
@@ -60,7 +65,7 @@ try:
     from pythae import models, trainers
     from pythae.models.base.base_utils import ModelOutput
     from pythae.models.msssim_vae.msssim_vae_utils import MSSSIM
-    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.models.nn import BaseDecoder, BaseDiscriminator, BaseEncoder
     from pythae.models.pvae.pvae_utils import WrappedNormal
 except ImportError as problem:
     sys.exit(f"{problem}; benchmarks/README.md says how to get pythae")
@@ -121,7 +126,7 @@ class Encoder(BaseEncoder):  # type: ignore[misc]
     def forward(self, x: Tensor) -> Any:
         """Mean and, where there is one, log-variance."""
         features = self.net(2 * x - 1 if self.unit else x)
-        return ModelOutput(embedding=features[:, :DIM], log_covariance=features[:, DIM:])
+        return ModelOutput(embedding=features[:, :DIM], log_covariance=features[:, DIM : 2 * DIM])
 
 
 class Decoder(BaseDecoder):  # type: ignore[misc]
@@ -211,6 +216,32 @@ def plain(x: Tensor) -> Iterator[Row]:
     yield beside("vae, bernoulli", coins, total(outcome(VAE(), coins, x)), theirs, "equal")
     ours, theirs = total(outcome(BetaVAE(beta=4.0), model, x)), forward(peer("BetaVAE", model, beta=4.0), x).loss
     yield beside("beta-vae", model, ours, theirs, "equal")
+
+
+def coins(x: Tensor) -> Iterator[Row]:
+    """Other objectives with pixels that are coins; pythae is given images in [0, 1]."""
+    model, unit = model_of(Gaussian(dim=DIM), Bernoulli(IMAGE)), (x + 1) / 2
+
+    def theirs(name: str, noise: Tensor | None = None, at: dict[str, Any] | None = None, **options: Any) -> Tensor:
+        options["reconstruction_loss"] = "bce"
+        loss: Tensor = forward(peer(name, model, unit=True, **options), unit, noise, **(at or {})).loss
+        return loss
+
+    ours = total(outcome(BetaVAE(beta=4.0), model, x))
+    yield beside("beta-vae, bernoulli", model, ours, theirs("BetaVAE", beta=4.0), "equal")
+    weights = {"alpha": 1.5, "beta": 6.0, "gamma": 2.0}
+    ours = total(outcome(BetaTCVAE(1000, **weights), model, x))
+    found = theirs("BetaTCVAE", at={"dataset_size": 1000}, use_mss=False, **weights)
+    constant = (weights["alpha"] + (DIM - 1) * weights["beta"] - DIM * weights["gamma"]) * math.log(1000)
+    why = "(α + (D-1)·β - D·γ)·log N more, no gradient"
+    yield beside("beta-tc-vae, bernoulli", model, ours, found, why, ours + constant)
+    torch.manual_seed(SEED)
+    log_w = Draws(model, model.encode(x), x, 4).log_w
+    torch.manual_seed(SEED)
+    noise = torch.stack([torch.randn(BATCH, DIM) for _ in range(5)])[1:]  # the first is for the latent itself
+    ours, found = total(outcome(IWAE(samples=4), model, x)), theirs("IWAE", noise.transpose(0, 1), number_samples=4)
+    why = "gradient equal; pythae's value is the weighted mean of log w, no bound"
+    yield beside("iwae, bernoulli", model, ours, found, why, weighted(log_w).mean())
 
 
 def capacity(x: Tensor) -> Iterator[Row]:
@@ -426,6 +457,112 @@ def spaces(x: Tensor) -> Iterator[Row]:
     yield beside("vae, poincare", model, total(found), theirs, "equal, given the same draw, mean and spread")
 
 
+class Alike(nn.Module):
+    """An encoder whose flow parameters are the same for every image, as pythae's are."""
+
+    def __init__(self, encoder: nn.Module, count: int) -> None:
+        super().__init__()
+        self.encoder, self.shared = encoder, nn.Parameter(0.7 * torch.randn(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 2·D + count)."""
+        return torch.cat([self.encoder(x), self.shared.expand(len(x), -1)], 1)
+
+
+def bent(kind: str) -> tuple[Autoencoder, FlowPosterior, Tensor]:
+    """A model with a flow posterior of two steps, its bottleneck, and the parameters that its images share."""
+    torch.manual_seed(SEED)
+    neck: Any = FlowPosterior(dim=DIM, flow=kind, depth=2, hidden=8)  # type: ignore[arg-type]
+    count, neck.fan_in = neck.fan_in - 2 * DIM, 2 * DIM
+    model = model_of(neck)
+    neck.fan_in += count
+    torch.manual_seed(SEED)
+    model.encoder = Alike(model.encoder, count)
+    return model, neck, model.encoder.shared
+
+
+def put(layer: nn.Module, **values: Tensor) -> None:
+    """Aegen's tensors, with their gradients, in the place of pythae's parameters."""
+    for name, value in values.items():
+        delattr(layer, name)
+        setattr(layer, name, value)
+
+
+class Masked(nn.Module):
+    """aegen's masked net of one step, as pythae's has its results: a shift and a log-scale."""
+
+    def __init__(self, flow: IAF, index: int, shared: Tensor) -> None:
+        super().__init__()
+        self.step, self.shared = lambda z: flow._net(index, z, flow.contexts[index](shared)), [shared]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, 2·D)."""
+        m, s = self.step(z)
+        return torch.cat([(-s).sigmoid() * m, logsigmoid(s)], 1)
+
+
+def flows(x: Tensor) -> Iterator[Row]:
+    """`vae` with each flow posterior, one flow for all images."""
+    model, neck, shared = bent("planar")
+    planar: Any = neck.flow
+    assert isinstance(planar, Planar)
+    pythae = peer("VAE_LinNF", model, flows=["Planar", "Planar"])
+    for layer, own in zip(pythae.net, planar.shares(shared[None]), strict=True):
+        u, w, b, _ = planar._constrained(own)
+        put(layer, u=u, w=w, b=b)
+    found = outcome(VAE(), model, x)
+    assert found.latent is not None
+    posterior: Any = found.latent.posterior
+    torch.manual_seed(SEED)
+    z, excess = posterior.base.sample(), torch.zeros(BATCH)
+    for index, own in enumerate(planar.shares(posterior.parameters)):
+        z, logdet = planar.step(index, z, own)
+        excess = excess + torch.log1p(1e-4 * (-logdet).exp())
+    why = "1e-4 is added to every determinant; for its unconstrained u stands aegen's constrained one"
+    ours = total(found)
+    yield beside("vae, planar flow", model, ours, forward(pythae, x).loss, why, ours - excess.mean())
+    yield folded()
+
+    model, neck, shared = bent("radial")
+    radial: Any = neck.flow
+    assert isinstance(radial, Radial)
+    pythae = peer("VAE_LinNF", model, flows=["Radial", "Radial"])
+    for layer, own in zip(pythae.net, radial.shares(shared[None]), strict=True):
+        centre, alpha, beta = radial._constrained(own)
+        put(layer, x0=centre, log_alpha=alpha.log(), beta=torch.expm1(alpha + beta).log())
+    ours = total(outcome(VAE(), model, x))
+    yield beside("vae, radial flow", model, ours, forward(pythae, x).loss, "equal, given the same steps")
+
+    model, neck, shared = bent("iaf")
+    iaf: Any = neck.flow
+    pythae = peer("VAE_IAF", model, n_made_blocks=2)
+    for index, layer in enumerate(reversed(pythae.iaf_flow.net)):
+        layer.net = Masked(iaf, index, shared)
+    inverse = pythae.iaf_flow.inverse
+
+    def turned(y: Tensor) -> Any:
+        """pythae reverses the dimensions before a step, aegen after it."""
+        output = inverse(y.flip(1))
+        return ModelOutput(out=output.out.flip(1), log_abs_det_jac=output.log_abs_det_jac)
+
+    pythae.iaf_flow.inverse = turned
+    ours = total(outcome(VAE(), model, x))
+    why = "equal, given the same masked nets; the order is reversed before a step, not after"
+    yield beside("vae, inverse autoregressive flow", model, ours, forward(pythae, x).loss, why)
+
+
+def folded(count: int = 2000) -> Row:
+    """The share of new planar steps that fold space, where a density by the determinant is none."""
+    torch.manual_seed(SEED)
+    pythae = peer("VAE_LinNF", model_of(Gaussian(dim=DIM)), flows=["Planar"] * count)
+    theirs = torch.stack([(layer.w * layer.u).sum() for layer in pythae.net])
+    own = torch.stack([torch.cat([layer.u[0], layer.w[0], layer.b]) for layer in pythae.net])
+    product = Planar(DIM, 1, 0)._constrained(own)[3]
+    shares = [float((value <= -1).double().mean()) for value in (product, theirs)]
+    why = "the constraint w·u > -1 (Rezende & Mohamed, appendix A.1) is left out: these steps cannot be inverted"
+    return measured("planar flow, share of new steps that fold", *shares, why, shares[0] == 0 < 0.1 < shares[1])
+
+
 def by_concentration(kappa: float = 2.0, draws: int = 200_000) -> Row:
     """The derivative of a draw's mean cosine by the concentration: 1 - A² - (D-1)/κ · A, with A the mean cosine."""
     mean = torch.zeros(draws, DIM)
@@ -478,6 +615,79 @@ def critics(x: Tensor) -> Iterator[Row]:
     yield measured("vae-gan, decoder along the critic's loss", ours, theirs, why, bool(ours < 0 < theirs))
 
 
+class Odds(BaseDiscriminator):  # type: ignore[misc]
+    """aegen's critic, as pythae's adversarial autoencoder calls it."""
+
+    def __init__(self, critic: nn.Module) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, z: Tensor) -> Any:
+        """A probability each."""
+        return ModelOutput(embedding=self.critic(z).sigmoid())
+
+
+class TwoLogits(nn.Module):
+    """aegen's critic, as pythae's FactorVAE calls it."""
+
+    def __init__(self, critic: nn.Module) -> None:
+        super().__init__()
+        self.critic = critic
+
+    def forward(self, z: Tensor) -> Tensor:
+        """(B, 2), whose difference is the log-odds."""
+        odds = self.critic(z)
+        return torch.cat([odds, torch.zeros_like(odds)], 1)
+
+
+def latent_critics(x: Tensor) -> Iterator[Row]:
+    """aae and factor-vae."""
+    model = model_of(Gaussian(dim=DIM))
+    torch.manual_seed(SEED)
+    aae = AAE((DIM,), width=16, depth=1)
+    both = nn.ModuleList([model, aae.critic])
+    pythae = peer("Adversarial_AE", model, adversarial_loss_scale=0.3, reconstruction_loss_scale=0.7)
+    pythae.set_discriminator(Odds(aae.critic))
+    output = forward(pythae, x)
+    error = total(outcome(aae, model, x))
+    verdict, judged = (outcome_of(turn, model, x) for turn in (aae.fool, aae.judge))
+    fooled = verdict.terms["verdict"].mean()
+    why = "one weighted sum (here 0.7 and 0.3) for one optimizer; two turns"
+    yield beside("aae, autoencoder", model, error + fooled, output.autoencoder_loss, why, 0.7 * error + 0.3 * fooled)
+    yield beside("aae, critic", both, judged.terms["critic"].mean(), output.discriminator_loss, "equal")
+
+    torch.manual_seed(SEED)
+    objective = factor_vae.FactorVAE((DIM,), gamma=3.0, width=16, depth=2)
+    pythae = peer("FactorVAE", model, gamma=3.0)
+    pythae.discriminator = TwoLogits(objective.critic)
+    torch.manual_seed(SEED)
+    output = forward(pythae, x, torch.randn(BATCH // 2, DIM))
+    half = x[output.recon_x_indices]
+    found = outcome(objective, model, half)
+    why = "equal, on the half of the batch that pythae takes"
+    yield beside("factor-vae, autoencoder", model, total(found), output.autoencoder_loss, why)
+    with patch.object(factor_vae, "shuffle_dimensions", lambda z: output.z_bis_permuted):
+        judged = outcome_of(objective.judge, model, half)
+    ours = judged.terms["critic"].mean()
+    why = "half of it; what is shuffled is the other half of the batch"
+    yield beside("factor-vae, critic", objective.critic, ours, output.discriminator_loss, why, ours / 2)
+
+    # What the critic's loss does to the encoder: a step goes against the gradient, so here along the total correlation.
+    encoder = list(model.encoder.parameters())
+    mine, leak = slope(ours, encoder), slope(output.discriminator_loss, encoder)
+    expected = slope(output.autoencoder_loss, encoder) + leak
+    step = trainers.AdversarialTrainer._optimizers_step
+    moved = after(step, output, autoencoder=model.encoder, discriminator=objective.critic)["autoencoder"]
+    left = apart(moved, expected)
+    why = "named error: D(z) is not detached in the critic's loss"
+    row = measured("factor-vae, critic's gradient in the encoder", mine.norm(), leak.norm(), why, left < LIMIT)
+    yield row._replace(left=f"{left:.0e}", explained=row.explained and not mine.any() and bool(leak.any()))
+    up = slope(found.watch["total_correlation"].mean(), encoder)
+    along = torch.cosine_similarity(-leak, up, dim=0)
+    why = "named error: that part of the step raises the total correlation, above 0"
+    yield measured("factor-vae, that gradient's step along the TC", -mine @ up, along, why, bool(along > 0))
+
+
 def outcome_of(loss: Callable[[Autoencoder, Tensor], Outcome], model: Autoencoder, x: Tensor) -> Outcome:
     """A turn's loss from the common seed."""
     torch.manual_seed(SEED)
@@ -486,6 +696,7 @@ def outcome_of(loss: Callable[[Autoencoder, Tensor], Outcome], model: Autoencode
 
 CASES: Sequence[Callable[[Tensor], Iterator[Row]]] = (
     plain,
+    coins,
     capacity,
     correlation,
     discrepancies,
@@ -494,7 +705,9 @@ CASES: Sequence[Callable[[Tensor], Iterator[Row]]] = (
     codebooks,
     structure,
     spaces,
+    flows,
     critics,
+    latent_critics,
 )
 
 

@@ -184,6 +184,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("zoo"))
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--only", nargs="*", default=rows())
+    parser.add_argument("--docs", type=Path, help="folder of zoo.md, to which the table and the strips go")
     parser.add_argument(
         "--speed", action="store_true", help="only take images/s again, of 200 steps, on an idle machine"
     )
@@ -208,6 +209,20 @@ def main() -> None:
         result.write_text(json.dumps(row, indent=1) + "\n")
     found = {path.stem: json.loads(path.read_text()) for path in sorted(given.out.glob("*.json"))}
     (given.out / "zoo.md").write_text(markdown(found))
+    if given.docs:
+        publish(given.docs, given.out, found, accuracy)
+
+
+def publish(docs: Path, out: Path, found: dict[str, Any], accuracy: float) -> None:
+    """The table between the marks of docs/zoo.md, and the strips beside it."""
+    (docs / "zoo").mkdir(exist_ok=True)
+    for strip in out.glob("*-*.png"):
+        shutil.copy(strip, docs / "zoo" / strip.name)
+    page = docs / "zoo.md"
+    head, mark, rest = page.read_text().partition("<!-- zoo -->\n")
+    _, end, tail = rest.partition("<!-- end -->")
+    told = f"The classifier in whose features KID stands is right on {accuracy:.1%} of the test images.\n\n"
+    page.write_text(head + mark + told + markdown(found) + end + tail)
 
 
 COLUMNS = {

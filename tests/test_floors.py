@@ -30,12 +30,14 @@ FLOORS = [
     ["use.interpolation"],
     ["evaluation.protocol", "evaluation.published"],
     ["evaluation.features"],
+    ["evaluation.cache"],
     ["evaluation.seen"],
     ["evaluation.rows"],
     ["evaluation.examination"],
     ["use", "evaluation"],
     ["run"],
     ["testing"],
+    ["reporting"],
     ["cli"],
 ]
 HEIGHT = {name: height for height, row in enumerate(FLOORS) for name in row}

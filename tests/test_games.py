@@ -699,3 +699,7 @@ def test_both_players_together_train_the_whole_autoencoder() -> None:
     for cls in (VAEGAN, SoftIntroVAE):
         named = {part for turn in make(cls).turns() for part in turn.trains if isinstance(part, str)}
         assert named == set(AUTOENCODER)
+
+
+def test_no_epoch_of_a_vae_gan_is_the_best_by_a_bound_that_it_does_not_minimise() -> None:
+    assert not VAEGAN(IMAGE).settled(10**9)

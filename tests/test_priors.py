@@ -121,6 +121,12 @@ def test_the_prior_sampler_works_unchanged(kind: str, spatial: bool) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_any_latent_is_its_own_nearest_where_all_of_space_can_be_given(kind: str) -> None:
+    z = 9 * torch.randn(6, 3)
+    assert KINDS[kind](dim=3).nearest(z) is z
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_no_number_depends_on_the_batch(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "randn_like", torch.ones_like)
     for spatial in ((), (3, 2)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from aegen_latents.vq import VQ
 from aegen_latents.vq2 import VQ2
 from torch import Tensor, nn
 
+from aegen.engine.preview import samples
 from aegen.engine.stage import reduce
 from aegen.errors import UsageError
 from aegen.model import Autoencoder, build_model, build_objective
@@ -205,6 +207,102 @@ def test_the_commitment_weighs_the_same_in_batches_of_every_size() -> None:
     for term in ("error", "penalty"):
         one_by_one = torch.stack([gradient(x[i : i + 1], term) for i in range(6)]).mean(0)
         close(gradient(x, term), one_by_one)
+
+
+# ---------------------------------------------------------------------------------------------------- nearest
+
+
+def experienced(cls: Any, options: dict[str, Any], spatial: tuple[int, ...]) -> Any:
+    """After two batches, in evaluation."""
+    neck = cls(**options)
+    for _ in range(2):
+        neck(features_of(neck, spatial, 30))
+    return neck.eval()
+
+
+@pytest.mark.parametrize("spatial", SHAPES)
+@pytest.mark.parametrize(("cls", "options"), EVERY, ids=str)
+def test_nothing_that_it_gives_is_nearer_than_nearest(
+    cls: Any, options: dict[str, Any], spatial: tuple[int, ...]
+) -> None:
+    neck = experienced(cls, options, spatial)
+    if cls is ResidualVQ and len(neck.books) > 1:
+        return  # level by level: another sum of codes may be nearer
+    given = neck(features_of(neck, spatial, 40)).z.detach()
+    close(neck.nearest(given), given)
+    asked = torch.randn_like(given) * 2
+    found = neck.nearest(asked)
+    assert found.shape == asked.shape and found.dtype == asked.dtype
+    close(neck.nearest(found), found)
+    apart = (asked - found).flatten(1).norm(dim=1)
+    assert (apart <= torch.cdist(asked.flatten(1), given.flatten(1)).min(1).values + 1e-9).all()
+
+
+@pytest.mark.parametrize("spatial", SHAPES)
+@pytest.mark.parametrize(("cls", "options"), [(FSQ, {"levels": [2, 3, 4]}), (LFQ, {"dim": 5})], ids=str)
+def test_nearest_without_a_codebook_is_the_nearest_of_all_codes(
+    cls: Any, options: dict[str, Any], spatial: tuple[int, ...]
+) -> None:
+    neck = cls(**options)
+    every = neck.lookup(torch.arange(24 if cls is FSQ else 32))
+    close(neck.nearest(every), every)
+    asked = torch.randn(6, neck.fan_in, *spatial)
+    rows = rows_of(asked)
+    close(rows_of(neck.nearest(asked)), every[by_hand(rows, every)])
+
+
+@pytest.mark.parametrize("l2_normalised", [False, True])
+def test_nearest_of_codebooks_is_by_hand(l2_normalised: bool) -> None:
+    options = {"codes": 7, "l2_normalised": l2_normalised}
+    one = experienced(VQ, {"dim": 3, **options}, (4, 4))
+    three = experienced(ProductVQ, {"dim": 6, "groups": 3, **options}, (4, 4))
+    for neck, books in ((one, [one.book]), (three, three.books)):
+        asked = torch.randn(5, neck.fan_in, 2, 2)
+        parts = zip(books, asked.chunk(len(books), 1), neck.nearest(asked).chunk(len(books), 1), strict=True)
+        for book, part, found in parts:
+            vectors = unit(book.vectors) if l2_normalised else book.vectors
+            close(rows_of(found), vectors[by_hand(rows_of(part), vectors)])
+
+
+def test_codes_that_nearly_coincide_are_told_apart() -> None:
+    neck = VQ(dim=2, codes=2, kmeans_iterations=0).float().eval()
+    neck.book.vectors.copy_(torch.tensor([[3.0, 4.0], [3.0001, 4.0]]))
+    assert torch.equal(neck.nearest(neck.book.vectors), neck.book.vectors)
+
+
+def test_nearest_of_residual_codes_goes_level_by_level() -> None:
+    neck = experienced(ResidualVQ, {"dim": 3, "codes": 5, "levels": 3, "kmeans_iterations": 0}, ())
+    asked = torch.randn(20, 3)
+    left = asked
+    for book in neck.books:
+        left = left - book.vectors[by_hand(left, book.vectors)]
+    close(neck.nearest(asked), asked - left)
+
+
+def test_the_top_codes_of_two_levels_stay_shared() -> None:
+    neck = experienced(VQ2, {"dim": 2, "codes": 6}, (4, 4))
+    asked = torch.randn(3, 4, 3, 5)
+    top, bottom = neck.nearest(asked).chunk(2, 1)
+    for i, j in itertools.product(range(2), range(3)):
+        part = asked[:, :2, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].flatten(2)
+        whole = [[(part[b] - code[:, None]).square().sum() for code in neck.top.vectors] for b in range(3)]
+        best = neck.top.vectors[torch.tensor(whole).argmin(1)]
+        shared = top[:, :, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2]
+        close(shared, best[:, :, None, None].expand_as(shared))
+    close(rows_of(bottom), neck.bottom.vectors[by_hand(rows_of(asked[:, 2:]), neck.bottom.vectors)])
+
+
+def test_the_picture_of_an_epoch_shows_codes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sampler is fitted ex post, and draws between them."""
+    torch.set_default_dtype(torch.float32)
+    image = ImageShape(1, 8, 8)
+    model = put_together(VQ, {"dim": 3, "codes": 4}, Spec("mlp", {"hidden": [8]}), image).eval()
+    decode, shown = model.decode, []
+    monkeypatch.setattr(model, "decode", lambda z: shown.append(z) or decode(z))
+    samples(model, torch.randint(0, 256, (20, *image), dtype=torch.uint8), 30, tmp_path / "samples.png")
+    z, book = torch.cat(shown), model.bottleneck.book.vectors
+    assert z.shape == (30, 3)
+    assert torch.cdist(z, book).min(1).values.max() == 0
 
 
 # ---------------------------------------------------------------------------------------------------- VQ

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,8 @@ from aegen.model import Autoencoder, build_model
 from aegen.protocols import Bottleneck, ImageShape
 from aegen.spec import Spec
 from aegen.testing import check_bottleneck, check_objective
+from aegen.use import sampling
+from aegen.use.interpolation import lerp, passable
 
 IMAGE = ImageShape(1, 12, 12)
 SPACES: list[tuple[type[Bottleneck], dict[str, Any]]] = [
@@ -133,7 +136,7 @@ def test_a_charge_does_not_depend_on_the_batch(
 @pytest.mark.parametrize(("cls", "options"), SPACES, ids=str)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_wild_features_stay_finite(cls: Any, options: dict[str, Any], dtype: torch.dtype) -> None:
-    neck = make(cls, **options).eval()
+    neck = make(cls, **options).to(dtype).eval()
     for scale in (0.0, 1e-20, 1.0, 30.0, 1e4):
         features = (torch.randn(64, neck.fan_in, dtype=dtype) * scale).requires_grad_()
         latent = neck(features)
@@ -155,6 +158,83 @@ def test_a_loss_compiles_in_one_graph(cls: Any, options: dict[str, Any]) -> None
     compiled = torch.compile(charge, backend="eager", fullgraph=True)
     z, penalty = compiled(torch.randn(4, neck.fan_in, requires_grad=True))
     (z.sum() + penalty.sum()).backward()
+
+
+# -------------------------------------------------------------------------------- nearest
+
+
+@pytest.mark.parametrize("spatial", [(), (2, 3)])
+@pytest.mark.parametrize(("cls", "options"), SPACES, ids=str)
+def test_nothing_that_reconstructs_is_nearer_than_nearest(
+    cls: Any, options: dict[str, Any], spatial: tuple[int, ...]
+) -> None:
+    neck = make(cls, **options).eval()
+    given = neck(torch.randn(200, neck.fan_in, *spatial)).mean.detach()
+    close(neck.nearest(given), given)
+    asked = given.flip(0) + torch.randn_like(given)
+    found = neck.nearest(asked)
+    assert found.shape == asked.shape and found.dtype == asked.dtype
+    close(neck.nearest(found), found)
+    apart = (asked - found).flatten(1).norm(dim=1)
+    assert (apart <= torch.cdist(asked.flatten(1), given.flatten(1)).min(1).values + 1e-9).all()
+
+
+def test_nearest_is_on_the_sphere_in_the_ball_and_one_hot() -> None:
+    z = 3 * torch.randn(50, 6, 2)
+    on_sphere = Sphere(dim=6).nearest(z)
+    close(on_sphere, z / z.norm(dim=1, keepdim=True))
+    ball = Poincare(dim=6, curvature=0.04)  # of radius 5
+    far = z.norm(dim=1, keepdim=True) > 5
+    assert 10 < far.sum() < 90
+    close(ball.nearest(z), torch.where(far, 5 * z / z.norm(dim=1, keepdim=True), z), rtol=1e-5)
+    assert ball.nearest(z).norm(dim=1).max() < 5
+    codes = Categorical(variables=2, categories=3).nearest(z).view(50, 2, 3, 2)
+    assert torch.equal(codes.sum(2), torch.ones(50, 2, 2))
+    assert torch.equal(codes.argmax(2), z.view(50, 2, 3, 2).argmax(2))
+    both = Joint(dim=2, variables=2, categories=2).nearest(z)
+    assert torch.equal(both[:, :2], z[:, :2])
+    assert torch.equal(both[:, 2:], Categorical(variables=2, categories=2).nearest(z[:, 2:]))
+    neck = make(Conditional, dim=3)
+    assert torch.equal(neck.nearest(z), neck.relabel(z, neck.labels_of(z)))
+
+
+class _Anywhere:
+    """A sampler fitted ex post, which knows nothing of the space."""
+
+    def __init__(self, latent: int) -> None:
+        self.latent = latent
+
+    def sample(self, n: int, generator: torch.Generator) -> Tensor:
+        return torch.randn(n, self.latent, generator=generator)
+
+
+@pytest.mark.parametrize(("cls", "options"), SPACES, ids=str)
+def test_a_decoder_is_shown_only_what_its_bottleneck_can_give(
+    cls: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    neck = make(cls, **options).eval()
+    latent = neck(torch.randn(1, neck.fan_in)).z.shape[1]
+    parts: list[Tensor] = []
+    loaded: Any = SimpleNamespace(
+        model=SimpleNamespace(bottleneck=neck),
+        device=torch.device("cpu"),
+        path="run",
+        decode=lambda z: parts.append(z) or iter([z]),
+    )
+    monkeypatch.setattr(sampling, "prepare_sampler", lambda *given: _Anywhere(latent))
+    shown = torch.cat(list(sampling.draw(loaded, 150, sampler="gaussian", seed=4)))
+    raw = torch.randn(150, latent, generator=torch.Generator().manual_seed(4))
+    assert torch.equal(shown, neck.nearest(raw))
+    assert [len(part) for part in parts] == [64, 64, 22]
+
+
+def test_the_way_between_two_latents_stays_in_the_space_and_ends_where_it_should() -> None:
+    a, b = torch.randn(2, 3)  # not on the sphere: what a file's image gave is not touched
+    neck = Sphere(dim=3)
+    way = passable(neck, lerp(a, b, torch.linspace(0, 1, 7)))
+    assert torch.equal(way[0], a) and torch.equal(way[-1], b)
+    close(way[1:-1].norm(dim=1), 1.0)
+    assert torch.equal(passable(neck, torch.stack([a, b])), torch.stack([a, b]))
 
 
 # -------------------------------------------------------------------------------- Bessel functions

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from aegen_adversarial.adversarial import Adversarial
+from aegen_adversarial.gan import GAN
 from aegen_latents.deterministic import Deterministic
 from aegen_likelihoods.gaussian import Gaussian as GaussianLikelihood
 from aegen_objectives.ae import AE
@@ -19,7 +20,7 @@ from aegen_objectives.vae import VAE
 from aegen_perceptual import equivariance
 from aegen_perceptual.consistency import Consistency
 from aegen_perceptual.equivariance import Equivariance
-from aegen_perceptual.features import FeatureDistance
+from aegen_perceptual.lpips import FeatureDistance, read_heads
 from aegen_perceptual.ms_ssim import MSSSIM, ms_ssim
 from aegen_perceptual.perceptual import Perceptual
 from safetensors.torch import save_file
@@ -28,7 +29,7 @@ from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 from torchvision.models import get_model
 
-from aegen import Autoencoder, ImageShape, Objective, Outcome, UsageError, testing
+from aegen import Autoencoder, ImageShape, Objective, Outcome, UsageError, Wrapper, build_features, registry, testing
 from aegen.engine.stage import reduce
 from aegen.model import build_model, check_needs
 from aegen.spec import Spec
@@ -84,6 +85,11 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 def squeeze(files: dict[str, str], *, heads: bool = True) -> dict[str, Any]:
     weights = {"features": "squeezenet1_1", "weights": files["squeezenet1_1"]}
     return weights | ({"heads": files["heads"]} if heads else {})
+
+
+def distance_in(name: str, files: dict[str, str], heads: str = "") -> FeatureDistance:
+    net = build_features(name, files[name])
+    return FeatureDistance(net, read_heads(name, heads, net.channels, "heads") if heads else [])
 
 
 def wrapped(name: str, inner: Objective, files: dict[str, str]) -> Objective:
@@ -173,7 +179,7 @@ def test_the_weight_is_counted_per_pixel_value(name: str, files: dict[str, str])
     if name == "ms-ssim":
         value = 1 - ms_ssim(x, recon)
     else:
-        value = FeatureDistance("squeezenet1_1", files["squeezenet1_1"], files["heads"])(x, recon)
+        value = distance_in("squeezenet1_1", files, files["heads"])(x, recon)
     torch.testing.assert_close(term, 0.1 * 3 * 12 * 12 * value)
 
 
@@ -440,7 +446,7 @@ def reference_lpips(name: str, file: str, heads: list[Tensor] | None, x: Tensor,
             maps.append(layers)
         for level, (a, b) in enumerate(zip(*maps, strict=True)):
             a, b = (f / (f.square().sum(0) + 1e-10).sqrt() for f in (a, b))
-            weight = torch.ones(len(a)) if heads is None else heads[level].double().flatten()
+            weight = torch.full((len(a),), 0.5 / len(taps)) if heads is None else heads[level].double().flatten()
             places = [weight @ (a[:, i, j] - b[:, i, j]) ** 2 for i in range(a.shape[1]) for j in range(a.shape[2])]
             total += float(sum(places)) / len(places)
         found.append(total)
@@ -453,10 +459,10 @@ def test_feature_distance(name: str, side: int, files: dict[str, str], double: N
     """Named error: LPIPS fed [0, 1] images. Ours of [-1, 1] is the reference's of [0, 1]."""
     image = ImageShape(3, side, side + 1)
     x, y = images(2, image), images(2, image)
-    ours = FeatureDistance(name, files[name], "")(x, y)
+    ours = distance_in(name, files)(x, y)
     reference = torch.tensor(reference_lpips(name, files[name], None, x, y))
     close(ours, reference)
-    assert not torch.allclose(FeatureDistance(name, files[name], "")((x + 1) / 2, (y + 1) / 2), reference, rtol=1e-2)
+    assert not torch.allclose(distance_in(name, files)((x + 1) / 2, (y + 1) / 2), reference, rtol=1e-2)
 
 
 @torch.no_grad()
@@ -468,7 +474,7 @@ def test_feature_distance_with_heads_and_grey_images(files: dict[str, str], doub
     heads = [held[f"lin{level}.model.1.weight"] for level in range(7)]
     name = "squeezenet1_1"
     reference = reference_lpips(name, files[name], heads, x.expand(-1, 3, -1, -1), y.expand(-1, 3, -1, -1))
-    distance = FeatureDistance(name, files[name], files["heads"])
+    distance = distance_in(name, files, files["heads"])
     close(distance(x, y), torch.tensor(reference))
     close(distance(x[:1], y[:1]), distance(x, y)[:1])
     assert not distance(x, x).any()
@@ -479,13 +485,22 @@ def test_feature_distance_with_heads_and_grey_images(files: dict[str, str], doub
 @pytest.mark.parametrize("side", [(8, 8), (9, 31)], ids=str)
 def test_small_images_are_enlarged(name: str, side: tuple[int, int], files: dict[str, str]) -> None:
     image = ImageShape(1, *side)
-    distance = FeatureDistance(name, files[name], "")
+    distance = distance_in(name, files)
     assert (distance(images(2, image), images(2, image)) > 0).all()
-    least = distance.least
-    assert all(min(f.shape[2:]) >= 1 for f in distance.features(images(1, ImageShape(3, least, least))))
-    distance.least = 1
+    least = distance.net.least
+    assert all(min(f.shape[2:]) >= 1 for f in distance.maps(images(1, ImageShape(3, least, least))))
+    distance.net.least = 1
     with pytest.raises(RuntimeError):  # one pixel less and the last layer sees nothing
-        distance.features(images(1, ImageShape(3, least - 1, least - 1)))
+        distance.maps(images(1, ImageShape(3, least - 1, least - 1)))
+
+
+@torch.no_grad()
+def test_without_heads_it_is_the_mean_over_levels_of_one_minus_the_cosine(files: dict[str, str]) -> None:
+    x, y = images(2), images(2)
+    distance = distance_in("squeezenet1_1", files)
+    x_maps, y_maps = (distance.net.maps(nn.functional.interpolate(i, (17, 17), mode="bilinear")) for i in (x, y))
+    levels = [1 - torch.cosine_similarity(a, b).mean((1, 2)) for a, b in zip(x_maps, y_maps, strict=True)]
+    torch.testing.assert_close(distance(x, y), torch.stack(levels).mean(0), rtol=1e-3, atol=1e-4)
 
 
 def test_the_perceptual_term_has_a_gradient(files: dict[str, str]) -> None:
@@ -513,7 +528,7 @@ def test_features_that_are_all_zero_have_a_finite_gradient(half: bool, tmp_path:
         {k: torch.full_like(v, -1) if k.endswith("bias") else v * 0 for k, v in load_file(files["alexnet"]).items()},
         path,
     )
-    distance, x = FeatureDistance("alexnet", path, ""), images(2)
+    distance, x = distance_in("alexnet", {"alexnet": path}), images(2)
     y = images(2).requires_grad_()
     with torch.autocast("cpu", torch.float16 if half else torch.bfloat16, enabled=half):
         value = distance(x, y)
@@ -548,23 +563,40 @@ def test_building_it_draws_no_random_numbers(files: dict[str, str]) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"needs --objective\.perceptual\.weights.*save_file\(m\.vgg16"),
-        ({"weights": "nowhere.safetensors"}, r"'nowhere\.safetensors', which is no file.*save_file"),
-        ({"weights": "{bad}"}, r"is no safetensors file"),
-        ({"weights": "{alexnet}"}, r"does not hold the weights of vgg16"),
+        ({"features": "vgg16"}, r"perceptual\.weights: .*vgg16 needs .*none is given.*save_file\(m\.vgg16"),
+        (
+            {"features": "vgg16", "weights": "nowhere.safetensors"},
+            r"perceptual\.weights: .*'nowhere\.safetensors' is no file.*save_file",
+        ),
+        ({"features": "vgg16", "weights": "{bad}"}, r"perceptual\.weights: .*is no safetensors file"),
+        (
+            {"features": "vgg16", "weights": "{alexnet}"},
+            r"perceptual\.weights: .*does not hold the weights of vgg16: features\.0\.weight",
+        ),
+        ({"weights": "{alexnet}"}, r"perceptual\.weights is .*efficientnet-lite0 has weights of its own; leave"),
         (
             {"features": "alexnet", "weights": "{alexnet}", "heads": "{heads}"},
-            r"does not hold LPIPS's weights for alexnet",
+            r"perceptual\.heads: .*does not hold LPIPS's weights for alexnet: lin1",
         ),
+        ({"features": "alexnet", "weights": "{alexnet}", "heads": "{bad}"}, r"perceptual\.heads: .*is no safetensors"),
         ({"features": "alexnet", "weights": "{alexnet}", "heads": "x"}, r"perceptual\.heads is 'x', which is no file"),
+        ({"features": "{tiny}", "heads": "{heads}"}, r"perceptual\.heads is given, but LPIPS has .*vgg16 alone.*Tiny"),
+        ({"features": "{tiny}", "weights": "{alexnet}"}, r"perceptual\.weights is .*Tiny has weights of its own"),
+        ({"features": "vgg61"}, r"perceptual\.features: unknown feature 'vgg61'.*did you mean 'vgg16'"),
+        (
+            {"features": "stranger.py:Net"},
+            r"perceptual\.features: 'stranger\.py:Net' is a file.*--objective\.perceptual\.features stranger\.py:Net, or",
+        ),
     ],
     ids=str,
 )
-def test_a_wrong_file_is_refused(options: dict[str, str], message: str, tmp_path: Path, files: dict[str, str]) -> None:
+def test_a_wrong_network_or_file_is_refused(
+    options: dict[str, str], message: str, tmp_path: Path, files: dict[str, str], tiny: str
+) -> None:
     bad = tmp_path / "bad.safetensors"
     bad.write_bytes(b"not a tensor")
     make = partial(Perceptual, VAE(), IMAGE)
-    given = {key: value.format(bad=bad, **files) for key, value in options.items()}
+    given = {key: value.format(bad=bad, tiny=tiny, **files) for key, value in options.items()}
     with pytest.raises(UsageError, match=message):
         make(**given)  # type: ignore[arg-type]
 
@@ -572,3 +604,71 @@ def test_a_wrong_file_is_refused(options: dict[str, str], message: str, tmp_path
 def test_four_channels_are_refused(files: dict[str, str]) -> None:
     with pytest.raises(UsageError, match="--channels 3"):
         Perceptual(VAE(), ImageShape(4, 12, 12), **squeeze(files))
+
+
+TINY = """
+from torch import nn
+
+from aegen import FeatureNetwork
+
+
+class Tiny(FeatureNetwork):
+    channels, width, least = (4,), 4, 3
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Conv2d(3, 4, 3)
+
+    def maps(self, x):
+        return [self.net(x)]
+
+    def forward(self, x):
+        return self.net(x).mean((2, 3))
+"""
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> str:
+    """A feature network in a file that the user named."""
+    (tmp_path / "mine.py").write_text(TINY)
+    name = f"{tmp_path / 'mine.py'}:Tiny"
+    registry.trust(name)
+    return name
+
+
+def test_a_network_of_a_file_is_taken_frozen_and_enlarges_what_is_too_small(tiny: str) -> None:
+    net = model(ImageShape(1, 2, 5), bottleneck="deterministic")
+    x = images(3, ImageShape(1, 2, 5))
+    objective = Perceptual(AE(), ImageShape(1, 2, 5), features=tiny)
+    (distance,) = objective._distance
+    assert all(f.shape == (3, 4, 1, 6) for f in distance.maps(x))
+    train_loss(objective)(net, x).terms["perceptual"].sum().backward()
+    assert all(p.grad is None for p in distance.parameters())
+    assert all(p.grad is not None and p.grad.any() for p in net.decoder.parameters())
+
+
+# ---------------------------------------------------------------------------------------------------- what they refuse
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_trains_no_encoder_is_refused_when_it_is_built(name: str, files: dict[str, str]) -> None:
+    with pytest.raises(UsageError, match=rf"'{name}' .*trains no encoder; .*vae\+{name}"):
+        wrapped(name, GAN(IMAGE), files)
+    inner = Wrapper(GAN(IMAGE))
+    with pytest.raises(UsageError, match=rf"'{name}' .*trains no encoder"):  # through another wrapper, too
+        wrapped(name, inner, files)
+
+
+class Mute(Objective):
+    """Encodes, but hands nothing on."""
+
+    def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
+        return Outcome({"error": model.decode(model.encode(x).z).nll(x)})
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_inner_outcome_without_reconstruction_or_latent_is_refused_in_a_sentence(
+    name: str, files: dict[str, str]
+) -> None:
+    with pytest.raises(UsageError, match=rf"'{name}' needs a (reconstruction|latent), which what it wraps does not"):
+        train_loss(wrapped(name, Mute(), files))(model(spatial=True), images(2))

@@ -19,6 +19,8 @@ COMMANDS = {
     "sample": ("aegen.cli.sample", "Draw new images: aegen sample -n 64"),
     "interpolate": ("aegen.cli.interpolate", "The way between images: aegen interpolate a.png b.png"),
     "evaluate": ("aegen.cli.evaluate", "Measure a model: aegen evaluate -c runs/faces"),
+    "compare": ("aegen.cli.compare", "Runs side by side, one page: aegen compare runs/a runs/b"),
+    "report": ("aegen.cli.report", "A run as a page, its model card: aegen report runs/faces"),
     "export": ("aegen.cli.export", "Write the model for others: aegen export --format onnx"),
     "list-plugins": ("aegen.cli.list_plugins", "What is installed: aegen list-plugins --kind objective"),
 }
@@ -47,7 +49,9 @@ def build(args: Sequence[str]) -> Any:
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},
     )
-    app.callback(help="Autoencoders: train, reconstruct, sample, interpolate, export. Every part is a plugin.")(_root)
+    app.callback(
+        help="Autoencoders: train, reconstruct, sample, interpolate, evaluate, compare, export. Every part is a plugin."
+    )(_root)
     for name, (_, text) in COMMANDS.items():
         app.command(name, help=text)(_row)
     first = next((a for a in args if not a.startswith("-")), None)

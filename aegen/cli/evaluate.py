@@ -105,7 +105,8 @@ def evaluate(
     from aegen.cli.render import say
 
     use.trust_components(component or [])
-    network, _, weights = (features or "").partition(":")
+    network, weights = _network(features or "")
+    registry.trust(network)
     knobs = {
         "samples": samples, "sampler": sampler, "features": network, "weights": weights, "side": side,
         "latent": latent, "reference": reference, "seed": seed,
@@ -125,6 +126,8 @@ def evaluate(
         device=device,
         say=say,
     )
+    if found.rank > 0:
+        return
     file = evaluation.save(found, out)
     if as_json:
         typer.echo(json.dumps({**found.to_dict(), "file": str(file)}))
@@ -132,6 +135,15 @@ def evaluate(
         show(found, file)
     if explain:
         _explain(found)
+
+
+def _network(given: str) -> tuple[str, str]:
+    """`vgg16:weights.safetensors`, `./mine.py:Net:weights.safetensors` → the network and its weights."""
+    name, _, rest = given.partition(":")
+    if not registry.is_file(name):
+        return name, rest
+    own, _, weights = rest.partition(":")
+    return f"{name}:{own}" if own else name, weights
 
 
 def _explain(found: Evaluation) -> None:

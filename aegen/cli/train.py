@@ -99,6 +99,9 @@ def _before_flags(configs: list[str], sets: list[str], resumes: list[str]) -> di
 def _layers(configs: list[Path], sets: list[str], given: Given) -> list[Layer]:
     from aegen.config import parse_sets, read_toml
 
+    for _, value in given.values():  # an option too may name a file: --objective.perceptual.features ./mine.py:Net
+        if isinstance(value, str):
+            registry.trust(value)
     layers = [read_toml(path) for path in configs]
     if sets:
         layers.append(parse_sets(sets))

@@ -30,6 +30,8 @@ class Data:
         train, validation: uint8 (N, C, H, W).
         train_labels, validation_labels: int64 (N,) where the data has classes.
         classes: their names.
+        validation_factors: int64 (N, F) where it is known what each image was made from.
+        factor_names: of its columns.
         skipped: "file: reason" for files that could not be read.
         name: what the user asked for.
     """
@@ -41,6 +43,8 @@ class Data:
     classes: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     name: str = ""
+    validation_factors: Tensor | None = None
+    factor_names: list[str] = field(default_factory=list)
 
     @property
     def image(self) -> ImageShape:
@@ -100,23 +104,43 @@ def load_data(settings: DataSettings, options: dict[str, Any] | None = None) -> 
             f"{skipped_text(images.skipped, settings.name)}, which --strict-data refuses",
             hint="mend or remove them, or leave --strict-data out",
         )
-    train, labels = images.pixels, images.labels
+    train, labels, factors = images.pixels, images.labels, images.validation_factors
     if images.validation is None:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_SPLIT_SEED))
         held = min(max(1, round(len(train) * settings.validation)), len(train) - 1)
         # Sorted, so that neighbours on disk stay neighbours in memory.
         out, kept = order[:held].sort().values, order[held:].sort().values
         validation, validation_labels = train[out], labels[out] if labels is not None else None
+        factors = images.factors[out] if images.factors is not None else None
         train, labels = train[kept], labels[kept] if labels is not None else None
     else:
         validation, validation_labels = images.validation
-    return Data(train, validation, labels, validation_labels, images.classes, images.skipped, settings.name)
+    return Data(
+        train,
+        validation,
+        labels,
+        validation_labels,
+        images.classes,
+        images.skipped,
+        settings.name,
+        factors,
+        images.factor_names,
+    )
 
 
 def _check(images: Images, settings: DataSettings) -> None:
     pixels = images.pixels
     if pixels.dtype != torch.uint8 or pixels.ndim != 4:
         raise TypeError(f"data set {settings.name!r} gave {pixels.dtype} {tuple(pixels.shape)}, not uint8 (N, C, H, W)")
+    held = images.validation_factors
+    for factors, count in (
+        (images.factors, len(pixels)),
+        (held, len(images.validation[0]) if images.validation else 0),
+    ):
+        if factors is not None and factors.shape != (count, len(images.factor_names)):
+            raise TypeError(
+                f"data set {settings.name!r} gave factors {tuple(factors.shape)} for {count} images and {images.factor_names}"
+            )
     if len(pixels) < 2:
         raise UsageError(f"--data {settings.name} holds {len(pixels)} image, but training needs at least 2")
     height, width = pixels.shape[2:]

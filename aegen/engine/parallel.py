@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,8 @@ from aegen.errors import EnvironmentFault, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,14 @@ class World:
         if self.size > 1:
             for tensor in tensors:
                 dist.broadcast(tensor, 0)
+
+    def gather(self, own: T) -> list[T]:
+        """What every process gives, by rank, for each of them."""
+        if self.size == 1:
+            return [own]
+        every: list[Any] = [None] * self.size
+        dist.all_gather_object(every, own)
+        return every
 
     def barrier(self) -> None:
         """Wait for the others."""

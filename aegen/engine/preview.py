@@ -36,5 +36,5 @@ def samples(model: Autoencoder, train: Tensor, count: int, path: Path) -> None:
         latents = [model.encode(normalize(part.to(device))).mean.cpu() for part in train[:1024].split(128)]
         sampler.fit(torch.cat(latents))
     z = sampler.sample(count, torch.Generator().manual_seed(_SEED)).to(device)
-    images = [model.decode(part).mean for part in z.split(64)]
+    images = [model.decode(model.bottleneck.nearest(part)).mean for part in z.split(64)]
     pictures.save(pictures.grid(torch.cat(images)), path)

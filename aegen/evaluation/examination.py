@@ -10,12 +10,15 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from aegen import registry
 from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
+from aegen.engine.parallel import World, world
 from aegen.errors import AegenError, EnvironmentFault, PluginError, UsageError, listing
+from aegen.evaluation.cache import Kept
 from aegen.evaluation.features import FeatureSpace
 from aegen.evaluation.protocol import Protocol, protocol
 from aegen.evaluation.rows import Number, Rows
@@ -27,10 +30,12 @@ from aegen.rundir import free_name, owner, write_text
 from aegen.spec import Spec
 from aegen.use.loading import Loaded, Say, silent, writing
 from aegen.use.loading import load as load_model
-from aegen.use.sampling import default_sampler, draw
+from aegen.use.sampling import default_sampler, draw_latents
 
 BATCH = 100
+_LIKELIHOOD = "likelihood"
 _ENCODER, _OBJECTIVE, _LABELS, _FEATURES, _SAMPLER = "encoder", "objective", "labels", "features", "sampler"
+_FACTORS = "factors"
 
 
 @dataclass
@@ -41,6 +46,7 @@ class Evaluation:
         protocol: every knob; with `sampler`, `features_checksum` and the counts of images as they really were.
         skipped: metrics that do not apply, with the reason.
         notes: what a reader should know.
+        rank: of this process among those of `torchrun`; only the first has numbers.
     """
 
     checkpoint: str
@@ -51,10 +57,12 @@ class Evaluation:
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    rank: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values; a number that is not finite is null."""
         found = asdict(self)
+        del found["rank"]
         for number in found["numbers"]:
             number |= {key: _json(number[key]) for key in ("value", "low", "high")}
         return found
@@ -91,6 +99,8 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on held-out images and on images that it generates.
 
+    Under `torchrun` each process looks at its share of the images; the numbers are made by the first.
+
     Args:
         metrics: by name; all that are installed by default.
         options: of metrics, by their names.
@@ -104,9 +114,24 @@ def evaluate(
     """
     began = time.monotonic()
     rules = protocol(by, dict(changes or {}))
-    loaded = load_model(place, device=device)
     chosen = _metrics(metrics or registry.names("metric"), options or {}, quiet=not metrics)
-    subject, missing = _subject(loaded, rules, data or {}, limit, chosen, say)
+    with world(device) as here:
+        loaded = load_model(place, device=str(here.device))
+        found = _evaluate(loaded, rules, chosen, data or {}, limit, here, say if here.first else silent)
+    found.seconds = round(time.monotonic() - began, 1)
+    return found
+
+
+def _evaluate(
+    loaded: Loaded,
+    rules: Protocol,
+    chosen: Mapping[str, Metric | str],
+    data: Mapping[str, Any],
+    limit: int | None,
+    here: World,
+    say: Say,
+) -> Evaluation:
+    subject, missing = _subject(loaded, rules, data, limit, chosen, say)
     applies = {name: m for name, m in chosen.items() if isinstance(m, Metric)}
     skipped = {name: m for name, m in chosen.items() if isinstance(m, str)}
     for name, metric in list(applies.items()):
@@ -116,7 +141,8 @@ def evaluate(
             del applies[name]
     rows = Rows()
     for source in _sources(subject, applies):
-        rows.sweep(_batches(subject, source), applies, skipped)
+        rows.sweep(_batches(subject, source, here, say), applies, skipped)
+    rows.gather(here, skipped)
     evaluation = Evaluation(
         checkpoint=str(loaded.path),
         model={
@@ -133,14 +159,19 @@ def evaluate(
         },
         protocol=rules.to_dict() | {"sampler": subject.sampler},
         skipped=skipped,
+        rank=here.rank,
     )
     if subject.space is not None:
         evaluation.protocol |= {"features_checksum": subject.space.checksum, "features_side": subject.space.side}
-    for name, metric in applies.items():
-        if name not in skipped:
+    for name, metric in applies.items() if here.first else ():
+        if name in skipped:
+            continue
+        try:
             evaluation.numbers += rows.numbers(name, metric, rules.seed)
-            evaluation.notes += metric.notes(rows.of(name))
-    evaluation.seconds = round(time.monotonic() - began, 1)
+        except UsageError as error:
+            skipped[name] = str(error)
+        else:
+            evaluation.notes += [note for note in metric.notes(rows.of(name)) if note not in evaluation.notes]
     return evaluation
 
 
@@ -203,6 +234,7 @@ def _subject(
     if limit is not None:
         images.validation = images.validation[:limit]
         images.validation_labels = None if images.validation_labels is None else images.validation_labels[:limit]
+        images.validation_factors = None if images.validation_factors is None else images.validation_factors[:limit]
     there = dict.fromkeys(model.bottleneck.offers, "")
     missing: dict[str, str] = {}
 
@@ -215,12 +247,20 @@ def _subject(
     know(_ENCODER, header.get("encodes", True), f"objective {loaded.spec.objective.name} trains no encoder")
     same = not header["data"]["classes"] or images.classes == header["data"]["classes"]
     know(_LABELS, images.validation_labels is not None and same, f"{settings.name} has no class labels of the model's")
+    know(
+        _FACTORS,
+        images.validation_factors is not None,
+        f"what the images of {settings.name} were made from is not known",
+    )
     loaded.file.require_plugins(("objective",))
     objective = build_objective(loaded.spec.objective, model, size=header["data"]["count"])
     loaded.file.restore(objective, "objective.")
     objective.to(loaded.device).eval().requires_grad_(False)
     objective.at(header["step"])
     there[_OBJECTIVE] = ""
+    turned = [part for turn in objective.turns() for part in turn.trains]
+    scaled = "likelihood" in turned or not list(model.likelihood.parameters())
+    know(_LIKELIHOOD, scaled, f"objective {loaded.spec.objective.name} trains no scale of the pixels")
     space = None
     if any(isinstance(metric, Metric) and _FEATURES in metric.needs for metric in chosen.values()):
         try:
@@ -244,27 +284,34 @@ def _sources(subject: Subject, metrics: Mapping[str, Metric]) -> Iterator[str]:
         yield "samples"
 
 
-def _batches(subject: Subject, source: str) -> Iterator[Seen]:
-    """What a metric is shown of a source, a batch at a time."""
-    data, device = subject.data, subject.loaded.device
+def _batches(subject: Subject, source: str, here: World, say: Say) -> Iterator[Seen]:
+    """What a metric is shown of a source, a batch at a time: every so-many-th batch of this process."""
+    loaded, data, rules = subject.loaded, subject.data, subject.protocol
 
-    def seen(x: Tensor, labels: Tensor | None) -> Seen:
-        told = None if labels is None else labels.to(device)
-        return Seen(
-            source, subject.loaded.model, subject.objective, x.to(device), told, subject.protocol, subject.space
-        )
+    def seen(start: int, x: Tensor, labels: Tensor | None = None, **more: Any) -> Seen:
+        told = None if labels is None else labels.to(loaded.device)
+        x = x.to(loaded.device)
+        return Seen(source, loaded.model, subject.objective, x, told, rules, subject.space, start, **more)
 
     if source == "samples":
-        rules = subject.protocol
-        for part in draw(subject.loaded, rules.samples, sampler=subject.sampler, seed=rules.seed):
-            one = seen(part, None)
-            one.x = one.rounded(one.x)
-            yield one
+        start = 0
+        for index, z in enumerate(draw_latents(loaded, rules.samples, sampler=subject.sampler, seed=rules.seed)):
+            if index % here.size == here.rank:
+                one = seen(start, torch.cat(list(loaded.decode(z))), z=z, total=rules.samples)
+                one.x = one.rounded(one.x)
+                yield one
+            start += len(z)
         return
-    pixels, labels = data.train, data.train_labels
+    pixels, labels, factors = data.train, data.train_labels, None
     if source == "held-out":
-        pixels, labels = data.validation, data.validation_labels
-    for start in range(0, len(pixels), BATCH):
+        pixels, labels, factors = data.validation, data.validation_labels, data.validation_factors
+    kept = None if subject.space is None else Kept(subject.space, pixels)
+    for start in range(here.rank * BATCH, len(pixels), here.size * BATCH):
         stop = start + BATCH
         told = labels[start:stop] if labels is not None and _LABELS in subject.there else None
-        yield seen(normalize(pixels[start:stop]), told)
+        made = None if factors is None else factors[start:stop].to(loaded.device)
+        known = {"factors": made, "factor_names": data.factor_names}
+        yield seen(start, normalize(pixels[start:stop]), told, kept=kept, total=len(pixels), **known)
+    place = None if kept is None else kept.close()
+    if place is not None:
+        say(f"features of the {len(pixels)} {source} images come from the cache, {place}")

@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aegen.engine.parallel import World
 from aegen.errors import UsageError
 from aegen.evaluation.seen import Seen
 from aegen.protocols import Metric
 
 _COVERED = 0.95  # of an interval
+_NORMAL = 1.96  # standard errors to either side that cover as much
 
 
 @dataclass(frozen=True)
@@ -21,7 +23,7 @@ class Number:
     """One number of one metric.
 
     Attributes:
-        low, high: ends of a 95 % interval by the bootstrap over images, where there is one.
+        low, high: ends of a 95 % interval, by the bootstrap over images or from a standard error, where there is one.
         better: `lower`, `higher`, or nothing.
     """
 
@@ -37,19 +39,19 @@ class Rows:
     """A few numbers of every image, by name; a name is kept once, however many metrics look at it."""
 
     def __init__(self) -> None:
-        self._parts: dict[str, list[Tensor]] = {}
+        self._parts: dict[str, list[tuple[int, Tensor]]] = {}
         self._source: dict[str, str] = {}
         self._names: dict[str, list[str]] = {}
 
     @torch.no_grad()
     def sweep(self, batches: Iterable[Seen], metrics: Mapping[str, Metric], skipped: dict[str, str]) -> None:
         """Show every batch to every metric; one that refuses is skipped with its reason."""
-        for index, seen in enumerate(batches):
+        for seen in batches:
             new: dict[str, Tensor] = {}
             for name, metric in metrics.items():
                 if name in skipped:
                     continue
-                torch.manual_seed((seen.protocol.seed * 1_000_003 + index) % 2**63)  # whatever the others drew
+                torch.manual_seed(seen.seed)  # whatever the others drew
                 try:
                     found = metric.collect(seen)
                 except UsageError as error:
@@ -60,8 +62,23 @@ class Rows:
                 new |= {key: value for key, value in found.items() if key not in new}
             for key, value in new.items():
                 assert len(value) == len(seen.x), f"row {key} has {len(value)} entries for {len(seen.x)} images"
-                self._parts.setdefault(key, []).append(value.detach().cpu())
+                self._parts.setdefault(key, []).append((seen.start, value.detach().cpu()))
                 self._source[key] = seen.source
+
+    def gather(self, here: World, skipped: dict[str, str]) -> None:
+        """Bring together what the processes saw, in the order of the images, and what any of them skipped."""
+        if here.size == 1:
+            return
+        told = here.gather((self._parts, self._source, self._names, skipped))
+        self._parts, self._source, self._names = {}, {}, {}
+        for parts, source, names, reasons in told:
+            for key, some in parts.items():
+                self._parts.setdefault(key, []).extend(some)
+            for name, keys in names.items():
+                own = self._names.setdefault(name, [])
+                own += [key for key in keys if key not in own]
+            self._source |= source
+            skipped |= {name: reason for name, reason in reasons.items() if name not in skipped}
 
     def of(self, metric: str) -> dict[str, Tensor]:
         """The rows (N, …) that a metric collected."""
@@ -69,13 +86,14 @@ class Rows:
 
     def _whole(self, key: str) -> Tensor:
         if len(self._parts[key]) > 1:
-            self._parts[key] = [torch.cat(self._parts[key])]
-        return self._parts[key][0]
+            inorder = sorted(self._parts[key], key=lambda part: part[0])
+            self._parts[key] = [(0, torch.cat([rows for _, rows in inorder]))]
+        return self._parts[key][0][1]
 
     def numbers(self, name: str, metric: Metric, seed: int) -> list[Number]:
         """What a metric makes of its rows, with intervals by resampling the images of each source."""
         rows = self.of(name)
-        values = metric.compute(rows)
+        values, errors = _parted(metric.compute(rows))
         generator = torch.Generator().manual_seed(seed)
         drawn: dict[str, list[float]] = {key: [] for key in values}
         for _ in range(metric.resamples):
@@ -83,15 +101,23 @@ class Rows:
             for key, value in rows.items():
                 if self._source[key] not in index:
                     index[self._source[key]] = torch.randint(len(value), (len(value),), generator=generator)
-            again = metric.compute({key: value[index[self._source[key]]] for key, value in rows.items()})
+            again, _ = _parted(metric.compute({key: value[index[self._source[key]]] for key, value in rows.items()}))
             for key in values:
                 drawn[key].append(again.get(key, math.nan))
         found = []
         for key, number in values.items():
             ends: tuple[float | None, float | None] = (None, None)
-            if drawn[key]:
+            if key in errors:
+                ends = (number - _NORMAL * errors[key], number + _NORMAL * errors[key])
+            elif drawn[key]:
                 outside = (1 - _COVERED) / 2
                 drawings = torch.tensor(drawn[key], dtype=torch.float64)
                 ends = (drawings.quantile(outside).item(), drawings.quantile(1 - outside).item())
             found.append(Number(name, key, float(number), *ends, metric.better.get(key, "")))
         return found
+
+
+def _parted(found: Mapping[str, float | tuple[float, float]]) -> tuple[dict[str, float], dict[str, float]]:
+    """The numbers, and the standard errors of those that have one."""
+    values = {key: one[0] if isinstance(one, tuple) else one for key, one in found.items()}
+    return values, {key: one[1] for key, one in found.items() if isinstance(one, tuple)}

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 
+import torch
 from torch import Tensor
 
+from aegen.evaluation.cache import Kept
 from aegen.evaluation.features import FeatureSpace
 from aegen.evaluation.protocol import Protocol
 from aegen.model import Autoencoder
@@ -22,7 +27,12 @@ class Seen:
         model, objective: in evaluation mode; gradients are off.
         x: the images, (B, C, H, W) in [-1, 1].
         labels: their classes, int64 (B,), where the data has them.
+        factors: what the images were made from, int64 (B, F), where that is known.
+        factor_names: of its columns.
         protocol: what is held fixed.
+        start: how many images of the source came before these.
+        total: how many the source has.
+        z: the latents that generated images were decoded from, (B, *z).
     """
 
     def __init__(
@@ -34,10 +44,18 @@ class Seen:
         labels: Tensor | None,
         protocol: Protocol,
         space: FeatureSpace | None,
+        start: int = 0,
+        z: Tensor | None = None,
+        kept: Kept | None = None,
+        total: int = 0,
+        factors: Tensor | None = None,
+        factor_names: Sequence[str] = (),
     ) -> None:
         self.source, self.model, self.objective = source, model, objective
         self.x, self.labels, self.protocol = x, labels, protocol
-        self._space = space
+        self.start, self.z, self.total = start, z, total
+        self.factors, self.factor_names = factors, list(factor_names)
+        self._space, self._kept = space, kept
 
     @property
     def held_out(self) -> bool:
@@ -54,11 +72,30 @@ class Seen:
         """Whether the model drew these."""
         return self.source == "samples"
 
+    @property
+    def seed(self) -> int:
+        """Of what is drawn for this batch."""
+        return (self.protocol.seed * 1_000_003 + self.start) % 2**63
+
+    def among(self, count: int) -> bool:
+        """Whether this batch is one of those, spread evenly over the source, that have about `count` images together."""
+        batches, stop = math.ceil(count / len(self.x)), self.start + len(self.x)
+        return self.total <= count or stop * batches // self.total > self.start * batches // self.total
+
+    @contextmanager
+    def _noise(self) -> Iterator[None]:
+        """The same noise whoever asks first, and another than that of the metric that asks."""
+        devices = [self.x.device] if self.x.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
+            torch.manual_seed(self.seed ^ 0x5EED0000)
+            yield
+
     @cached_property
     def latent(self) -> Latent:
         """Of the images; their classes are told."""
         self.model.labels = self.labels
-        latent = self.model.encode(self.x)
+        with self._noise():
+            latent = self.model.encode(self.x)
         self.model.labels = None
         return latent
 
@@ -76,19 +113,30 @@ class Seen:
     def outcome(self) -> Outcome:
         """What the objective says of the images, as in validation."""
         self.model.labels = self.labels
-        outcome = self.objective.loss(self.model, self.x)
+        with self._noise():
+            outcome = self.objective.loss(self.model, self.x)
         self.model.labels = None
         return outcome
 
     @cached_property
     def features(self) -> Tensor:
         """Of the images, (B, width)."""
-        return self.space(self.x)
+        return self.space(self.x) if self._kept is None else self._kept.features(self.start, self.x)
 
     @cached_property
     def recon_features(self) -> Tensor:
         """Of the reconstructions, (B, width)."""
         return self.space(self.recon)
+
+    @cached_property
+    def maps(self) -> list[Tensor]:
+        """Of the images, by level of the network, each (B, c, h, w)."""
+        return self.space.maps(self.x)
+
+    @cached_property
+    def recon_maps(self) -> list[Tensor]:
+        """Of the reconstructions, by level."""
+        return self.space.maps(self.recon)
 
     @property
     def space(self) -> FeatureSpace:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from aegen import pictures
 from aegen.errors import UsageError
+from aegen.protocols import Bottleneck
 from aegen.rundir import free_name
 from aegen.use.loading import Say, load, silent, writing
 from aegen.use.reconstruction import encode, find_images, read_images, spare
@@ -30,6 +31,11 @@ def slerp(a: Tensor, b: Tensor, t: Tensor) -> Tensor:
         return lerp(a, b, t)
     t = t.view(-1, *[1] * a.ndim)
     return (((1 - t) * angle).sin() * a + (t * angle).sin() * b) / angle.sin()
+
+
+def passable(neck: Bottleneck, way: Tensor) -> Tensor:
+    """The way (T, *z), with what lies between its ends brought to the nearest latents that the bottleneck can give."""
+    return torch.cat([way[:1], neck.nearest(way[1:-1]), way[-1:]])
 
 
 METHODS = {"lerp": lerp, "slerp": slerp}
@@ -70,7 +76,7 @@ def interpolate(
     pictures.check_room(steps * (len(sources) - 1), pixels.shape[2:], "use fewer --steps")
     z = encode(loaded, pixels, stochastic=stochastic, seed=seed)
     t = torch.linspace(0, 1, steps, device=loaded.device)
-    ways = [METHODS[method](a, b, t) for a, b in itertools.pairwise(z)]
+    ways = [passable(loaded.model.bottleneck, METHODS[method](a, b, t)) for a, b in itertools.pairwise(z)]
     frames = torch.cat([images for way in ways for images in loaded.decode(way)])
     with writing(out):
         if out.suffix.lower() in pictures.MOVING:

@@ -17,7 +17,7 @@ from aegen.data.batches import normalize
 from aegen.data.source import load_data
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.model import Autoencoder, build_sampler
-from aegen.protocols import Sampler
+from aegen.protocols import Bottleneck, Sampler
 from aegen.rundir import free_name
 from aegen.spec import Spec
 from aegen.use.loading import BATCH, Loaded, Say, folder_for_each, load, save_each, silent, writing
@@ -98,6 +98,26 @@ def draw(
     Raises:
         UsageError: the model knows no classes, or none of that name.
     """
+    for z in draw_latents(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say):
+        yield from loaded.decode(z)
+
+
+@torch.no_grad()
+def draw_latents(
+    loaded: Loaded,
+    count: int,
+    *,
+    sampler: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    label: str | None = None,
+    seed: int = 0,
+    say: Say = silent,
+) -> Iterator[Tensor]:
+    """The latents of `draw`, in batches (B, *z) on the model's device.
+
+    Raises:
+        UsageError: the model knows no classes, or none of that name.
+    """
     wanted = None if label is None else _class_index(loaded, label)
     name = sampler or default_sampler(loaded)
     drawer = prepare_sampler(loaded, name, dict(options or {}), seed, say)
@@ -105,9 +125,12 @@ def draw(
     # Drawn on the CPU, so that a seed means the same images on every device.
     generator = torch.Generator().manual_seed(seed)
     z = drawer.sample(count, generator)
-    if "labels" in loaded.model.bottleneck.offers:
-        z = _of_class(loaded, drawer, z, wanted, generator)
-    yield from loaded.decode(z)
+    neck = loaded.model.bottleneck
+    if wanted is not None:
+        z = _of_class(neck, drawer, z, wanted, generator)
+    for part in z.split(BATCH):
+        # A density fitted ex post knows nothing of spheres and codebooks, and the decoder of nothing else.
+        yield neck.nearest(part.to(loaded.device))
 
 
 def _class_index(loaded: Loaded, label: str) -> int:
@@ -125,11 +148,8 @@ def _class_index(loaded: Loaded, label: str) -> int:
     return classes.index(label)
 
 
-def _of_class(loaded: Loaded, drawer: Sampler, z: Tensor, wanted: int | None, generator: torch.Generator) -> Tensor:
-    """Latents whose class part is whole: of the class `wanted`, by drawing until there are enough, or of their nearest."""
-    neck = loaded.model.bottleneck
-    if wanted is None:
-        return neck.relabel(z, neck.labels_of(z))
+def _of_class(neck: Bottleneck, drawer: Sampler, z: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
+    """As many latents as `z` has, of the class `wanted`, by drawing until there are enough."""
     kept = z[neck.labels_of(z) == wanted]
     for _ in range(_TRIES):
         if len(kept) >= len(z):

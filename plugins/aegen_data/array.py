@@ -1,9 +1,14 @@
-"""Images in a NumPy file: a .npy, or a .npz with `images` and, if you like, `labels`, `validation_images`, `validation_labels`."""
+"""Images in a NumPy file: a .npy, or a .npz with `images` and, if you like, `labels`, `validation_images`, `validation_labels`.
+
+Where it is known what each image was made from, `factors` (N, F) and `validation_factors` say it in whole numbers of which only equality
+counts, and `factor_names` names the columns.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,12 +40,13 @@ class Array(Dataset):
         if validation is not None and validation[0].shape[1:] != pixels.shape[1:]:
             sizes = f"{tuple(pixels.shape[1:])} and {tuple(validation[0].shape[1:])}"
             raise UsageError(f"--data {path} has images and validation_images of different shapes, {sizes}")
+        made = _factors(arrays, len(pixels), validation and len(validation[0]), path)
         splits = [labels] if validation is None else [labels, validation[1]]
         known = [part for part in splits if part is not None]
         if len(known) < len(splits):  # labels of one split alone are of no use
-            return Images(pixels, None, [], validation and (validation[0], None))
+            return Images(pixels, None, [], validation and (validation[0], None), **made)
         classes = 1 + max((int(part.max()) for part in known if len(part)), default=-1)
-        return Images(pixels, labels, [str(n) for n in range(classes)], validation)
+        return Images(pixels, labels, [str(n) for n in range(classes)], validation, **made)
 
 
 def _part(
@@ -62,6 +68,30 @@ def _part(
     target = Target(image_side(settings.size), settings.channels, settings.fit)
     kept = torch.from_numpy(labels.astype(np.int64)) if labels is not None else None
     return reshape_images(pixels, target), kept
+
+
+def _factors(arrays: Mapping[str, np.ndarray], count: int, held: int | None, path: Path) -> dict[str, Any]:
+    """What the file knows of how its images were made, as the arguments of Images."""
+    found: dict[str, Any] = {}
+    for key, size in (("factors", count), ("validation_factors", held)):
+        if key not in arrays or size is None:
+            continue
+        factors = arrays[key]
+        if factors.ndim != 2 or len(factors) != size or not factors.shape[1] or factors.dtype.kind not in "iu":
+            raise UsageError(
+                f"--data {path} has {key} {factors.dtype} {factors.shape}, but needs a row of whole numbers for each of {size} images"
+            )
+        found[key] = torch.from_numpy(factors.astype(np.int64))
+    if not found:
+        return {}
+    widths = {factors.shape[1] for factors in found.values()}
+    names = arrays.get("factor_names", np.array([f"factor {n}" for n in range(max(widths))]))
+    if names.dtype.kind != "U" or widths != {names.size}:
+        have = " and ".join(f"{key} {tuple(factors.shape)}" for key, factors in found.items())
+        raise UsageError(
+            f"--data {path} has {have}, but factor_names {names.dtype} {names.shape} names no such columns"
+        )
+    return {**found, "factor_names": [str(name) for name in names.ravel()]}
 
 
 def _advice(images: np.ndarray) -> str:

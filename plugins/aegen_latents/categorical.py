@@ -73,6 +73,7 @@ class Categorical(Bottleneck):
         self.variables, self.categories = variables, categories
         self.temperature, self.hard = temperature, hard
         self.fan_in = variables * categories
+        self.codebooks = (categories,) * variables
 
     def posterior(self, features: Tensor) -> Choices:
         """Logits (B, variables · categories, …) → q(z|x)."""
@@ -82,6 +83,11 @@ class Categorical(Bottleneck):
         """Logits (B, variables · categories, …) → a draw z of the same shape, and codes (B, variables, …)."""
         posterior = self.posterior(features)
         return Latent(posterior.sample(), posterior.kl().flatten(1).sum(1), posterior, posterior.codes)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The strongest category of each variable, one-hot: so is the mean, which is what reconstructs."""
+        strongest = z.unflatten(1, (self.variables, self.categories)).argmax(2)
+        return one_hot(strongest, self.categories, z.dtype).flatten(1, 2)
 
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """One-hot, all categories alike, (n, *shape)."""

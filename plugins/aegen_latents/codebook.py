@@ -83,6 +83,16 @@ class Codebook(nn.Module):
             self._learn(rows, codes)
         return Quantised(x.movedim(-1, 1), e, found)
 
+    def nearest(self, x: Tensor) -> Tensor:
+        """(B, dim, …) → the vectors of the nearest codes, of the same shape. No state moves.
+
+        By differences, where `forward` multiplies: slower, but a code is its own nearest however close another one lies.
+        """
+        x = self._scaled(x.movedim(1, -1))
+        rows, book = x.reshape(-1, x.shape[-1]), self._scaled(self.vectors)
+        codes = torch.cdist(rows, book, compute_mode="donot_use_mm_for_euclid_dist").argmin(1)
+        return self.lookup(codes.view(x.shape[:-1]))
+
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, …) → vectors (B, dim, …)."""
         vectors: Tensor = embedding(codes, self.vectors)

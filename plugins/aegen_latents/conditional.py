@@ -61,7 +61,9 @@ class Conditional(Bottleneck):
             )
         self.classes, self.dim, self.label_weight = classes, dim, label_weight
         self.fan_in = 2 * dim + classes
-        self.shift = nn.Parameter(torch.zeros(classes, dim))  # of a class's means, so that none of them is told by its place
+        self.shift = nn.Parameter(
+            torch.zeros(classes, dim)
+        )  # of a class's means, so that none of them is told by its place
         self.stretch = nn.Parameter(torch.zeros(classes, dim))  # and by how widely they lie, as a logarithm
 
     def forward(self, features: Tensor, labels: Tensor | None = None) -> Latent:
@@ -91,6 +93,10 @@ class Conditional(Bottleneck):
         style = torch.randn(n, self.dim, *shape[1:], generator=generator)
         chosen = torch.randint(self.classes, (n,), generator=generator) if labels is None else labels
         return torch.cat([style, self._mark(chosen, style)], 1)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The same style with one whole class, that whose mark is strongest."""
+        return self.relabel(z, self.labels_of(z))
 
     def labels_of(self, z: Tensor) -> Tensor:
         """The class whose mark is strongest, over all positions, int64 (B,)."""

@@ -38,6 +38,7 @@ class FSQ(Bottleneck):
         if not levels or self.size > 2**62:
             raise UsageError(f"fsq: levels {levels} make no code of 1 to 62 bits", hint="--bottleneck.levels [8,5,5,5]")
         self.fan_in = len(levels)
+        self.codebooks = (self.size,)
         bound = [(n - 1) * (1 + _MARGIN) / 2 for n in levels]
         offset = [0.0 if n % 2 else 0.5 for n in levels]
         shift = [math.atanh(o / b) for o, b in zip(offset, bound, strict=True)]
@@ -62,6 +63,12 @@ class FSQ(Bottleneck):
         watch = {"perplexity": perplexity(codes), "usage": batch_usage(codes, self.size)}
         z = straight_through(inside, whole) / half
         return Latent(z, features.new_zeros(len(features)), codes=codes, watch=watch)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """Every dimension rounded to the nearest of its levels."""
+        levels = along(self.levels, z)
+        half = levels // 2
+        return (z * half).round().clamp(-half, levels - 1 - half) / half
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, …) → z (B, len(levels), …)."""

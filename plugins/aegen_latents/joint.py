@@ -68,6 +68,10 @@ class Joint(Bottleneck):
         posterior = Pair(normal.posterior, chosen.posterior)
         return Latent(z, normal.penalty + chosen.penalty, posterior, watch=normal.watch)
 
+    def nearest(self, z: Tensor) -> Tensor:
+        """The same Gaussian part beside the strongest category of each variable."""
+        return torch.cat([z[:, : self.dim], self.categorical.nearest(z[:, self.dim :])], 1)
+
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """N(0, 1) beside one-hot draws, (n, *shape)."""
         normal = self.gaussian.prior(n, (self.dim, *shape[1:]), generator)

@@ -51,6 +51,7 @@ class LFQ(Bottleneck):
     ) -> None:
         super().__init__()
         self.fan_in = self.dim = dim
+        self.codebooks = (2**dim,)
         self.beta, self.entropy, self.temperature, self.joint, self.decay = beta, entropy, temperature, joint, decay
         self.register_buffer("place", 2 ** torch.arange(dim), persistent=False)
         groups = [torch.full((2 ** len(bits),), _FAINT / 2 ** len(bits)) for bits in self.place.split(joint)]
@@ -69,6 +70,10 @@ class LFQ(Bottleneck):
         charge = unsure - math.prod(codes.shape[1:]) * diverse
         watch = {"perplexity": perplexity(codes), "usage": batch_usage(codes, 2**self.dim), "entropy_of_codes": diverse}
         return Latent(z, self.beta * commitment + self.entropy * charge, codes=codes, watch=watch)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The signs, as -1 and 1."""
+        return signs(z > 0, z.dtype)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, …) → z (B, dim, …)."""

@@ -54,6 +54,10 @@ class Poincare(Bottleneck):
         z, log_q = posterior.draw()
         return Latent(z, log_q - self.log_prior(z), posterior)
 
+    def nearest(self, z: Tensor) -> Tensor:
+        """What lies outside the ball is drawn to its rim."""
+        return self.ball.inside(z)
+
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """The wrapped normal at the origin with a spread of 1, (n, *shape)."""
         return self.ball.out(torch.randn(n, *shape, generator=generator))

@@ -55,6 +55,7 @@ class ProductVQ(Bottleneck):
             raise UsageError(f"product-vq: {dim} dimensions make no {groups} equal groups", hint="change dim or groups")
         self.fan_in = dim
         self.beta = beta
+        self.codebooks = (codes,) * groups
         self.carry = rotated if rotation_trick else straight_through
         self.books = nn.ModuleList(  # type: ignore[assignment]
             Codebook(
@@ -78,6 +79,11 @@ class ProductVQ(Bottleneck):
         codes = [f.codes for f in found]
         watch = watched(self.books, codes)
         return Latent(z, torch.stack(penalties).sum(0), codes=torch.stack(codes, 1), watch=watch)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The nearest code of every group."""
+        parts = z.chunk(len(self.books), 1)
+        return torch.cat([book.nearest(part) for book, part in zip(self.books, parts, strict=True)], 1)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, groups, …) → z (B, dim, …)."""

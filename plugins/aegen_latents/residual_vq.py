@@ -51,6 +51,7 @@ class ResidualVQ(Bottleneck):
         super().__init__()
         self.fan_in = dim
         self.beta = beta
+        self.codebooks = (codes,) * levels
         self.carry = rotated if rotation_trick else straight_through
         self.books = nn.ModuleList(  # type: ignore[assignment]
             Codebook(dim, codes, update=update, decay=decay, restart=restart, kmeans_iterations=kmeans_iterations)
@@ -67,6 +68,13 @@ class ResidualVQ(Bottleneck):
             codes.append(found.codes)
         watch = watched(self.books, codes)
         return Latent(self.carry(features, z), penalty, codes=torch.stack(codes, 1), watch=watch)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """A near sum of codes, level by level as in `forward`; not always the nearest of all sums, so `z` may move even if it is one."""
+        left = z
+        for book in self.books:
+            left = left - book.nearest(left)
+        return z - left
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, levels, …) → z (B, dim, …); the first few levels alone give a coarser z."""

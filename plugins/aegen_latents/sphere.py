@@ -40,6 +40,10 @@ class Sphere(Bottleneck):
         watch = {} if self.training else {"concentration": kappa.flatten(1).mean(1)}
         return Latent(posterior.sample(), posterior.kl().flatten(1).sum(1), posterior, watch=watch)
 
+    def nearest(self, z: Tensor) -> Tensor:
+        """In the same direction, of length 1 at every position."""
+        return normalize(z, dim=1)
+
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """Uniform on the sphere, (n, *shape)."""
         return normalize(torch.randn(n, *shape, generator=generator), dim=1)

@@ -48,6 +48,7 @@ class VQ(Bottleneck):
         super().__init__()
         self.fan_in = dim
         self.beta = beta
+        self.codebooks = (codes,)
         self.carry = rotated if rotation_trick else straight_through
         self.book = Codebook(
             dim,
@@ -64,6 +65,10 @@ class VQ(Bottleneck):
         found = self.book(features)
         watch = watched([self.book], [found.codes])
         return Latent(self.carry(found.x, found.e), self.book.charge(found, self.beta), codes=found.codes, watch=watch)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The nearest code at every position."""
+        return self.book.nearest(z)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, …) → z (B, dim, …)."""

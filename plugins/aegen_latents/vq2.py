@@ -10,6 +10,7 @@ from typing import Annotated
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from aegen import Bottleneck, Latent, Range
 from aegen_latents.codebook import Codebook, Update, rotated, straight_through, watched
@@ -49,6 +50,7 @@ class VQ2(Bottleneck):
         super().__init__()
         self.fan_in = dim
         self.beta = beta
+        self.codebooks = (codes, codes)
         self.carry = rotated if rotation_trick else straight_through
         self.down = nn.Conv2d(dim, dim, 3, 2, 1)
         self.merge = nn.Conv2d(2 * dim, dim, 3, 1, 1)
@@ -78,6 +80,13 @@ class VQ2(Bottleneck):
         spatial = features.shape[2:]
         watch = watched([self.top, self.bottom], [top.codes, bottom.codes])
         return Latent(z.reshape(len(z), -1, *spatial), penalty, codes=codes.reshape(len(z), 2, *spatial), watch=watch)
+
+    def nearest(self, z: Tensor) -> Tensor:
+        """The nearest code of either level; a top code is the nearest to the mean of the positions that share it."""
+        image = z if z.ndim == 4 else z.view(*z.shape, 1, 1)
+        above, below = image.chunk(2, 1)
+        top = self.top.nearest(avg_pool2d(above, 2, ceil_mode=True))
+        return torch.cat([doubled(top, *image.shape[2:]), self.bottom.nearest(below)], 1).view(z.shape)
 
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, 2, …) → z (B, 2 · dim, …)."""

@@ -39,6 +39,8 @@ class Coins(Pixels):
 class Bernoulli(Likelihood):
     """Bernoulli pixels: for images that are black and white, or nearly."""
 
+    measure = "binary"
+
     def __init__(self, image: ImageShape) -> None:
         super().__init__()
         self.fan_out = image.channels

@@ -51,6 +51,8 @@ class DiscretizedLogistic(Likelihood):
         scale: of the logistic in [-1, 1], 0.55 of its standard deviation, or learned: one number for all pixels.
     """
 
+    measure = "levels"
+
     def __init__(self, image: ImageShape, *, scale: float | Literal["learned"] = "learned") -> None:
         super().__init__()
         self.fan_out = image.channels

@@ -50,12 +50,12 @@ class CategoricalVAE(VAE):
 
 
 class VQGAN(Objective):
-    """`vq-vae+adversarial`. The paper adds a perceptual loss: say `vq-vae+perceptual+adversarial` if you have its weights."""
+    """`vq-vae+perceptual+adversarial`: codes, a distance in a network's features, and a critic of patches."""
 
-    stands_for = "vq-vae+adversarial"
+    stands_for = "vq-vae+perceptual+adversarial"
 
 
 class KLGAN(Objective):
-    """`vae+adversarial`. The paper adds a perceptual loss: say `vae+perceptual+adversarial` if you have its weights."""
+    """`vae+perceptual+adversarial`: the autoencoder of latent diffusion; give it a feature map with --arch.spatial."""
 
-    stands_for = "vae+adversarial"
+    stands_for = "vae+perceptual+adversarial"

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
 from aegen import Autoencoder, Objective, Outcome, Range, Turn, Wrapper
+from aegen_perceptual.refusal import given, require_encoder
 
 
 class Consistency(Wrapper):
@@ -39,6 +40,7 @@ class Consistency(Wrapper):
         flip: bool = False,
     ) -> None:
         super().__init__(inner)
+        require_encoder(inner, "consistency", "compares posteriors")
         self.needs = self.needs | {"diagonal"}
         self.weight, self.shift, self.angle, self.flip = weight, shift, angle, flip
 
@@ -50,9 +52,8 @@ class Consistency(Wrapper):
     def compare(self, inner: Callable[[Autoencoder, Tensor], Outcome], model: Autoencoder, x: Tensor) -> Outcome:
         """The inner terms and `inconsistency`, (B,)."""
         outcome = inner(model, x)
-        assert outcome.latent is not None, "the inner objective gives no latent"
         q: Any = model.encode(self.move(x)).posterior
-        p: Any = outcome.latent.posterior
+        p: Any = given(outcome.latent, "consistency", "latent").posterior
         ratio, away = q.std / p.std, (q.mean - p.mean) / p.std
         kl = 0.5 * (ratio.square() + away.square() - 1).flatten(1).sum(1) - ratio.log().flatten(1).sum(1)
         return outcome.plus({"inconsistency": self.weight * kl})

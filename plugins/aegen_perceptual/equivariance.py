@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from aegen import Autoencoder, Objective, Outcome, Range, Turn, UsageError, Wrapper
+from aegen_perceptual.refusal import given, require_encoder
 
 _SHARE = 0.5  # of the steps
 _SCALES, _PARTS = (8, 32), 32  # from 8/32 to 31/32
@@ -33,6 +34,7 @@ class Equivariance(Wrapper):
 
     def __init__(self, inner: Objective, latent: tuple[int, ...], *, weight: Annotated[float, Range(0)] = 1.0) -> None:
         super().__init__(inner)
+        require_encoder(inner, "equivariance", "turns what is encoded")
         if len(latent) != 3:
             raise UsageError(
                 f"objective 'equivariance' turns feature maps, but the latent is a vector of {latent[0]} dimensions",
@@ -48,8 +50,7 @@ class Equivariance(Wrapper):
     def turned(self, inner: Callable[[Autoencoder, Tensor], Outcome], model: Autoencoder, x: Tensor) -> Outcome:
         """The inner terms and `equivariance`, (B,), which is 0 in the steps that turn nothing."""
         outcome = inner(model, x)
-        assert outcome.latent is not None, "the inner objective gives no latent"
-        z = outcome.latent.z
+        z = given(outcome.latent, "equivariance", "latent").z
         if torch.rand((), device="cpu") >= _SHARE:
             return outcome.plus({"equivariance": z.new_zeros(len(z))})
         part = int(torch.randint(*_SCALES, (), device="cpu")) / _PARTS

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 
 from aegen import Autoencoder, ImageShape, Objective, Outcome, Range, Turn, Wrapper
+from aegen_perceptual.refusal import given, require_encoder
 
 _EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 _WINDOW, _SIGMA, _RANGE = 11, 1.5, 2.0
@@ -34,6 +35,7 @@ class MSSSIM(Wrapper):
 
     def __init__(self, inner: Objective, image: ImageShape, *, weight: Annotated[float, Range(0)] = 0.1) -> None:
         super().__init__(inner)
+        require_encoder(inner, "ms-ssim", "judges reconstructions")
         self.weight = weight
         self.pixels = image.channels * image.height * image.width
 
@@ -45,8 +47,8 @@ class MSSSIM(Wrapper):
     def compare(self, inner: Callable[[Autoencoder, Tensor], Outcome], model: Autoencoder, x: Tensor) -> Outcome:
         """The inner terms and `dissimilarity`, (B,)."""
         outcome = inner(model, x)
-        assert outcome.recon is not None, "the inner objective gives no reconstruction"
-        return outcome.plus({"dissimilarity": self.weight * self.pixels * (1 - ms_ssim(x, outcome.recon))})
+        recon = given(outcome.recon, "ms-ssim", "reconstruction")
+        return outcome.plus({"dissimilarity": self.weight * self.pixels * (1 - ms_ssim(x, recon))})
 
 
 def ms_ssim(x: Tensor, y: Tensor) -> Tensor:

@@ -1,0 +1,44 @@
+"""`aegen report`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from aegen.cli.app import single
+from aegen.cli.options import Components, Device, Json, Out
+
+
+def command(args: list[str]) -> Any:
+    """Build the command."""
+    return single(report, "report", epilog="Examples:  aegen report  ·  aegen report runs/faces -o faces.html")
+
+
+def report(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Run folder.  \\[default: the latest run under ./runs]")
+    ] = None,
+    out: Out = None,
+    by: Annotated[
+        str | None,
+        typer.Option("--protocol", help="By which it is evaluated.  \\[default: one by which it was, else aegen-1]"),
+    ] = None,
+    evaluates: Annotated[
+        bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate the run if it was not, and keep the numbers.")
+    ] = True,
+    device: Device = "auto",
+    component: Components = None,
+    as_json: Json = False,
+) -> None:
+    """Describe a run as one HTML page: a model card with numbers, curves and pictures."""
+    from aegen import reporting, use
+    from aegen.cli.render import say, tell_files
+    from aegen.rundir import free_name, latest_run
+
+    use.trust_components(component or [])
+    out = out or free_name(Path("report.html"))
+    reporting.check_place(out)
+    found = reporting.compare([run or latest_run()], protocol=by, evaluates=evaluates, device=device, say=say)
+    tell_files([reporting.write_report(found, out, device=device, say=say)], as_json=as_json)

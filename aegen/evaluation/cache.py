@@ -1,0 +1,151 @@
+"""Features of the same images by the same network are computed once: a folder of safetensors files, the oldest of which go.
+
+A file is named by a digest of all that the features depend on. It appears under its name only when it is whole, so two runs may
+write the same at once; one that cannot be read is computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save_file as save
+from torch import Tensor
+
+from aegen.evaluation.features import FeatureSpace
+
+MOST = 2 * 2**30  # bytes in the folder
+_ABANDONED = 24 * 3600.0  # seconds after which a temporary file belongs to nobody
+_NAME = "features"
+
+
+def folder() -> Path | None:
+    """`$AEGEN_CACHE`, or `aegen` where the platform keeps its users' caches; none if `AEGEN_CACHE` is empty."""
+    told = os.environ.get("AEGEN_CACHE")
+    if told is not None:
+        return Path(told) if told else None
+    home, given = Path.home(), os.environ.get
+    if sys.platform == "win32":
+        return Path(given("LOCALAPPDATA") or home / "AppData/Local") / "aegen" / "Cache"
+    if sys.platform == "darwin":
+        return home / "Library/Caches/aegen"
+    return Path(given("XDG_CACHE_HOME") or home / ".cache") / "aegen"
+
+
+def digest(space: FeatureSpace, pixels: Tensor) -> str:
+    """Of everything that the features of `pixels` (uint8, (N, C, H, W)) depend on."""
+    net = type(space.net)
+    found = hashlib.blake2b(digest_size=16)
+    for part in (
+        f"{net.__module__}.{net.__qualname__}",
+        space.checksum,
+        space.side,
+        space.protocol.filter,
+        next((p.device.type for p in space.net.parameters()), "cpu"),
+        torch.__version__,
+        tuple(pixels.shape),
+    ):
+        found.update(f"{part}\n".encode())
+    found.update(pixels.contiguous().numpy().data)
+    return found.hexdigest()
+
+
+class Kept:
+    """The features of one set of images, asked for from its first image to its last: from the cache, or computed and kept.
+
+    What is found is tried on the first batch before it is believed, since the code of a network is in no digest.
+    """
+
+    def __init__(self, space: FeatureSpace, pixels: Tensor) -> None:
+        self._space, self._pixels = space, pixels
+        self._place: Path | None = None
+        self._found: Tensor | None = None
+        self._parts: list[Tensor] = []
+        self._asked = self._used = False
+
+    def features(self, start: int, x: Tensor) -> Tensor:
+        """Of `x`, the images from `start` on, (B, width)."""
+        first, self._asked = not self._asked, True
+        if first:
+            self._open()
+        kept = None if self._found is None else self._found[start : start + len(x)].to(x.device)
+        if kept is not None and not first:
+            self._used = True
+            return kept
+        found = self._space(x)
+        if kept is None or not torch.allclose(kept, found, rtol=1e-3, atol=1e-4):
+            self._found = None
+            self._parts.append(found.cpu())
+        return found
+
+    def _open(self) -> None:
+        root = folder()
+        if root is None:
+            return
+        self._place = root / f"{digest(self._space, self._pixels)}.safetensors"
+        self._found = read(self._place, (len(self._pixels), self._space.net.width))
+
+    def close(self) -> Path | None:
+        """Keep what was computed, if it is all of them; the file that features came from, if they did."""
+        if self._place is not None and sum(map(len, self._parts)) == len(self._pixels):
+            # A full disk or a folder that is not ours: the numbers do not depend on it.
+            with suppress(OSError, SafetensorError):
+                write(self._place, torch.cat(self._parts))
+        return self._place if self._used else None
+
+
+def read(place: Path, shape: tuple[int, ...]) -> Tensor | None:
+    """The features in a file, if it is there and whole."""
+    try:
+        found = load_file(place).get(_NAME)
+        os.utime(place)  # the oldest go first: those that were not used for longest
+    except (OSError, SafetensorError):
+        return None
+    good = found is not None and found.shape == shape and found.dtype == torch.float32 and bool(found.isfinite().all())
+    return found if good else None
+
+
+def write(place: Path, features: Tensor, most: int = MOST) -> None:
+    """Keep features, then delete the files that were not used for longest until the folder has at most `most` bytes.
+
+    Raises:
+        OSError, SafetensorError: they cannot be written; nothing is left behind.
+    """
+    if features.nbytes > most:
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=place.parent, prefix=".", suffix=".tmp")
+    os.close(handle)
+    try:
+        save({_NAME: features.float().contiguous()}, name)
+        os.replace(name, place)
+    finally:
+        with suppress(OSError):
+            os.unlink(name)
+    _tidy(place.parent, most)
+
+
+def _tidy(root: Path, most: int) -> None:
+    """Only files of this cache are counted and deleted, whatever else lies in the folder."""
+    files = []
+    for path in root.iterdir():
+        with suppress(OSError):  # another run may have deleted it
+            told = path.stat()
+            if path.suffix == ".safetensors" and len(path.stem) == 32:
+                files.append((told.st_mtime, told.st_size, path))
+            elif path.suffix == ".tmp" and path.name[0] == "." and told.st_mtime < time.time() - _ABANDONED:
+                path.unlink()
+    room = most
+    for _, size, path in sorted(files, reverse=True):
+        room -= size
+        if room < 0:
+            with suppress(OSError):
+                path.unlink()

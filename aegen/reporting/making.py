@@ -1,0 +1,154 @@
+"""Compare runs, or describe one: what `aegen compare`, `aegen report` and a notebook call."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from aegen.errors import AegenError, UsageError, did_you_mean, listing
+from aegen.evaluation import PROTOCOLS, evaluate, save
+from aegen.reporting import card, sections
+from aegen.reporting.page import page
+from aegen.reporting.runs import NOT_EVALUATED, Run, read_runs
+from aegen.reporting.sights import look
+from aegen.reporting.tables import Table, tables
+from aegen.rundir import write_text
+from aegen.use.loading import Say, silent, writing
+
+_USUAL = "aegen-1"
+_NAMED = 4  # runs that a title names
+
+
+@dataclass
+class Comparison:
+    """Runs and their numbers, a table for each protocol."""
+
+    runs: list[Run]
+    tables: list[Table]
+
+
+def compare(
+    places: Sequence[Path | str],
+    *,
+    protocol: str | None = None,
+    evaluates: bool = True,
+    least: int = 1,
+    device: str = "auto",
+    say: Say = silent,
+) -> Comparison:
+    """Read runs and their evaluations; those that lack one are evaluated, and what is found is kept in their folders.
+
+    Args:
+        protocol: by which they are compared; by default one by which all of them were evaluated, else the usual one.
+        evaluates: whether a missing evaluation is made.
+        least: how many runs it takes.
+
+    Raises:
+        UsageError: a place is no run folder, a run is given twice, or there is no such protocol.
+    """
+    if protocol is not None and protocol not in PROTOCOLS:
+        hint = did_you_mean(protocol, PROTOCOLS) or f"protocols are {listing(PROTOCOLS)}"
+        raise UsageError(f"unknown protocol {protocol!r}", hint=hint)
+    runs = read_runs([Path(place) for place in places])
+    if len(runs) < least:
+        given = f"{len(runs)} run was given" if len(places) < least else "all of these are the same run"
+        raise UsageError(f"{given}, but it takes {least} or more", hint="name another run")
+    chosen = protocol or _shared(runs)
+    for run in runs if evaluates else ():
+        if run.checkpoint is not None and run.evaluated(chosen) is None:
+            _evaluate(run, chosen, device, say)
+    return Comparison(runs, tables(runs, chosen))
+
+
+def _shared(runs: Sequence[Run]) -> str:
+    """A protocol by which every run was evaluated, the usual one if that is one of them."""
+    names = dict.fromkeys(str(one.protocol.get("name")) for run in runs for one in run.evaluations)
+    usable = [run for run in runs if run.checkpoint is not None]
+    shared = [name for name in names if all(run.evaluated(name) is not None for run in usable)]
+    return _USUAL if _USUAL in shared or not shared else shared[0]
+
+
+def _evaluate(run: Run, protocol: str, device: str, say: Say) -> None:
+    say(f"evaluating {run.name} by {protocol}, which its folder has no numbers of (--no-evaluate leaves this out)")
+    try:
+        save(evaluate(run.checkpoint, by=protocol, device=device, say=say), None)
+    except AegenError as error:
+        run.notes.append(f"{NOT_EVALUATED}{run.words(error)}")
+        say(f"{run.name} could not be evaluated: {error}")
+    else:
+        run.read_evaluations()
+
+
+def write_comparison(found: Comparison, out: Path, *, device: str = "auto", say: Say = silent) -> Path:
+    """The page of a comparison.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    check_place(out)
+    runs = found.runs
+    seen = look(runs, device=device, say=say)
+    parts = [
+        sections.metrics(runs, found.tables),
+        sections.curves(runs),
+        sections.reconstructions(runs, seen),
+        sections.samples(runs, seen),
+        sections.interpolations(runs, seen),
+        sections.traversals(runs, seen),
+        sections.cost(runs, seen),
+        sections.configuration(runs),
+        sections.environment(runs),
+    ]
+    title = ", ".join(run.name for run in runs) if len(runs) <= _NAMED else f"{len(runs)} runs"
+    command = shlex.join(["aegen", "compare", *(run.name for run in runs)])
+    return _write(out, page("Comparison", title, sections.overview(runs), parts, command))
+
+
+def write_report(found: Comparison, out: Path, *, device: str = "auto", say: Say = silent) -> Path:
+    """The page of one run, a model card.
+
+    Raises:
+        UsageError: it cannot be written there.
+    """
+    check_place(out)
+    runs, (run,) = found.runs, found.runs
+    seen = look(runs, device=device, say=say)
+    parts = [
+        card.about(run, seen[0]),
+        card.data(run),
+        card.training(run),
+        sections.metrics(runs, found.tables),
+        card.limits(run, seen[0]),
+        sections.curves(runs),
+        sections.reconstructions(runs, seen),
+        sections.samples(runs, seen),
+        sections.interpolations(runs, seen),
+        sections.traversals(runs, seen),
+        sections.cost(runs, seen),
+        sections.configuration(runs),
+        sections.environment(runs),
+        card.left(),
+    ]
+    return _write(out, page("Model card", run.name, "", parts, shlex.join(["aegen", "report", run.name])))
+
+
+def check_place(out: Path) -> None:
+    """Refuse, before minutes of work, a place where no page can be.
+
+    Raises:
+        UsageError: it does not end in .html, is a folder, or its folder does not exist.
+    """
+    if out.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(f"cannot write a page as {out}", hint="end its name in .html")
+    if out.is_dir():
+        raise UsageError(f"cannot write {out} (it is a folder)", hint="give another place with -o")
+    if not out.parent.is_dir():
+        raise UsageError(f"cannot write {out} (there is no folder {out.parent})", hint="give another place with -o")
+
+
+def _write(out: Path, text: str) -> Path:
+    with writing(out):
+        write_text(out, text)
+    return out

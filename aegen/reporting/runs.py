@@ -1,0 +1,181 @@
+"""What stands in a run folder: settings, environment, curves, evaluations, and the checkpoint that is used."""
+
+from __future__ import annotations
+
+import json
+import math
+import tomllib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from aegen.checkpoint import Checkpoint, Header
+from aegen.errors import AegenError, UsageError
+from aegen.evaluation import Evaluation
+from aegen.rundir import RunDir, find_checkpoint
+from aegen.settings import RunSpec, flatten
+
+_WHAT = "give run folders, as `aegen train` makes them"
+NOT_EVALUATED = "it could not be evaluated: "
+_MEND = "mend it, or leave this run out"
+
+
+@dataclass
+class Run:
+    """A run as its folder tells it.
+
+    Attributes:
+        name: of the folder, or enough of its path to tell it from the others.
+        config: settings by dotted key.
+        tables: the same, nested.
+        lines: of metrics.jsonl, in order.
+        evaluations: oldest first.
+        checkpoint: the file that is used, and its header; None where there is none.
+        trouble: why there is none.
+        notes: what was left out, and why.
+    """
+
+    path: Path
+    name: str
+    tables: dict[str, Any]
+    environment: dict[str, Any] = field(default_factory=dict)
+    lines: list[dict[str, Any]] = field(default_factory=list)
+    evaluations: list[Evaluation] = field(default_factory=list)
+    checkpoint: Path | None = None
+    header: Header | None = None
+    trouble: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Settings by dotted key."""
+        return flatten(self.tables)
+
+    def words(self, error: AegenError) -> str:
+        """What went wrong, without the place of the run on this machine: pages are passed on."""
+        return error.message.removeprefix(f"{self.path} ").replace(str(self.path), self.name)
+
+    def evaluated(self, protocol: str, data: str | None = None) -> Evaluation | None:
+        """The newest evaluation by a protocol of the checkpoint that is used, on the run's own data by default."""
+        wanted = data or self.config.get("data.name")
+        steps = self.header["step"] if self.header else None
+        for found in reversed(self.evaluations):
+            current = steps is None or found.model.get("steps") == steps
+            if current and (found.protocol.get("name"), found.data.get("name")) == (protocol, wanted):
+                return found
+        return None
+
+    def read_evaluations(self) -> None:
+        """Read what `aegen evaluate` wrote; a file that is none is noted and left out."""
+        self.evaluations = []
+        for path in sorted((self.path / "evaluations").glob("*.json"), key=_age):
+            try:
+                self.evaluations.append(_evaluation(path))
+            except (OSError, ValueError, KeyError, TypeError, AttributeError):
+                note = f"evaluations/{path.name} is no evaluation and was left out"
+                self.notes += [note] * (note not in self.notes)
+
+
+def read_runs(places: Sequence[Path]) -> list[Run]:
+    """The runs of several folders, each under a name of its own.
+
+    Raises:
+        UsageError: a place is no run folder, or the same run is given twice.
+    """
+    runs: list[Run] = []
+    seen: dict[Path, Path] = {}
+    # `runs/*` also names runs/latest: as another name of a run that is named, it is left out.
+    for place in sorted(places, key=lambda place: place.name == "latest"):
+        run = _read(place)
+        if run.path in seen and place.name == "latest":
+            continue
+        if run.path in seen:
+            also = "" if seen[run.path] == place else f", as {seen[run.path]} and as {place}"
+            raise UsageError(f"run {run.path.name} is given twice{also}", hint="name each run once")
+        seen[run.path] = place
+        runs.append(run)
+    depth = 1
+    while twice := [run for run in runs if [other.name for other in runs].count(run.name) > 1]:
+        depth += 1
+        for run in twice:
+            run.name = _tail(run.path, depth)
+    return runs
+
+
+def _tail(path: Path, depth: int) -> str:
+    return "/".join(path.parts[-depth:])
+
+
+def _read(place: Path) -> Run:
+    if not place.exists():
+        raise UsageError(f"there is no {place}", hint=_WHAT)
+    if place.is_file() and place.name == "latest":  # where links fail, it is a text
+        place = place.parent / place.read_text(encoding="utf-8").strip()
+    folder = RunDir(place.resolve())
+    if not folder.config.is_file():
+        kind = "has no config.toml" if place.is_dir() else "is a file"
+        raise UsageError(f"{place} is no run folder: it {kind}", hint=_WHAT)
+    try:
+        tables = tomllib.loads(folder.config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder.config} cannot be read ({error})", hint=_MEND) from error
+    try:
+        RunSpec.from_dict(tables)
+    except UsageError as error:
+        raise UsageError(f"{folder.config} is no configuration of a run ({error.message})", hint=_MEND) from error
+    run = Run(folder.path, folder.path.name, tables)
+    try:
+        run.environment = TypeAdapter(dict[str, Any]).validate_json(folder.environment.read_bytes())
+        if not isinstance(run.environment.get("device", {}), dict):
+            raise ValueError("device")
+    except (OSError, ValueError):
+        run.environment = {}
+        run.notes.append("environment.json is missing or damaged")
+    try:
+        run.lines = _lines(folder.metrics)
+    except OSError:
+        run.notes.append("metrics.jsonl is missing")
+    try:
+        run.checkpoint = find_checkpoint(folder.path)
+        run.header = Checkpoint(run.checkpoint).header
+    except AegenError as error:
+        run.checkpoint, run.trouble = None, run.words(error)
+    run.read_evaluations()
+    return run
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The lines that are whole: a crash may have cut the last one short."""
+    found = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        if (
+            isinstance(line, dict)
+            and isinstance(line.get("step"), int)
+            and line.get("split") in ("train", "validation")
+        ):
+            found.append(line)
+    return found
+
+
+def _age(path: Path) -> tuple[float, int, str]:
+    """Older first; of one age, by the number that ends the name."""
+    number = path.stem.rpartition("-")[2]
+    return path.stat().st_mtime, int(number) if number.isdecimal() else 0, path.stem
+
+
+def _evaluation(path: Path) -> Evaluation:
+    raw = json.loads(path.read_text(encoding="utf-8"))
+    for number in raw["numbers"]:
+        if number["value"] is None:  # that is how a number that is not finite is written
+            number["value"] = math.nan
+    try:
+        return TypeAdapter(Evaluation).validate_python(raw)
+    except ValidationError as error:
+        raise ValueError(str(error)) from error

@@ -1,0 +1,1 @@
+"""Built-in feature networks: frozen nets that were trained to recognise things."""

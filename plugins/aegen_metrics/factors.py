@@ -1,0 +1,108 @@
+"""What metrics of disentanglement share: codes beside the factors that the images were made from, and what one tells of the other.
+
+A code is the posterior mean of a held-out image, flattened. Factors are integers of which only equality counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from aegen import Metric, Seen, UsageError
+from aegen_metrics.latents import MEAN, flat
+
+FACTORS = "factors"
+_MOST = 256  # latent dimensions; each is compared with each factor
+_BINS = 20
+_LEAST = 10  # images with the same value of a factor
+_COLLAPSED = 0.05  # of the largest variance, as Locatello et al., 2019, have it of a prior's 1
+
+
+class OfFactors(Metric):
+    """A metric of codes and factors."""
+
+    needs = frozenset({"encoder", "factors"})
+    resamples = 0
+    names: Sequence[str] = ()
+
+    def collect(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Codes (B, D) and factors (B, F)."""
+        if not seen.held_out:
+            return {}
+        if "labels" in seen.model.bottleneck.offers:
+            raise UsageError("the latents hold the class, which the bottleneck is told")
+        code = flat(seen.latent.mean)
+        if code.shape[1] > _MOST:
+            raise UsageError(f"latents have {code.shape[1]} dimensions, but these comparisons take {_MOST} at most")
+        assert seen.factors is not None
+        self.names = seen.factor_names
+        return {MEAN: code, FACTORS: seen.factors}
+
+    def known(self, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[str]]:
+        """Codes (N, D) in float64, factors (N, F) counted from 0 without gaps, and their names; those alone that vary.
+
+        Raises:
+            UsageError: none varies.
+        """
+        every = [column.unique(return_inverse=True)[1] for column in rows[FACTORS].T]
+        names = list(self.names) or [f"factor {n}" for n in range(len(every))]
+        kept = {name: column for name, column in zip(names, every, strict=True) if int(column.max())}
+        if not kept:
+            raise UsageError("no factor varies over the images")
+        code = rows[MEAN].double()
+        if not code.isfinite().all():
+            raise UsageError("latents are not finite")
+        return code, torch.stack(list(kept.values()), 1), list(kept)
+
+
+def active(code: Tensor) -> Tensor:
+    """Codes (N, D) less the dimensions whose variance is below a twentieth of the largest, each brought to variance 1.
+
+    Raises:
+        UsageError: none is left.
+    """
+    variance = code.var(0)
+    kept = variance > _COLLAPSED * variance.max()
+    if not kept.any():
+        raise UsageError("all images have the same latent")
+    return code[:, kept] / variance[kept].sqrt()
+
+
+def binned(code: Tensor) -> Tensor:
+    """Codes (N, D) → which of 20 bins of the same width, from the smallest to the largest of each dimension, int64 (N, D)."""
+    low, high = code.amin(0), code.amax(0)
+    width = torch.where(high > low, high - low, 1.0)
+    return ((code - low) / width * _BINS).long().clamp(max=_BINS - 1)
+
+
+def pointwise(bins: Tensor, factor: Tensor) -> Tensor:
+    """log p(bin, value) / p(bin) p(value) of each image by dimension, (N, D); its mean over images is the mutual information."""
+    count, width = bins.shape
+    values = int(factor.max()) + 1
+    cell = (torch.arange(width) * _BINS + bins) * values + factor[:, None]
+    joint = torch.bincount(cell.flatten(), minlength=width * _BINS * values).view(width, _BINS, values).double()
+    ratio = joint * count / (joint.sum(1, keepdim=True) * joint.sum(2, keepdim=True))
+    return ratio.flatten()[cell].log()
+
+
+def halves(count: int, most: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Two sets of as many of `count` images, drawn without order, `most` together."""
+    order = torch.randperm(count, generator=generator)[:most]
+    return order[: len(order) // 2], order[len(order) // 2 :]
+
+
+def groups(factors: Tensor, names: Sequence[str]) -> list[list[Tensor]]:
+    """By factor and value, the images that have it, where they are enough to stand for all that could.
+
+    Raises:
+        UsageError: no value of a factor has enough.
+    """
+    found = []
+    for name, column in zip(names, factors.T, strict=True):
+        every = [(column == value).nonzero()[:, 0] for value in range(int(column.max()) + 1)]
+        found.append([members for members in every if len(members) >= _LEAST])
+        if not found[-1]:
+            raise UsageError(f"no value of the factor {name} is that of {_LEAST} images among {len(factors)}")
+    return found

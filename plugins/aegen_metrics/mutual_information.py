@@ -1,0 +1,77 @@
+"""How much the latent tells of the image, and how far all latents together are from the prior.
+
+Hoffman & Johnson, ELBO surgery: yet another way to carve up the variational evidence lower bound, 2016: the mean KL
+of the posteriors is I(x; z) + KL(q(z) ‖ p(z)), q(z) being the mixture of all posteriors. Each part by one draw an
+image, with all held-out images as the mixture, so the information is at most log N, and below the truth where it
+comes near that.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aegen import Metric, Seen
+from aegen_metrics.latents import DRAW, MEAN, flat
+from aegen_metrics.means import mean
+
+_BLOCK = 500  # draws whose density under every posterior is held at a time
+_STD, _PRIOR = "latent.std", "latent.log_prior"
+
+
+class MutualInformation(Metric):
+    """Mutual information of image and latent, and the KL of the aggregate posterior to the prior, in nats."""
+
+    needs = frozenset({"encoder", "density", "diagonal"})
+    resamples = 0
+
+    def collect(self, seen: Seen) -> Mapping[str, Tensor]:
+        """Posteriors and a draw of each, (B, D), and log p(z), (B,)."""
+        if not seen.held_out:
+            return {}
+        latent = seen.latent
+        posterior: Any = latent.posterior
+        return {
+            DRAW: flat(latent.z),
+            MEAN: flat(latent.mean),
+            _STD: flat(posterior.std),
+            _PRIOR: seen.model.log_prior(latent.z),
+        }
+
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
+        """Means over the images."""
+        own, aggregate = densities(rows[DRAW], rows[MEAN], rows[_STD])
+        return {
+            "mutual_information": mean(own - aggregate),
+            "marginal_kl": mean(aggregate - rows[_PRIOR].double()),
+        }
+
+    def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
+        """How many images there were."""
+        count = len(rows[DRAW])
+        return [
+            f"of {count} images, mutual_information can be {math.log(count):.2f} nats at most; where it comes near that, "
+            "it is too low and marginal_kl as much too high"
+        ]
+
+
+def densities(z: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
+    """log q(z|x) under the own posterior and log q(z) under the mixture of all, of (N, D) each, (N,) in float64."""
+    middle = mean.double().mean(0)  # the products below lose least near 0
+    z, mean, std = z.double() - middle, mean.double() - middle, std.double()
+    precision = std**-2
+    constant = (mean.square() * precision + 2 * std.log() + math.log(2 * math.pi)).sum(1)
+    own = -0.5 * (((z - mean) / std).square() + 2 * std.log() + math.log(2 * math.pi)).sum(1)
+    aggregate = torch.empty_like(own)
+    for start in range(0, len(z), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        log_q = torch.addmm(constant, z[part].square(), precision.T)
+        log_q.addmm_(z[part], (mean * precision).T, alpha=-2).mul_(-0.5)
+        every = torch.arange(len(log_q))
+        log_q[every, start + every] = own[part]
+        aggregate[part] = log_q.logsumexp(1) - math.log(len(z))
+    return own, aggregate
