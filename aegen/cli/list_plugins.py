@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -12,6 +12,9 @@ from aegen import registry
 from aegen.cli.app import single
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
 from aegen.registry import Component
+
+if TYPE_CHECKING:
+    from aegen.spec import Option
 
 
 def command(args: list[str]) -> Any:
@@ -61,7 +64,7 @@ def list_plugins(
         if not found:
             hint = did_you_mean(name, {c.name for c in registry.every_component()}) or "aegen list-plugins shows all"
             raise UsageError(f"no component is named {name!r}", hint=hint)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for component in found:
         state, summary = ("not imported", "") if no_import else status(component)
         rows.append(
@@ -74,6 +77,10 @@ def list_plugins(
                 "summary": summary,
             }
         )
+        if name is not None and as_json and state == "ok":
+            rows[-1]["options"] = [
+                {"name": o.name, "type": o.kind, "default": o.default, "help": o.help} for o in _options(component)
+            ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     elif name is not None and not no_import:
@@ -108,8 +115,6 @@ def _goes_with(row: dict[str, Any]) -> str:
 
 def _show(found: list[Component]) -> None:
     """Everything about a component: options and defaults, documentation, source."""
-    from aegen.spec import options_of
-
     for component in found:
         typer.echo(f"{component.kind} {component.name}  ({component.package} {component.version})")
         state, _ = status(component)
@@ -120,12 +125,18 @@ def _show(found: list[Component]) -> None:
         module = inspect.getmodule(cls)
         for text in ((inspect.getdoc(module) if module else None), inspect.getdoc(cls)):
             typer.echo("".join(f"  {line}\n" for line in (text or "").partition("\nOptions:")[0].strip().splitlines()))
-        if isinstance(cls, type):
-            options = options_of(cls, schedulable=component.kind == "objective")
-            for option in options.values():
-                typer.echo(f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12} {option.help}")
+        for option in _options(component):
+            typer.echo(f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12} {option.help}")
         try:
             _, line = inspect.getsourcelines(cls)
             typer.echo(f"  source: {inspect.getsourcefile(cls)}:{line}\n")
         except (OSError, TypeError):
             typer.echo(f"  source: {component.value}\n")
+
+
+def _options(component: Component) -> list[Option]:
+    """The options of a component that loads."""
+    from aegen.spec import options_of
+
+    cls = registry.load(component)
+    return list(options_of(cls, schedulable=component.kind == "objective").values()) if isinstance(cls, type) else []
