@@ -102,6 +102,7 @@ def test_other_data_is_brought_to_the_models_size(aegen: Aegen, trained: Path, t
     assert (said["data"]["name"], said["data"]["held_out"]) == ("other.npz", 2)
     limited = json.loads(aegen(*words, "--limit", 7).worked().out)
     assert limited["data"]["held_out"] == 7
+    assert limited["protocol"]["name"] == "aegen-1 with limit=7"
 
 
 @pytest.mark.parametrize(

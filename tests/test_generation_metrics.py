@@ -239,9 +239,9 @@ def test_a_network_without_classes_has_no_inception_score(space: FeatureSpace) -
 def test_the_distance_in_maps_is_that_of_directions() -> None:
     a = [torch.tensor([1.0, 0.0]).view(1, 2, 1, 1).expand(1, 2, 3, 3), torch.ones(1, 5, 2, 2)]
     b = [torch.tensor([0.0, 7.0]).view(1, 2, 1, 1).expand(1, 2, 3, 3), torch.ones(1, 5, 2, 2)]
-    assert maps_distance(a, b).tolist() == pytest.approx([2.0])
+    assert maps_distance(a, b).tolist() == pytest.approx([0.5])
     half = [torch.where(torch.arange(3) < 1, b[0], a[0]), b[1] * 3]
-    assert maps_distance(a, half).tolist() == pytest.approx([2 / 3])
+    assert maps_distance(a, half).tolist() == pytest.approx([1 / 6])
 
 
 class Line(nn.Module):

@@ -10,8 +10,8 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Flag, Given, Json, Out, checked, extend, peek
-from aegen.spec import Range, options_of
+from aegen.cli.options import Checkpoint, Components, Device, Flag, Given, Json, Out, extend, peek
+from aegen.spec import options_of
 
 if TYPE_CHECKING:
     from aegen.evaluation import Evaluation
@@ -56,8 +56,8 @@ def evaluate(
     ] = None,
     data_root: Annotated[str | None, typer.Option("--data-root", help="Where downloaded data sets live.")] = None,
     limit: Annotated[
-        int | None,
-        typer.Option("--limit", help="At most so many held-out images.", **checked("--limit", int, Range(1))),
+        str | None,
+        typer.Option("--limit", help="At most so many held-out images.", metavar="integer 1≤x"),
     ] = None,
     by: Annotated[str, typer.Option("--protocol", help="What is held fixed, by name.")] = "aegen-1",
     samples: Annotated[
@@ -109,7 +109,7 @@ def evaluate(
     registry.trust(network)
     knobs = {
         "samples": samples, "sampler": sampler, "features": network, "weights": weights, "side": side,
-        "latent": latent, "reference": reference, "seed": seed,
+        "latent": latent, "reference": reference, "limit": limit, "seed": seed,
     }  # fmt: skip
     options: dict[str, dict[str, Any]] = {}
     for key, (_, value) in given.items():
@@ -122,7 +122,6 @@ def evaluate(
         by=by,
         changes={key: value for key, value in knobs.items() if value},
         data={key: value for key, value in {"name": data, "root": data_root}.items() if value},
-        limit=limit,
         device=device,
         say=say,
     )

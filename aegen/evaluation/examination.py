@@ -93,7 +93,6 @@ def evaluate(
     by: str = "aegen-1",
     changes: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
-    limit: int | None = None,
     device: str = "auto",
     say: Say = silent,
 ) -> Evaluation:
@@ -107,7 +106,6 @@ def evaluate(
         by: name of a protocol.
         changes: of its knobs.
         data: settings of other data than the run's, such as its `name`.
-        limit: look at so many held-out images at most.
 
     Raises:
         UsageError: unknown names or options; there is no such model or data.
@@ -117,7 +115,7 @@ def evaluate(
     chosen = _metrics(metrics or registry.names("metric"), options or {}, quiet=not metrics)
     with world(device) as here:
         loaded = load_model(place, device=str(here.device))
-        found = _evaluate(loaded, rules, chosen, data or {}, limit, here, say if here.first else silent)
+        found = _evaluate(loaded, rules, chosen, data or {}, here, say if here.first else silent)
     found.seconds = round(time.monotonic() - began, 1)
     return found
 
@@ -127,11 +125,10 @@ def _evaluate(
     rules: Protocol,
     chosen: Mapping[str, Metric | str],
     data: Mapping[str, Any],
-    limit: int | None,
     here: World,
     say: Say,
 ) -> Evaluation:
-    subject, missing = _subject(loaded, rules, data, limit, chosen, say)
+    subject, missing = _subject(loaded, rules, data, chosen, say)
     applies = {name: m for name, m in chosen.items() if isinstance(m, Metric)}
     skipped = {name: m for name, m in chosen.items() if isinstance(m, str)}
     for name, metric in list(applies.items()):
@@ -213,7 +210,6 @@ def _subject(
     loaded: Loaded,
     rules: Protocol,
     data: Mapping[str, Any],
-    limit: int | None,
     chosen: Mapping[str, Metric | str],
     say: Say,
 ) -> tuple[Subject, dict[str, str]]:
@@ -231,7 +227,8 @@ def _subject(
         )
     if own and images.fingerprint() != header["data"]["fingerprint"]:
         say(f"{settings.name} holds other images than when the model was trained")
-    if limit is not None:
+    if rules.limit:
+        limit = rules.limit
         images.validation = images.validation[:limit]
         images.validation_labels = None if images.validation_labels is None else images.validation_labels[:limit]
         images.validation_factors = None if images.validation_factors is None else images.validation_factors[:limit]

@@ -25,6 +25,7 @@ class Protocol:
         samples: how many images are generated.
         sampler: how their latents are drawn; the model's own choice if empty.
         reference: the images that generated ones are compared with.
+        limit: look at so many held-out images, the first ones; at all of them if not given.
         seed: of everything random.
     """
 
@@ -38,6 +39,7 @@ class Protocol:
     samples: Annotated[int, Range(2)] = 2000
     sampler: str = ""
     reference: Literal["held-out", "train"] = "held-out"
+    limit: Annotated[int, Range(1)] | None = None
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
 
     def to_dict(self) -> dict[str, Any]:
@@ -63,6 +65,8 @@ def protocol(name: str, changes: dict[str, Any]) -> Protocol:
         hint = did_you_mean(name, PROTOCOLS) or f"protocols are {listing(PROTOCOLS)}"
         raise UsageError(f"unknown protocol {name!r}", hint=hint)
     chosen = PROTOCOLS[name].to_dict()
-    asked = check_options(options_of(Protocol), {**chosen, **changes}, "protocol.", "a protocol")
+    typed = {f"protocol.{key}": f"--{key}" for key in chosen}
+    given = {key: value for key, value in {**chosen, **changes}.items() if value is not None}
+    asked = check_options(options_of(Protocol), given, "protocol.", "a protocol", typed)
     different = ", ".join(f"{key}={asked[key]}" for key in asked if asked[key] != chosen[key])
     return Protocol(**{**asked, "name": f"{name} with {different}" if different else name})
