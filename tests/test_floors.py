@@ -25,7 +25,7 @@ FLOORS = [
     ["engine.host", "engine.parallel", "engine.precision", "engine.optim", "engine.ema", "engine.preview"],
     ["engine.notices", "engine.recorder", "engine.stage"],
     ["config", "engine.loop"],
-    ["use.loading"],
+    ["engine.trial", "use.loading"],
     ["use.sampling", "use.reconstruction", "use.exporting"],
     ["use.interpolation"],
     ["evaluation.protocol", "evaluation.published"],

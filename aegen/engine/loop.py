@@ -224,6 +224,14 @@ class Trainer:
             self._log("train", metrics | extra)
             self.hooks.call("aegen_step_end", step=step, metrics=metrics | extra)
 
+    def recorded(self) -> dict[str, float]:
+        """The metrics since the last log point, means over steps and processes; this waits for the device.
+
+        Raises:
+            NotFinite: one of them is not.
+        """
+        return {name: value for recorder in self._recorders for name, value in recorder.read(self.world).items()}
+
     def end_epoch(self, epoch: int) -> bool:
         """Validate and keep the best; whether to stop early."""
         progress = self.progress
