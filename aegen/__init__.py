@@ -16,11 +16,17 @@ if TYPE_CHECKING:
     from aegen.data.decode import read_many as read_images
     from aegen.data.decode import reshape as reshape_images
     from aegen.data.decode import side as image_side
+    from aegen.data.keep import Files as ImageFiles
+    from aegen.data.keep import keep as keep_images
+    from aegen.data.rows import Rows
+    from aegen.data.shards import ShardRows
+    from aegen.data.shards import contents as shard_contents
     from aegen.errors import AegenError, EnvironmentFault, PluginError, RunError, UsageError
     from aegen.evaluation import evaluate
     from aegen.evaluation.seen import Seen
     from aegen.factory import build_features
     from aegen.model import Autoencoder
+    from aegen.noise import exponential_like, normal_like, uniform_like
     from aegen.plugins import hookimpl
     from aegen.protocols import (
         AUTOENCODER,
@@ -42,6 +48,7 @@ if TYPE_CHECKING:
         Turn,
         Wrapper,
     )
+    from aegen.ranks import common_generator, gather_rows, mean_over_ranks, own_rows, sum_over_ranks, take_rows
     from aegen.registry import API_VERSION
     from aegen.run import train
     from aegen.schedules import Schedule
@@ -75,7 +82,9 @@ _HOME = {
     "aegen.evaluation": ["evaluate"],
     "aegen.evaluation.seen": ["Seen"],
     "aegen.factory": ["build_features"],
+    "aegen.noise": ["exponential_like", "normal_like", "uniform_like"],
     "aegen.plugins": ["hookimpl"],
+    "aegen.ranks": ["common_generator", "gather_rows", "mean_over_ranks", "own_rows", "sum_over_ranks", "take_rows"],
     "aegen.registry": ["API_VERSION"],
     "aegen.schedules": ["Schedule"],
     "aegen.settings": ["DataSettings"],
@@ -90,6 +99,9 @@ _HOME = {
         "reshape_images=reshape",
         "image_side=side",
     ],
+    "aegen.data.keep": ["ImageFiles=Files", "keep_images=keep"],
+    "aegen.data.rows": ["Rows"],
+    "aegen.data.shards": ["ShardRows", "shard_contents=contents"],
     "aegen.checkpoint": ["save_checkpoint=save"],
 }
 _WHERE = {

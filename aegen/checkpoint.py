@@ -1,14 +1,19 @@
 """One safetensors file ⇄ named states and a JSON header. No code in it, none run by reading it.
 
-Keys: `model.*`, `ema.*`, `objective.*`, `sampler.<name>.*`, `optim/<turn>/<parameter>/<slot>`. The only metadata entry,
-`aegen`, is a JSON string. Reading is lazy: decoding takes the `model.` or `ema.` tensors and leaves the optimizer's
-on disk, so the training file is the inference file.
+Keys: `model.*`, `ema.*`, `objective.*`, `sampler.<name>.*`, `optim/<turn>/<parameter>/<slot>`. Of the two metadata entries,
+both JSON, `aegen` is the header and `checksums` has a digest of the header and of each tensor, which are compared when
+they are read. Reading is lazy: decoding takes the `model.` or `ema.` tensors and leaves the optimizer's on disk, so the
+training file is the inference file.
 """
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import json
 import os
+import re
+import tomllib
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,6 +31,7 @@ from typing_extensions import TypedDict
 
 from aegen import registry
 from aegen.errors import PluginError, UsageError
+from aegen.rundir import find_checkpoint, flush, owner, sync_folder
 from aegen.settings import RunSpec
 
 FORMAT = 1
@@ -50,7 +56,7 @@ class DataNote(TypedDict):
 class Header(TypedDict):
     """The JSON of a checkpoint; what is read from a file is checked against this.
 
-    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; the rest is the progress of the run.
+    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; `batch` is of all processes; the rest is the progress of the run.
     """
 
     format: int
@@ -67,9 +73,15 @@ class Header(TypedDict):
     best_epoch: int
     waited: int
     per_epoch: PositiveInt
+    processes: NotRequired[PositiveInt]
+    batch: NotRequired[PositiveInt]
     validation: dict[str, float]
+    skipped: NotRequired[NonNegativeInt]
+    skipped_in_row: NotRequired[NonNegativeInt]
+    rollbacks: NotRequired[NonNegativeInt]
 
 
+_DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"
 _DAMAGED = "it was altered after aegen wrote it; use another checkpoint of the run"
 
 
@@ -80,13 +92,14 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
         OSError: the file cannot be written; what stood at `path` is untouched and nothing is left behind.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    about, plain = json.dumps({"format": FORMAT, **header}), _detached(tensors)
+    sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
     try:
         try:
-            save_file(_detached(tensors), temporary, {"aegen": json.dumps({"format": FORMAT, **header})})
+            save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
-            raise OSError(str(error)) from error  # that is how safetensors reports a full disk
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
+            raise _disk(error) from error
+        flush(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException:
@@ -108,18 +121,49 @@ def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return result
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system allows a folder to be flushed."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+def _disk(error: SafetensorError) -> OSError:
+    """safetensors reports a full disk with an error of its own, the system's number in its text."""
+    found = re.search(r"\(os error (\d+)\)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
+
+
+_BLOCK = 4096  # bytes
+
+
+def digest(tensor: Tensor) -> str:
+    """Sixteen hexadecimal digits of a contiguous tensor's bytes, at the speed of memory.
+
+    BLAKE2b of the sums of its words of 64 bits in each whole block of 4,096 bytes, and of the bytes that are left. It is there
+    for accidents: it sees any flipped bit and any block that is lost, zeroed or moved, and hides nothing from an attacker. A
+    cryptographic hash of all bytes would take longer than reading them.
+    """
+    raw = tensor.reshape(-1).view(torch.uint8)
+    whole = raw.numel() // _BLOCK * _BLOCK
+    found = hashlib.blake2b(digest_size=8)
+    if whole:  # read as a buffer: in a file a tensor begins anywhere, and a view of words would have to be aligned
+        words = torch.frombuffer(raw.numpy(), dtype=torch.int64, count=whole // 8)
+        found.update(words.view(-1, _BLOCK // 8).sum(1).numpy().data)
+    found.update(raw[whole:].numpy().data)
+    return found.hexdigest()
+
+
+def _digest(text: bytes) -> str:
+    return hashlib.blake2b(text, digest_size=8).hexdigest()
+
+
+@functools.cache
+def _header_type() -> TypeAdapter[Header]:
+    return TypeAdapter(Header)  # made when it is first needed; that takes longer than its use
+
+
+def _checksums(metadata: Mapping[str, str]) -> dict[str, str]:
+    """Digests of the tensors by key; none in a file from before there were any."""
+    if "checksums" not in metadata:
+        return {}
+    sums = json.loads(metadata["checksums"])
+    if not isinstance(sums, dict) or sums.get("header") != _digest(metadata["aegen"].encode()):
+        raise ValueError("its checksum does not fit")
+    return dict(sums["tensors"])
 
 
 class Checkpoint:
@@ -153,31 +197,48 @@ class Checkpoint:
             )
         try:
             raw = json.loads(metadata["aegen"])
-            version = TypeAdapter(int).validate_python(raw["format"] if isinstance(raw, dict) else None)
+            version = raw.get("format") if isinstance(raw, dict) else None
+            if not isinstance(version, int):
+                raise ValueError("format: it takes a whole number")
             if version > FORMAT:
                 raise UsageError(
                     f"{path} has checkpoint format {version}, this aegen reads up to {FORMAT}",
                     hint="pip install --upgrade aegen",
                 )
-            self.header: Header = TypeAdapter(Header).validate_python(raw)
+            self._sums = _checksums(metadata)
+            self.header: Header = _header_type().validate_python(raw)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "format"
             raise UsageError(f"{path} has a damaged header ({where}: {first['msg']})", hint=_DAMAGED) from error
-        except (ValueError, KeyError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} has a damaged header ({error})", hint=_DAMAGED) from error
 
     def tensors(self, prefix: str, *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
-        """The tensors whose keys begin with `prefix`, by the rest of their key; others stay on disk."""
-        with safe_open(self.path, "pt", device=str(device)) as file:
-            return {k.removeprefix(prefix): file.get_tensor(k) for k in sorted(self.keys) if k.startswith(prefix)}
+        """The tensors whose keys begin with `prefix`, by the rest of their key; others stay on disk.
+
+        Raises:
+            UsageError: a tensor is not what was written; only those that are read are looked at.
+        """
+        found = {}
+        with safe_open(self.path, "pt") as file:
+            for key in sorted(self.keys):
+                if key.startswith(prefix):
+                    tensor = file.get_tensor(key)
+                    if key in self._sums and digest(tensor) != self._sums[key]:
+                        raise UsageError(f"{self.path} is damaged: the checksum of {key} does not fit", hint=_DECAYED)
+                    found[key.removeprefix(prefix)] = tensor.to(device)
+        return found
 
     def has(self, prefix: str) -> bool:
         """Whether any key begins with `prefix`."""
         return any(k.startswith(prefix) for k in self.keys)
 
-    def restore(self, module: nn.Module, prefix: str) -> None:
+    def restore(self, module: nn.Module, prefix: str, *, mapped: bool = False) -> None:
         """Load a module's state; every tensor must be there and fit.
+
+        Args:
+            mapped: leave the tensors in the file's own pages instead of copying them, for a module that is only used.
 
         Raises:
             UsageError: naming the first tensor that is missing, superfluous or of another shape.
@@ -197,7 +258,10 @@ class Checkpoint:
                 f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}",
                 hint="the file was altered, or a plugin changed since it was written",
             )
-        module.load_state_dict(tensors)
+        mapped = mapped and os.name == "posix"  # elsewhere a file cannot be replaced while it is mapped
+        if mapped:
+            tensors = {k: v.to(own[k].dtype) for k, v in tensors.items()}
+        module.load_state_dict({k: _like(own[k], v) for k, v in tensors.items()}, assign=mapped)
 
     @property
     def spec(self) -> RunSpec:
@@ -230,6 +294,17 @@ class Checkpoint:
                 )
 
 
+def _like(own: Tensor, whole: Tensor) -> Tensor:
+    """A tensor, or this process's part of it where its own is only such a part."""
+    mesh = getattr(own, "device_mesh", None)
+    if mesh is None:
+        return whole
+    from torch.distributed.tensor import distribute_tensor
+
+    placements = getattr(own, "placements", None)
+    return distribute_tensor(whole.to(own.device), mesh, placements, src_data_rank=None)
+
+
 def origins(components: Iterable[tuple[str, str]]) -> dict[str, Origin]:
     """Package and version of each (kind, name), for the header."""
     found: dict[str, Origin] = {}
@@ -237,3 +312,26 @@ def origins(components: Iterable[tuple[str, str]]) -> dict[str, Origin]:
         component = registry.find(kind, name)
         found[f"{kind}:{name}"] = {"package": component.package, "version": component.version}
     return found
+
+
+def resumable(place: Path) -> tuple[Path, Checkpoint | None, RunSpec]:
+    """What `--resume place` goes on with: the run's folder, its last checkpoint, and its configuration.
+
+    There is no checkpoint when the run was stopped before it wrote one; its configuration is then that of `config.toml`, and it
+    begins again.
+
+    Raises:
+        UsageError: there is no such run, or what is there is damaged.
+        PluginError: it needs a package that is not installed.
+    """
+    if (place / "config.toml").is_file() and not any((place / "checkpoints").glob("*.safetensors")):
+        try:
+            tables = tomllib.loads((place / "config.toml").read_text(encoding="utf-8"))
+            return place, None, RunSpec.from_dict(tables)
+        except (OSError, ValueError) as error:
+            hint = "the run took no step that was saved; begin a new one"
+            raise UsageError(f"{place / 'config.toml'} cannot be read ({error})", hint=hint) from error
+    saved = Checkpoint(find_checkpoint(place, prefer="last"))
+    home = owner(saved.path)
+    saved.require_plugins(("architecture", "bottleneck", "likelihood", "objective", "dataset", "tracker"))
+    return home, saved, saved.spec

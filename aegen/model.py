@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegen import registry
+from aegen import noise, registry
 from aegen.errors import PluginError, UsageError
 from aegen.factory import create, load
 from aegen.protocols import (
@@ -93,7 +93,9 @@ class Autoencoder(nn.Module):
     ) -> Tensor:
         """`n` latents from the prior, (n, *latent_shape), drawn on `device`, or on the CPU."""
         with torch.device(device) if device is not None else nullcontext():
-            return self.bottleneck.prior(n, self.latent_shape, generator)
+            if generator is not None:
+                return self.bottleneck.prior(n, self.latent_shape, generator)
+            return noise.draw_rows(n, device, lambda count, g: self.bottleneck.prior(count, self.latent_shape, g))
 
 
 def lifted(x: Tensor) -> Tensor:

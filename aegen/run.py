@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import shlex
@@ -11,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
@@ -20,21 +21,22 @@ from typing import Any
 import torch
 
 from aegen import registry
-from aegen.checkpoint import Checkpoint, origins
+from aegen.checkpoint import Checkpoint, origins, resumable
 from aegen.config import Layer, merge_resume, resolve
 from aegen.data.source import Data, dataset_name, load_data
 from aegen.engine import host, trial
 from aegen.engine.loop import Trainer
-from aegen.engine.parallel import World, world
+from aegen.engine.parallel import World, begun_run, remember_run, world
+from aegen.engine.recorder import NotFinite
 from aegen.errors import EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape, Objective
-from aegen.rundir import RunDir, disk_error, find_checkpoint, owner, refuse_existing, write_text
+from aegen.rundir import RUNS, RunDir, disk_error, find_checkpoint, refuse_existing, sweep, write_text
 from aegen.settings import RunSpec, to_toml
 from aegen.spec import Spec
-from aegen.use import ex_post, fit_sampler, load, sample, save_sampler
+from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
 
 Say = Callable[[str], None]
 
@@ -102,25 +104,29 @@ def train(
             if isinstance(value, str):
                 registry.trust(value)
         layers = [*layers, ("train()", given)]
-    saved = None
+    home, saved = None, None
     if resume is not None:
         if init_from is not None or run_dir is not None:
             raise UsageError("--resume goes on in the run's own folder", hint="leave --init-from and --run-dir out")
-        saved = Checkpoint(find_checkpoint(resume, prefer="last"))
-        owner(saved.path)
-        saved.require_plugins(("architecture", "bottleneck", "likelihood", "objective", "dataset", "tracker"))
-        spec = merge_resume(saved.spec, layers)
+        home, saved, before = resumable(resume)
+        spec = merge_resume(before, layers)
+        init_from = _beginning(home) if saved is None else None
     else:
         spec = resolve(layers).spec
     with world(spec.train.device) as here:
         if here.device.type == "cpu":
             host.prepare()
-        return _train(spec, here, saved, init_from, run_dir, dry_run, listeners, say if here.first else _silent)
+        begun = here.share(begun_run() if here.first and resume is None and not dry_run else None)
+        if begun is not None:  # torchrun has replaced workers of this very run
+            home, saved, spec = resumable(begun)
+            init_from, run_dir = _beginning(home) if saved is None else None, None
+        return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, say if here.first else _silent)
 
 
 def _train(
     spec: RunSpec,
     here: World,
+    home: Path | None,
     saved: Checkpoint | None,
     init_from: Path | None,
     run_dir: Path | None,
@@ -128,10 +134,14 @@ def _train(
     listeners: Sequence[object],
     say: Say,
 ) -> Result:
+    if home is not None and saved is None:
+        say(f"{home} was stopped before its first checkpoint; it begins again")
+    if saved is not None:
+        spec = _same_batch(spec, saved, here)
     if run_dir is not None and here.first:
         refuse_existing(run_dir)  # before minutes of reading data
     trackers = [(name, registry.get("tracker", name)) for name in spec.log.trackers if here.first]
-    data = load_data(spec.data, spec.data_options)
+    data = load_data(spec.data, spec.data_options, say)
     _tell_data(data, spec, say)
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
@@ -157,10 +167,16 @@ def _train(
     if dry_run:
         trainer.take_step(trainer.progress.step)
         trainer.progress.step += 1
-        trainer.read_metrics()
+        try:
+            trainer.read_metrics()
+        except NotFinite as bad:
+            trainer.recover(bad)
         say("dry run: one step was taken, nothing was written")
         return Result(None, None, None, None, 1, 0, 0.0, trainer.validate(), here.rank)
-    run = _open_run(spec, here, saved, run_dir, trainer)
+    opened = _open_run(spec, here, home, run_dir, trainer, source.path if source is not None else None)
+    run = RunDir(here.share(opened.path))
+    if here.first and home is None:
+        remember_run(run.path)
     trainer.run_dir = run if here.first else None
     for name, tracker in trackers:
         hooks.add(create(tracker, "tracker", Spec(name), "tracker.", {}), name)
@@ -174,8 +190,10 @@ def _drive(trainer: Trainer, run: RunDir, stop: _Stop, hooks: Hooks, say: Say) -
     error: BaseException | None = None
     begin = {"run": run.path, "config": spec.to_dict(), "total_steps": trainer.total, "step": progress.step}
     hooks.call("aegen_run_start", **begin)
-    done = progress.step >= trainer.total
-    if done:
+    done = trainer.done
+    if done and progress.step < trainer.total:
+        say(f"nothing to do: it stopped early at step {progress.step}; a larger --set train.patience goes further")
+    elif done:
         say(f"nothing to do: {progress.step} of {trainer.total} steps are taken; --epochs or --steps goes further")
     try:
         with stop.listening():
@@ -224,7 +242,10 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
                 sampler = build_sampler(Spec(name), loaded.model)
                 fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed)
                 save_sampler(path, Spec(name), sampler)
-        sample(run.path, count=trainer.spec.log.images, out=picture, device=device)
+        try:
+            sample_alone(load(run.path, device=device), trainer.spec.log.images, picture)
+        except UsageError as error:
+            raise error.__cause__ if isinstance(error.__cause__, OSError) else error from None
         trainer.hooks.call("aegen_images_logged", name="samples", path=picture, step=trainer.progress.step)
     trainer.world.barrier()
     return picture
@@ -258,25 +279,60 @@ def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spe
         source.restore(objective, "objective.")
 
 
-def _open_run(spec: RunSpec, here: World, saved: Checkpoint | None, run_dir: Path | None, trainer: Trainer) -> RunDir:
-    """The run's folder: rank 0 makes it, or finds it, and writes what the run is made of."""
-    if saved is not None:
-        run = RunDir(owner(saved.path))
-        if here.first:
+def _open_run(
+    spec: RunSpec, here: World, home: Path | None, run_dir: Path | None, trainer: Trainer, source: Path | None
+) -> RunDir:
+    """The run's folder: rank 0 makes it, or finds it, and writes what the run is made of, `source` being its first weights."""
+
+    def describe(run: RunDir) -> None:
+        write_text(run.config, to_toml(spec.to_dict()))
+        about = environment(here)
+        if source is not None:
+            about["init_from"] = os.path.relpath(source, home or run_dir or RUNS / "any")
+        write_text(run.environment, json.dumps(about, indent=2) + "\n")
+
+    if not here.first:
+        return RunDir(home or run_dir or RUNS)
+    try:
+        if home is not None:
+            run = RunDir(home)
+            for folder in (run.path, run.checkpoints, run.samples):
+                sweep(folder)
             run.forget_after(trainer.progress.step)
-    elif here.first:
+            describe(run)
+            return run
         data = re.sub(r"[^A-Za-z0-9]+", "-", Path(spec.data.name).stem).strip("-") or "data"
         stem = re.sub(r"[^A-Za-z0-9+.-]+", "-", f"{spec.arch.name}-{spec.objective.name}-{data}").strip("-.")
-        run = RunDir.create(run_dir, stem)
-    else:
-        run = RunDir(run_dir or Path("runs"))
-    if here.first:
-        try:
-            write_text(run.config, to_toml(spec.to_dict()))
-            write_text(run.environment, json.dumps(environment(here), indent=2) + "\n")
-        except OSError as error:
-            raise disk_error(error, run.path) from error
-    return run
+        return RunDir.create(run_dir, stem, describe)
+    except OSError as error:
+        raise disk_error(error, home or run_dir or RUNS, last_good=trainer.last_good) from error
+
+
+def _same_batch(spec: RunSpec, saved: Checkpoint, here: World) -> RunSpec:
+    """With the images of a step shared by another number of processes, so that the run goes on as it began.
+
+    Raises:
+        UsageError: they cannot be shared evenly.
+    """
+    before, batch = saved.header.get("processes", here.size), saved.header.get("batch", 0)
+    if before == here.size or not batch:
+        return spec
+    if batch % here.size:
+        raise UsageError(
+            f"{saved.path} was written by a run with {batch} images a step, which {here.size} processes cannot share evenly",
+            hint=f"use {before} processes, or another number that divides {batch}",
+        )
+    return replace(spec, train=replace(spec.train, batch_size=batch // here.size))
+
+
+def _beginning(home: Path) -> Path | None:
+    """The weights that a run began with, if they were another run's."""
+    try:
+        about = json.loads((home / "environment.json").read_text(encoding="utf-8"))
+        return home / about["init_from"] if "init_from" in about else None
+    except (OSError, ValueError, TypeError) as error:
+        hint = "it took no step that was saved; begin a new one"
+        raise UsageError(f"{home / 'environment.json'} cannot be read ({error})", hint=hint) from error
 
 
 def _header(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str) -> dict[str, Any]:
@@ -329,6 +385,7 @@ def _tell_data(data: Data, spec: RunSpec, say: Say) -> None:
     say(
         f"data {spec.data.name}: {len(data.train):,} images for training, {len(data.validation):,} for validation, {data.image}{classes}"
     )
+    say(f"images: {data.how}")
     if data.skipped:
         from aegen.data.source import skipped_text
 
@@ -344,6 +401,7 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
         f"{size:,} parameters; objective {spec.objective.name}"
     )
     where = str(trainer.world.device) + (f" ×{trainer.world.size}" if trainer.world.size > 1 else "")
+    where += " with a part of the model each" if trainer.sharded else ""
     smaller = (
         f" (fewer than the {spec.train.batch_size} asked for)"
         if trainer.batches.batch_size < spec.train.batch_size
@@ -353,10 +411,12 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
         f"{trainer.total:,} steps of batch {trainer.batches.batch_size}{smaller}, "
         f"{trainer.batches.per_epoch:,} an epoch, on {where} in {spec.train.precision}"
     )
+    if spec.train.parallel == "fsdp" and not trainer.sharded:
+        say("--parallel fsdp: there is one process, which holds the whole model")
 
 
 class _Stop:
-    """Ctrl-C and SIGTERM ask the loop to save and stop; a second Ctrl-C stops at once."""
+    """Ctrl-C, SIGTERM and SIGUSR1 ask the loop to save and stop; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -370,7 +430,8 @@ class _Stop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {s: signal.signal(s, self._catch) for s in (signal.SIGINT, signal.SIGTERM)}
+        named = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is not known everywhere
+        before = {s: signal.signal(s, self._catch) for s in signal.Signals if s.name in named}
         try:
             yield
         finally:

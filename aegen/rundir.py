@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import re
 import shlex
+import shutil
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,32 +30,60 @@ class RunDir:
         self.checkpoints = path / "checkpoints"
         self.last = self.checkpoints / "last.safetensors"
         self.best = self.checkpoints / "best.safetensors"
+        self._owed = ""
 
     @classmethod
-    def create(cls, path: Path | None, stem: str) -> RunDir:
+    def create(cls, path: Path | None, stem: str, begin: Callable[[RunDir], None] = lambda run: None) -> RunDir:
         """Make a new folder: `path`, or the first free `runs/stem`, `runs/stem-2`, ….
+
+        It appears under its name with all that a resumption needs, or not at all.
+
+        Args:
+            begin: writes the first files, into a folder that is not yet where it will be.
 
         Raises:
             UsageError: `path` exists, or cannot be made.
+            OSError: `begin` could not write.
         """
+        if path is not None:
+            refuse_existing(path)
+        goal = path or RUNS / stem
+        draft = cls(goal.with_name(f".{goal.name}.{os.getpid()}.tmp"))
+        try:
+            try:
+                goal.parent.mkdir(parents=True, exist_ok=True)
+                sweep(goal.parent)
+                draft.samples.mkdir(parents=True)
+                draft.checkpoints.mkdir()
+            except OSError as error:
+                hint = "choose a --run-dir that can be written"
+                raise UsageError(f"cannot make the run folder {goal} ({error.strerror})", hint=hint) from error
+            begin(draft)
+            sync_folder(draft.path)
+            run = cls(draft._named(path, stem))
+        finally:
+            shutil.rmtree(draft.path, ignore_errors=True)
+        sync_folder(run.path.parent)
+        run._point_latest()
+        return run
+
+    def _named(self, path: Path | None, stem: str) -> Path:
+        """Rename the draft; that fails where another run has taken the name, whose folder is not empty."""
         number = 1
         while True:
             folder = path or RUNS / (stem if number == 1 else f"{stem}-{number}")
             try:
-                folder.mkdir(parents=True, exist_ok=False)
-                break
-            except FileExistsError:
-                if path is not None:
-                    refuse_existing(path)
-                number += 1
+                if not folder.exists():
+                    os.rename(self.path, folder)
+                    return folder
             except OSError as error:
-                hint = "choose a --run-dir that can be written"
-                raise UsageError(f"cannot make the run folder {folder} ({error.strerror})", hint=hint) from error
-        run = cls(folder)
-        run.samples.mkdir()
-        run.checkpoints.mkdir()
-        run._point_latest()
-        return run
+                if not folder.exists():
+                    raise
+                if path is not None:
+                    raise UsageError(f"{path} exists already", hint="choose another --run-dir") from error
+            if path is not None:
+                refuse_existing(path)
+            number += 1
 
     def _point_latest(self) -> None:
         """`latest` beside the run: a link, or a text file where links fail."""
@@ -68,9 +100,23 @@ class RunDir:
             temporary.unlink(missing_ok=True)
 
     def log(self, line: dict[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        with open(self.metrics, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        """Append one line to metrics.jsonl, after those that could not be written before.
+
+        Raises:
+            OSError: it could not be written; it is kept for the next time, and the file has no half of it.
+        """
+        self._owed += json.dumps(line) + "\n"
+        with open(self.metrics, "ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                text = self._owed.encode()
+                if file.write(text) != len(text):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except OSError:
+                with suppress(OSError):
+                    file.truncate(size)
+                raise
+        self._owed = ""
 
     def forget_after(self, step: int) -> None:
         """Drop the metrics of steps that a resumed run will take again, so that no step has two lines."""
@@ -100,14 +146,59 @@ def refuse_existing(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a small file atomically."""
+    """Write a small file atomically, flushed to disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(text, encoding="utf-8")
+        flush(temporary)
         os.replace(temporary, path)
+        sync_folder(path.parent)
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+def flush(path: Path) -> None:
+    """Have a file's bytes on disk, not in a buffer of the system."""
+    with open(path, "rb+") as file:
+        os.fsync(file.fileno())
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` survive a power cut, where the system allows a folder to be flushed."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Delete what processes that are no more left half written in `folder`: `.name.<process>.tmp`."""
+    for path in folder.glob(".*.tmp"):
+        found = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
+        if found is None or _lives(int(found[1])):
+            continue
+        with suppress(OSError):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _lives(process: int) -> bool:
+    """Whether there is such a process, other than this one, which has not begun to write."""
+    if process == os.getpid():
+        return False
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True
+    return True
 
 
 def latest_run() -> Path:
@@ -150,7 +241,9 @@ def find_checkpoint(place: Path | None, *, prefer: str = "best") -> Path:
         if (folder / f"{name}.safetensors").is_file():
             return folder / f"{name}.safetensors"
     stopped = (place / "config.toml").is_file()
-    hint = "it was stopped before the first one; train again" if stopped else "give a run folder or a .safetensors file"
+    hint = "give a run folder or a .safetensors file"
+    if stopped:
+        hint = f"it was stopped before the first one; begin again: aegen train --resume {shlex.quote(str(place))}"
     raise UsageError(f"{place} holds no checkpoint", hint=hint)
 
 
@@ -176,8 +269,12 @@ def owner(checkpoint: Path) -> Path:
     return checkpoint.parent.parent
 
 
+def reason(error: OSError) -> str:
+    """Why a write failed, in a few words."""
+    return error.strerror or str(error)
+
+
 def disk_error(error: OSError, path: Path, *, last_good: Path | None = None) -> RunError:
     """A failed write as one sentence, with the last good checkpoint."""
-    reason = error.strerror or str(error)
     good = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"
-    return RunError(f"cannot write {path} ({reason})", hint=f"{good}; free space or mend the folder, then resume")
+    return RunError(f"cannot write {path} ({reason(error)})", hint=f"{good}; free space or mend the folder, then resume")

@@ -24,7 +24,7 @@ class DataSettings:
     """Which images, and what shape they are given.
 
     Options:
-        name: a data set by name, or the path of a folder, .npy or .npz.
+        name: a data set by name, or the path of a folder, .npy, .npz, or shards-{000..999}.tar.
         root: where downloaded data sets live.
         download: fetch a missing data set into `root`.
         size: side of the images in pixels, one number, or [height, width]; the data's own by default.
@@ -32,6 +32,10 @@ class DataSettings:
         fit: how an image of another shape is brought to size: cut the centre square, or resize and distort.
         strict: refuse a folder with files that cannot be read, instead of skipping them.
         validation: share of the images held out, where the data has no split of its own.
+        cache: keep decoded images in the cache folder, so that they are decoded once.
+        cache_gb: room that decoded images may take there; what was not used for longest goes first.
+        flip: turn half of the training images left to right, others in each epoch.
+        crop: move training images by up to this many pixels, their edges mirrored.
     """
 
     name: str = "digits"
@@ -42,6 +46,10 @@ class DataSettings:
     fit: Literal["crop", "resize"] = "crop"
     strict: bool = False
     validation: Annotated[float, Range(above=0, max=0.5)] = 0.1
+    cache: bool = True
+    cache_gb: Annotated[float, Range(above=0)] = 32.0
+    flip: bool = False
+    crop: Annotated[int, Range(0, 4096)] = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +64,7 @@ class TrainSettings:
         optimizer: the rule that moves the weights.
         precision: arithmetic of the nets, losses are always in fp32; auto measures which is fastest.
         device: auto takes the GPU if there is one.
+        parallel: what each of several processes holds: the whole model (ddp), or a part of encoder and decoder (fsdp).
         compile: each turn (forward, loss and backward) by torch.compile; reduce-overhead adds CUDA graphs, auto measures if it pays.
         seed: of the weights, the order of the images and all noise.
         accumulate: micro-batches per optimizer step.
@@ -67,6 +76,8 @@ class TrainSettings:
         betas: the two decay rates of adam and adamw.
         momentum: of sgd and rmsprop.
         patience: stop after this many epochs without a better validation loss; 0 never does.
+        on_nan: when a step is not finite: stop; skip it, so that it changes nothing; or rollback to the last good checkpoint, with
+            half the learning rate.
     """
 
     epochs: Positive = 20
@@ -76,6 +87,7 @@ class TrainSettings:
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adam"
     precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = "fp32"
     device: str = "auto"
+    parallel: Literal["ddp", "fsdp"] = "ddp"
     compile: Literal["off", "on", "reduce-overhead", "auto"] = "off"
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     accumulate: Positive = 1
@@ -87,6 +99,7 @@ class TrainSettings:
     betas: Annotated[list[float], Range(0, 0.999999)] = field(default_factory=lambda: [0.9, 0.999])
     momentum: Annotated[float, Range(0, 0.999999)] = 0.9
     patience: Whole = 0
+    on_nan: Literal["stop", "skip", "rollback"] = "stop"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +142,20 @@ SETTINGS: dict[str, Any] = {
 }
 COMPONENTS = ("arch", "objective", "bottleneck", "likelihood")
 # What may differ between a run and its resumption: how far, where and how it is watched, never what is computed.
-RESUMABLE = frozenset({"train.epochs", "train.steps", "train.device", "train.patience", "data.root", "data.download"})
+RESUMABLE = frozenset(
+    {
+        "train.epochs",
+        "train.steps",
+        "train.device",
+        "train.parallel",
+        "train.patience",
+        "train.on_nan",
+        "data.root",
+        "data.download",
+        "data.cache",
+        "data.cache_gb",
+    }
+)
 
 
 @dataclass(frozen=True, kw_only=True)

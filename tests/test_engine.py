@@ -210,10 +210,10 @@ def test_a_turn_every_so_often() -> None:
 def test_a_stop_is_asked_for_after_every_step_and_saves() -> None:
     made = trainer(stop_at=7, steps=20)
     saved = []
-    made.save = lambda name: saved.append((name, made.progress.step))  # type: ignore[method-assign]
+    made.save = lambda name, final=False: saved.append((name, final, made.progress.step))  # type: ignore[method-assign]
     with pytest.raises(Interrupted, match="step 7 of 20"):
         made.run()
-    assert saved[-1] == ("last", 7)
+    assert saved[-1] == ("last", True, 7)
 
 
 def test_early_stopping_waits_for_the_kl_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:

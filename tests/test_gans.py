@@ -288,16 +288,6 @@ def test_lecam_is_its_formula_and_remembers_with_gradients_only() -> None:
         assert torch.equal(game.usual, before)
 
 
-def test_lecam_s_memory_is_the_same_in_every_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each process sees other images; what it keeps is the mean over all, or a resumed run would differ."""
-    game = GAN(IMAGE, width=4, lecam=1.0)
-    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
-    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
-    monkeypatch.setattr(torch.distributed, "all_reduce", lambda means: means.add_(torch.tensor([3.0, 5.0])))
-    game.unusual(torch.tensor(1.0), torch.tensor(-1.0))
-    close(game.usual, 0.001 * torch.tensor([2.0, 2.0]))
-
-
 def test_spectral_norm_leaves_no_layer_a_singular_value_above_one() -> None:
     net, game = model(), GAN(IMAGE, width=4, spectral_norm=True)
     layers = [layer for layer in game.critic.modules() if isinstance(layer, nn.Conv2d | nn.Linear)]

@@ -592,23 +592,6 @@ def test_usage_counts_codes_of_the_last_hundred_batches() -> None:
         assert latent.watch["usage"] == (0.5 if step < 100 else 0.25)
 
 
-def test_processes_share_one_codebook(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if another process had the same batch: uses and sums are doubled, and the mean stays."""
-    asked = []
-    monkeypatch.setattr(codebook.dist, "is_initialized", lambda: True)
-    monkeypatch.setattr(codebook.dist, "all_reduce", lambda value: value.mul_(2))
-    monkeypatch.setattr(codebook.dist, "broadcast", lambda value, source: asked.append((tuple(value.shape), source)))
-    neck = VQ(dim=2, codes=4, decay=0.9)
-    x = clusters(20)
-    latent = neck(x)
-    assert asked == [((4, 2), 0)] * 2  # where k-means ended, and what codes restart from
-    close(neck.book.counts.sum(), 2 * 20 * 0.1)
-    close(neck.book.sums.sum(0), 2 * x.sum(0) * 0.1)
-    assert latent.codes is not None
-    for k in latent.codes.unique():
-        close(neck.book.vectors[k], x[latent.codes == k].mean(0))
-
-
 # ---------------------------------------------------------------------------------------------------- several codebooks
 
 

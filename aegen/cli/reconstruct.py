@@ -39,4 +39,5 @@ def reconstruct(
     files = use.reconstruct(
         images, checkpoint, each=each, stochastic=stochastic, out=out, seed=seed, device=device, say=say
     )
-    tell_files(files, as_json=as_json)
+    if files:  # the first of several processes has them
+        tell_files(files, as_json=as_json)

@@ -61,7 +61,7 @@ class Display:
         self._total = 0
         self._epochs = 0
         self._latest: dict[str, float] = {}
-        self._noticed = ""
+        self._noticed: set[str] = set()
         self._spoke = time.monotonic()
 
     @hookimpl
@@ -111,8 +111,8 @@ class Display:
     def aegen_notice(self, text: str) -> None:
         """Once for each kind of trouble, or every epoch would repeat it."""
         kind = text.partition(":")[0]
-        if kind != self._noticed:
-            self._noticed = kind
+        if kind not in self._noticed:
+            self._noticed.add(kind)
             self._line(f"note: {text}")
 
     def _line(self, text: str) -> None:

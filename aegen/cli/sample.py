@@ -66,4 +66,5 @@ def sample(
         device=device,
         say=say,
     )
-    tell_files(files, as_json=as_json, count=count, seed=seed)
+    if files:  # the first of several processes has them
+        tell_files(files, as_json=as_json, count=count, seed=seed)

@@ -41,6 +41,7 @@ _FLAGS = {
         "--channels": "data.channels",
         "--fit": "data.fit",
         "--strict-data": "data.strict",
+        "--cache": "data.cache",
     },
     "Training": {
         "--epochs": "train.epochs",
@@ -50,8 +51,10 @@ _FLAGS = {
         "--optimizer": "train.optimizer",
         "--precision": "train.precision",
         "--device": "train.device",
+        "--parallel": "train.parallel",
         "--compile": "train.compile",
         "--seed": "train.seed",
+        "--on-nan": "train.on_nan",
         "--track": "log.trackers",
     },
 }
@@ -93,12 +96,10 @@ def _before_flags(configs: list[str], sets: list[str], resumes: list[str]) -> di
         return {}
     layers = _layers([Path(c) for c in configs], sets, {})
     if resumes:
-        from aegen.checkpoint import Checkpoint
-        from aegen.rundir import find_checkpoint
+        from aegen.checkpoint import resumable
 
-        saved = Checkpoint(find_checkpoint(Path(resumes[-1]), prefer="last"))
-        saved.require_plugins(("architecture", "bottleneck", "likelihood", "objective", "dataset", "tracker"))
-        layers = [("the run", flatten(saved.header["spec"])), *layers]
+        _, saved, spec = resumable(Path(resumes[-1]))
+        layers = [("the run", flatten(saved.header["spec"] if saved is not None else spec.to_dict())), *layers]
     values: dict[str, Any] = {}
     for _, layer in layers:
         values.update(layer)

@@ -2,27 +2,66 @@
 
 from __future__ import annotations
 
+import threading
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from aegen.data.ahead import Ahead
+from aegen.data.augment import Augment, changed
+from aegen.data.rows import MemoryRows, Pictures, Rows
 from aegen.errors import UsageError
 
 _BLACK = torch.tensor(-1.0)
 _STEP = 0.007843136787414551  # the float32 next below 2/255: white must not come out a bit above 1
 _DEVICE_SHARE = 0.25  # of the free GPU memory that images may fill
+_AHEAD = 256 * 2**20  # bytes of batches that wait to be used
+_DEEPEST, _THREADS = 8, 2
+_PART = 64 * 2**20  # bytes sent to the device at a time
 
 
 def normalize(pixels: Tensor) -> Tensor:
     """uint8 0…255 → float32 in [-1, 1], on the device where the pixels are."""
     # One pass over memory instead of three; for a small net on a CPU that is 2 % of a step.
-    return torch.add(_BLACK, pixels, alpha=_STEP)
+    if pixels.device.type != "cpu":
+        return torch.add(_BLACK, pixels, alpha=_STEP)
+    values = pixels.float()  # which a CPU would make beside the result, and new memory is what takes time for large images
+    return torch.add(_BLACK, values, alpha=_STEP, out=values)
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Which images of an epoch's order a process sees when."""
+
+    count: int
+    batch_size: int
+    per_epoch: int
+    seed: int
+    rank: int
+    world: int
+    accumulate: int
+    sequential: bool
+
+    def generator(self, epoch: int) -> torch.Generator:
+        """Of an epoch's order."""
+        return torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+
+    def start(self, position: int, part: int) -> int:
+        """The place in the order where micro-batch `part` of an epoch's step `position` begins."""
+        if self.sequential:
+            return self.rank * (self.count // self.world) + (position * self.accumulate + part) * self.batch_size
+        # The global batch of a step is the same whatever the number of processes that share it.
+        return ((position * self.accumulate + part) * self.world + self.rank) * self.batch_size
 
 
 class Batches:
     """The training images in a new order each epoch.
 
-    Small sets live on the device as uint8 and a batch is one gather; larger ones stay in memory, and a batch is gathered
-    there and sent without waiting.
+    Sets that fit live on the device as uint8 and a batch is one gather; of others, batches are read in the background, and sent without
+    waiting.
 
     Args:
         pixels: uint8 (N, C, H, W).
@@ -30,6 +69,7 @@ class Batches:
         seed: of the order.
         rank, world: this process takes the rank-th part of each global batch.
         labels: int64 (N,), where a model wants them.
+        augment: random changes of each image.
 
     Raises:
         UsageError: there are fewer images than parts of a step.
@@ -37,7 +77,7 @@ class Batches:
 
     def __init__(
         self,
-        pixels: Tensor,
+        pixels: Pictures,
         batch_size: int,
         *,
         seed: int,
@@ -46,6 +86,7 @@ class Batches:
         world: int = 1,
         accumulate: int = 1,
         labels: Tensor | None = None,
+        augment: Augment | None = None,
     ) -> None:
         self.count = len(pixels)
         if self.count < world * accumulate:
@@ -58,36 +99,132 @@ class Batches:
         """Optimizer steps in an epoch; what does not fill a step is left for other epochs to draw."""
         self.seed, self.rank, self.world, self.accumulate = seed, rank, world, accumulate
         self.device = device
-        self.resident = device.type == "cpu" or _fits(pixels, device)
-        self.pixels = pixels.to(device) if self.resident else pixels
-        self.labels = labels.to(device) if self.resident and labels is not None else labels
-        self._order: Tensor = torch.empty(0)
-        self._epoch = -1
+        self._augment = augment or None
+        if self._augment is not None:
+            self._augment.check(*pixels.shape[2:])
+        sequential = isinstance(pixels, Rows) and pixels.sequential
+        self._plan = _Plan(self.count, self.batch_size, self.per_epoch, seed, rank, world, accumulate, sequential)
+        self.resident = (device.type == "cpu" and isinstance(pixels, Tensor)) or _fits(pixels, device)
+        if self.resident:
+            self.pixels = _moved(pixels, device)
+            self.labels = labels.to(device) if labels is not None else None
+            self._order: Tensor = torch.empty(0)
+            self._epoch = -1
+        else:
+            rows = pixels if isinstance(pixels, Rows) else MemoryRows(pixels)
+            depth = max(1, min(_DEEPEST, _AHEAD // (self.batch_size * rows.shape[1:].numel())))
+            self._reader = _Reader(rows, labels, self._plan, device)
+            self._ahead = Ahead(self._reader.read, depth, min(_THREADS, depth))
 
     def micro(self, step: int, part: int) -> tuple[Tensor, Tensor | None]:
         """Micro-batch `part` of optimizer step `step`: float32 (B, C, H, W) in [-1, 1] and its labels (B,), on the device."""
+        if not self.resident:
+            batch, labels = self._ahead.take(step * self.accumulate + part).here(self.device)
+            images = self._finished(batch, step, part)
+            self._reader.done(batch)
+            return images, labels
         epoch, position = divmod(step, self.per_epoch)
         if epoch != self._epoch:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-            order = torch.randperm(self.count, generator=generator)
-            self._order = order.to(self.device) if self.resident else order
+            self._order = torch.randperm(self.count, generator=self._plan.generator(epoch)).to(self.device)
             self._epoch = epoch
-        # The global batch of a step is the same whatever the number of processes that share it.
-        start = ((position * self.accumulate + part) * self.world + self.rank) * self.batch_size
+        start = self._plan.start(position, part)
         index = self._order[start : start + self.batch_size]
-        batch = self._sent(self.pixels.index_select(0, index))
-        labels = None if self.labels is None else self._sent(self.labels.index_select(0, index))
-        return normalize(batch), labels
+        labels = None if self.labels is None else self.labels.index_select(0, index)
+        return self._finished(self.pixels.index_select(0, index), step, part), labels
 
-    def _sent(self, batch: Tensor) -> Tensor:
-        if self.resident:
-            return batch
-        batch = batch.pin_memory() if self.device.type == "cuda" else batch
-        return batch.to(self.device, non_blocking=True)
+    def _finished(self, batch: Tensor, step: int, part: int) -> Tensor:
+        if self._augment is not None:
+            start = (part * self.world + self.rank) * self.batch_size
+            every = self.batch_size * self.world * self.accumulate
+            draws = self._augment.draw(step, every, start, start + len(batch))
+            batch = changed(batch, draws.to(self.device, non_blocking=True))
+        return normalize(batch)
 
 
-def _fits(pixels: Tensor, device: torch.device) -> bool:
+class _Sent(NamedTuple):
+    """A micro-batch on its way to the device."""
+
+    pixels: Tensor
+    labels: Tensor | None
+    arrival: torch.cuda.Event | None = None
+
+    def here(self, device: torch.device) -> tuple[Tensor, Tensor | None]:
+        """Its tensors, for kernels that are queued from now on."""
+        if self.arrival is not None:
+            current = torch.cuda.current_stream(device)
+            current.wait_event(self.arrival)
+            self.pixels.record_stream(current)
+            if self.labels is not None:
+                self.labels.record_stream(current)
+        return self.pixels, self.labels
+
+
+class _Reader:
+    """Reads micro-batches by their number since the beginning of training, in any thread."""
+
+    def __init__(self, rows: Rows, labels: Tensor | None, plan: _Plan, device: torch.device) -> None:
+        self._rows, self._labels, self._plan, self._device = rows, labels, plan, device
+        self._orders: dict[int, Tensor] = {}
+        self._lock = threading.Lock()
+        self._spare: deque[Tensor] = deque(maxlen=2)
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    def read(self, number: int) -> _Sent:
+        """Read one and send it."""
+        step, part = divmod(number, self._plan.accumulate)
+        epoch, position = divmod(step, self._plan.per_epoch)
+        start = self._plan.start(position, part)
+        index = self._order(epoch)[start : start + self._plan.batch_size]
+        labels = None if self._labels is None else self._labels.index_select(0, index)
+        if self._stream is None:
+            batch = self._rows.read(index, self._free(len(index))).to(self._device)
+            return _Sent(batch, None if labels is None else labels.to(self._device))
+        pinned = torch.empty((len(index), *self._rows.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        self._rows.read(index, pinned)
+        with torch.cuda.stream(self._stream):
+            batch = pinned.to(self._device, non_blocking=True)
+            sent = None if labels is None else labels.pin_memory().to(self._device, non_blocking=True)
+            return _Sent(batch, sent, self._stream.record_event())
+
+    def _free(self, count: int) -> Tensor:
+        """Memory for a batch: new memory of large images takes as long as reading them."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            return torch.empty((count, *self._rows.shape[1:]), dtype=torch.uint8)
+
+    def done(self, batch: Tensor) -> None:
+        """Take back a batch that nobody needs any more."""
+        if self._device.type == "cpu":
+            self._spare.append(batch)
+
+    def _order(self, epoch: int) -> Tensor:
+        with self._lock:
+            found = self._orders.get(epoch)
+            if found is None:
+                found = self._orders[epoch] = self._rows.order(self._plan.generator(epoch))
+                for old in [e for e in self._orders if abs(e - epoch) > 1]:
+                    del self._orders[old]
+            return found
+
+
+def _moved(pixels: Pictures, device: torch.device) -> Tensor:
+    """All images as one tensor on the device, a part in memory at a time."""
+    if isinstance(pixels, Tensor):
+        return pixels.to(device)
+    moved = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
+    size = max(1, _PART // pixels.shape[1:].numel())
+    for start, part in zip(range(0, len(pixels), size), pixels.split(size), strict=True):
+        moved[start : start + len(part)] = part.to(device)
+    return moved
+
+
+def _fits(pixels: Pictures, device: torch.device) -> bool:
+    if device.type == "cpu":
+        return False  # that would read it all into memory
+    if isinstance(pixels, Rows) and pixels.sequential:
+        return False
     if device.type != "cuda":
-        return pixels.numel() < 2**31
+        return pixels.shape.numel() < 2**31
     free, _ = torch.cuda.mem_get_info(device)
-    return pixels.numel() < free * _DEVICE_SHARE
+    return pixels.shape.numel() < free * _DEVICE_SHARE

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from aegen import registry
+from aegen.data import keep
 from aegen.data.decode import side
+from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import create, load
 from aegen.protocols import Dataset, Images, ImageShape
@@ -27,17 +29,18 @@ class Data:
     """Images ready for training.
 
     Attributes:
-        train, validation: uint8 (N, C, H, W).
+        train, validation: uint8 (N, C, H, W), in one tensor or read when asked for.
         train_labels, validation_labels: int64 (N,) where the data has classes.
         classes: their names.
         validation_factors: int64 (N, F) where it is known what each image was made from.
         factor_names: of its columns.
         skipped: "file: reason" for files that could not be read.
         name: what the user asked for.
+        how: where the images are, in a few words.
     """
 
-    train: Tensor
-    validation: Tensor
+    train: Pictures
+    validation: Pictures
     train_labels: Tensor | None = None
     validation_labels: Tensor | None = None
     classes: list[str] = field(default_factory=list)
@@ -45,6 +48,8 @@ class Data:
     name: str = ""
     validation_factors: Tensor | None = None
     factor_names: list[str] = field(default_factory=list)
+    how: str = ""
+    _fingerprint: str | None = None
 
     @property
     def image(self) -> ImageShape:
@@ -52,25 +57,27 @@ class Data:
         return ImageShape(*self.train.shape[1:])
 
     def fingerprint(self) -> str:
-        """A digest of the training pixels, so that a run is never resumed on other images."""
-        digest = hashlib.blake2b(str(tuple(self.train.shape)).encode(), digest_size=16)
-        digest.update(self.train.contiguous().numpy().data)
-        return digest.hexdigest()
+        """A digest of the training images, so that a run is never resumed on others; the same wherever they are held."""
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint(self.train)
+        return self._fingerprint
 
 
 def dataset_name(name: str) -> str:
-    """The registered data set that `--data NAME` means: a name, or `folder` or `array` for a path.
+    """The registered data set that `--data NAME` means: a name, or `folder`, `array` or `shards` for a path.
 
     Raises:
         UsageError: neither a name nor an existing path.
     """
     if not name.strip():
-        raise UsageError(f"--data {name!r} names nothing", hint="give a data set, a folder, a .npy or a .npz")
+        raise UsageError(f"--data {name!r} names nothing", hint="give a data set, a folder, a .npy, a .npz or a .tar")
     known = registry.names("dataset")
     if name in known or ("/" in name and name.partition("/")[2] in known and not Path(name).exists()):
         return name
     if registry.is_file(name):
         return name
+    if name.endswith(".tar") and "shards" in known:
+        return "shards"
     path = Path(name).expanduser()
     try:
         if path.is_dir():
@@ -80,15 +87,20 @@ def dataset_name(name: str) -> str:
         is_file = path.is_file()
     except OSError as error:
         raise UsageError(f"--data {name} cannot be read ({error.strerror})") from error
-    named = [n for n in known if n not in ("folder", "array")]
+    named = [n for n in known if n not in ("folder", "array", "shards")]
     if is_file:
         raise UsageError(f"--data {name} is a file, but takes a folder, a .npy or a .npz", hint="give its folder")
     hint = did_you_mean(name, named) or "give an existing folder, .npy or .npz, or one of those names"
     raise UsageError(f"--data {name!r} is no existing path and no data set ({listing(named)})", hint=hint)
 
 
-def load_data(settings: DataSettings, options: dict[str, Any] | None = None) -> Data:
+def load_data(
+    settings: DataSettings, options: dict[str, Any] | None = None, say: Callable[[str], None] = lambda text: None
+) -> Data:
     """Read, check and split.
+
+    Args:
+        say: is told how far a long reading is.
 
     Raises:
         UsageError: the data is missing, empty, unreadable, or too small.
@@ -97,7 +109,12 @@ def load_data(settings: DataSettings, options: dict[str, Any] | None = None) -> 
     name = dataset_name(settings.name)
     side(settings.size)
     spec = Spec(name, options or {})
-    images = create(load("dataset", name, Dataset), "dataset", spec, "data.", {}).load(settings)
+    source = create(load("dataset", name, Dataset), "dataset", spec, "data.", {})
+    told = keep.say.set(say)
+    try:
+        images = source.load(settings)
+    finally:
+        keep.say.reset(told)
     _check(images, settings)
     if images.skipped and settings.strict:
         raise UsageError(
@@ -110,14 +127,15 @@ def load_data(settings: DataSettings, options: dict[str, Any] | None = None) -> 
         held = min(max(1, round(len(train) * settings.validation)), len(train) - 1)
         # Sorted, so that neighbours on disk stay neighbours in memory.
         out, kept = order[:held].sort().values, order[held:].sort().values
-        validation, validation_labels = train[out], labels[out] if labels is not None else None
+        validation, validation_labels = pick(train, out), labels[out] if labels is not None else None
         factors = images.factors[out] if images.factors is not None else None
-        train, labels = train[kept], labels[kept] if labels is not None else None
+        train, labels = pick(train, kept), labels[kept] if labels is not None else None
     else:
         validation, validation_labels = images.validation
+    count, size = len(train) + len(validation), train.shape.numel() + validation.shape.numel()
     return Data(
-        train,
-        validation,
+        _plain(train),
+        _plain(validation),
         labels,
         validation_labels,
         images.classes,
@@ -125,7 +143,14 @@ def load_data(settings: DataSettings, options: dict[str, Any] | None = None) -> 
         settings.name,
         factors,
         images.factor_names,
+        images.how or f"{count:,} in memory, {keep.amount(size)}",
+        fingerprint(train) if isinstance(train, Rows) and train.digests is not None else None,
     )
+
+
+def _plain(pixels: Pictures) -> Pictures:
+    """Images that lie in one tensor as that tensor, which is gathered from without a detour."""
+    return pixels.pixels if isinstance(pixels, MemoryRows) else pixels
 
 
 def _check(images: Images, settings: DataSettings) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,20 +17,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegen import checkpoint
+from aegen import checkpoint, ranks
+from aegen.data.augment import Augment
 from aegen.data.batches import Batches, normalize
 from aegen.data.source import Data
 from aegen.engine import optim, precision, preview
 from aegen.engine.ema import EMA
 from aegen.engine.notices import collapse
-from aegen.engine.parallel import World
+from aegen.engine.parallel import World, shards
 from aegen.engine.recorder import NotFinite, Recorder
 from aegen.engine.stage import Player, reduce
+from aegen.engine.writer import Writer
 from aegen.errors import Interrupted, RunError
 from aegen.model import Autoencoder, lifted
 from aegen.plugins import Hooks
 from aegen.protocols import Objective
-from aegen.rundir import RunDir, disk_error
+from aegen.rundir import RunDir, disk_error, reason
 from aegen.settings import RunSpec
 
 
@@ -43,21 +45,35 @@ class Progress:
         best: lowest validation loss so far, None before the first.
         best_epoch: when that was.
         waited: epochs since, for early stopping.
+        skipped: steps that were dropped because they were not finite, and how many of them were the last ones.
+        rollbacks: how often the run went back because a step was not finite; each halves the learning rate.
     """
 
     step: int = 0
     best: float | None = None
     best_epoch: int = 0
     waited: int = 0
+    skipped: int = 0
+    skipped_in_row: int = 0
+    rollbacks: int = 0
+
+
+_MOST_SKIPPED = 25  # in a row
+_MOST_ROLLBACKS = 3
+
+
+def step_seed(seed: int, rank: int, step: int) -> int:
+    """One number of three; odd multipliers keep them apart."""
+    return (seed * 0x9E3779B97F4A7C15 + rank * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63
 
 
 def seed_step(seed: int, rank: int, step: int, device: torch.device) -> None:
-    """Set torch's random state for one step; odd multipliers keep the three numbers apart.
+    """Set torch's random state for one step.
 
     The generators are set one by one: `torch.manual_seed` also queues a call for devices that are not there, which costs a
     small net a tenth of its step.
     """
-    number = (seed * 0x9E3779B97F4A7C15 + rank * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63
+    number = step_seed(seed, rank, step)
     torch.default_generator.manual_seed(number)
     if device.type != "cpu":
         torch.get_device_module(device).manual_seed(number)
@@ -96,14 +112,23 @@ class Trainer:
             stop,
         )
         self.header = header
-        # Kernels of convolutions are faster with channels last (1.1 to 1.5 times on a CPU); other weights do not change.
-        self.model = model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        make: type[Player] = Player
+        self.sharded = shards(settings, world)
+        if self.sharded:
+            from aegen.engine import sharding  # half a second
+
+            self.model = model.to(world.device)
+            sharding.shard(model, settings, world)
+            make = sharding.ShardedPlayer
+        else:
+            # Kernels of convolutions are faster with channels last (1.1 to 1.5 times on a CPU); other weights do not change.
+            self.model = model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.objective = objective.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         named = [("model", model), ("objective", objective)]
         names: dict[nn.Parameter, str] = {p: f"{k}.{n}" for k, m in named for n, p in m.named_parameters()}
         turns = objective.turns()
         self.players = [
-            Player(model, objective, turn, settings, world, names, "" if turn is turns[0] else f"{turn.name}.")
+            make(model, objective, turn, settings, world, names, "" if turn is turns[0] else f"{turn.name}.")
             for turn in turns
         ]
         first: dict[tuple[nn.Parameter, ...], Player] = {}
@@ -111,7 +136,7 @@ class Trainer:
             same = first.setdefault(tuple(player.parameters), player)
             if same is not player:
                 player.share(same)
-        self.ema = EMA(model, settings.ema) if settings.ema else None
+        self.ema = EMA(model, settings.ema, sharded=self.sharded) if settings.ema else None
         self.labelled = "labels" in model.bottleneck.offers
         self.batches = Batches(
             data.train,
@@ -122,6 +147,7 @@ class Trainer:
             world=world.size,
             accumulate=settings.accumulate,
             labels=data.train_labels if self.labelled else None,
+            augment=Augment(spec.data.flip, spec.data.crop, settings.seed),
         )
         self.total = settings.steps or settings.epochs * self.batches.per_epoch
         self.progress = Progress()
@@ -130,19 +156,36 @@ class Trainer:
         self.images_per_second = 0.0
         self._recorders = [Recorder() for _ in self.players]
         self._clock = _Clock()
+        self._writer = Writer()
+        self._stalled = 0.0
 
     # ------------------------------------------------------------------------------------------------ the loop
 
     def run(self) -> None:
-        """Train from `progress.step` to `total`.
+        """Train from `progress.step` to `total`, or until early stopping.
 
         Raises:
-            RunError: a loss is not finite, or the disk is full.
+            RunError: a loss is not finite, or the last checkpoint cannot be written.
             Interrupted: `stop` said so; the state is saved.
         """
+        try:
+            self._run()
+        except Exception:
+            with suppress(Exception):  # what went wrong first is what matters
+                self._tell_written(wait=True)
+            raise
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do: all steps are taken, or the run stopped early."""
+        return self.progress.step >= self.total or 0 < self.spec.train.patience <= self.progress.waited
+
+    def _run(self) -> None:
         checkpoints, log, progress = self.spec.checkpoint, self.spec.log, self.progress
         self.model.train()
         self.objective.train()
+        if self.spec.train.on_nan == "rollback" and self.world.share(self.last_good) is None:
+            self.save("last")  # something to go back to
         self._clock.start()
         while progress.step < self.total:
             self.take_step(progress.step)
@@ -156,16 +199,21 @@ class Trainer:
             ends = over or position == 0
             if not (reads or saves or interrupted or ends):
                 continue
-            self.read_metrics()
-            with self._clock.paused():
-                if ends:
-                    epoch = math.ceil(progress.step / self.batches.per_epoch)
-                    over = self.end_epoch(epoch) or over
-                    saves = saves or (bool(checkpoints.every_epochs) and epoch % checkpoints.every_epochs == 0)
-                if saves or over or interrupted:
-                    self.save("last")
-                if ends:
-                    self.draw(epoch, over=over)
+            try:
+                self.read_metrics()
+                with self._clock.paused():
+                    self._tell_written()
+                    if ends:
+                        epoch = math.ceil(progress.step / self.batches.per_epoch)
+                        over = self.end_epoch(epoch) or over
+                        saves = saves or (bool(checkpoints.every_epochs) and epoch % checkpoints.every_epochs == 0)
+                    if saves or over or interrupted:
+                        self.save("last", final=over or interrupted)
+                    if ends:
+                        self.draw(epoch, over=over)
+            except NotFinite as bad:
+                self.recover(bad)
+                continue
             if over:
                 break
             if interrupted:
@@ -174,9 +222,12 @@ class Trainer:
     def take_step(self, step: int) -> None:
         """One step of every due turn, on the same images. Nothing here waits for the device."""
         settings = self.spec.train
-        seed_step(settings.seed, self.world.rank, step, self.world.device)
+        seed = settings.seed + (self.progress.rollbacks << 32)  # other noise after a rollback
+        seed_step(seed, self.world.rank, step, self.world.device)
+        if self.world.size > 1:
+            ranks.begin(self.world.rank, self.world.size, step_seed(seed, 0, step))
         self.objective.at(step)
-        lr = optim.learning_rate(settings, step, self.total)
+        lr = self._learning_rate(step)
         with self._clock.waiting():
             parts = [self.batches.micro(step, part) for part in range(settings.accumulate)]
         for player, recorder in zip(self.players, self._recorders, strict=True):
@@ -184,43 +235,44 @@ class Trainer:
                 continue
             if len(self.players) > 1:
                 player.seats()
+            if player.guard is not None:
+                player.guard.keep(step)
             metrics = [
                 player.accumulate(x, labels, share=1 / len(parts), last=i == len(parts) - 1)
                 for i, (x, labels) in enumerate(parts)
             ]
             player.step(lr)
             recorder.add(step, metrics)
+        ranks.end()
         if self.ema is not None:
             self.ema.update(step)
 
     # ------------------------------------------------------------------------------------------------ log points
 
     def read_metrics(self) -> None:
-        """Read what the recorders hold, refuse NaN, tell the hooks and the log."""
+        """Read what the recorders hold, tell the hooks and the log.
+
+        Raises:
+            NotFinite: a term is not, and the step was not skipped.
+        """
         step, metrics = self.progress.step, {}
+        skips = self.spec.train.on_nan == "skip"
         for recorder in self._recorders:
-            try:
-                metrics.update(recorder.read(self.world))
-            except NotFinite as bad:
-                good = (
-                    f"the last good checkpoint is {self.last_good}" if self.last_good else "there is no checkpoint yet"
-                )
-                start = f"--init-from {self.last_good} and " if self.last_good else ""
-                raise RunError(
-                    f"the term {bad.term!r} of the loss became {bad.value} at step {bad.step}; {good}",
-                    hint=f"try {start}a lower --lr, --set train.clip=1 or --precision fp32",
-                ) from None
+            metrics.update(recorder.read(self.world, tolerate=skips))
+        if skips:
+            self._count_skipped()
         taken, seconds, waited = self._clock.read()
         if taken and metrics:
             self.images_per_second = (
                 taken * self.batches.batch_size * self.spec.train.accumulate * self.world.size / seconds
             )
-            lr = optim.learning_rate(self.spec.train, step - 1, self.total)
             extra = {
-                "lr": lr,
+                "lr": self._learning_rate(step - 1),
                 "images_per_second": round(self.images_per_second, 1),
                 "data_wait": round(waited / seconds, 4),
             }
+            if self._stalled:
+                extra["checkpoint_stall"], self._stalled = round(self._stalled, 6), 0.0
             self._log("train", metrics | extra)
             self.hooks.call("aegen_step_end", step=step, metrics=metrics | extra)
 
@@ -231,6 +283,67 @@ class Trainer:
             NotFinite: one of them is not.
         """
         return {name: value for recorder in self._recorders for name, value in recorder.read(self.world).items()}
+
+    def _learning_rate(self, step: int) -> float:
+        return optim.learning_rate(self.spec.train, step, self.total) * 0.5**self.progress.rollbacks
+
+    def notice(self, text: str) -> None:
+        """Tell a person something, in one sentence; what stands before its first colon is said once in a row."""
+        self.hooks.call("aegen_notice", text=text, step=self.progress.step)
+
+    def _count_skipped(self) -> None:
+        """Tell of the steps that changed nothing since the last log point, and stop when all of them do."""
+        progress = self.progress
+        verdicts: dict[int, bool] = {}
+        for player in self.players:
+            for step, bad in player.guard.read() if player.guard is not None else ():
+                verdicts[step] = verdicts.get(step, False) or bad
+        for step in sorted(verdicts):
+            progress.skipped_in_row = progress.skipped_in_row + 1 if verdicts[step] else 0
+        dropped = [step for step, bad in verdicts.items() if bad]
+        progress.skipped += len(dropped)
+        if not dropped:
+            return
+        found = [recorder.found for recorder in self._recorders if recorder.found is not None]
+        what = str(found[0]) if found else f"a gradient was not finite at step {min(dropped)}"
+        if progress.skipped_in_row >= _MOST_SKIPPED:
+            self._tell_written(wait=True)
+            raise self._failure(f"the last {progress.skipped_in_row} steps were not finite and changed nothing ({what})")
+        many = f"{len(dropped)} of {len(verdicts)} steps until step {progress.step} changed nothing"
+        self.notice(f"{many}: {what}; {progress.skipped} in all")
+
+    def recover(self, bad: NotFinite) -> None:
+        """Go back to the last good checkpoint with half the learning rate and other noise, where `train.on_nan` asks for it.
+
+        Raises:
+            RunError: it does not, or that was tried often enough.
+        """
+        what = str(bad)
+        with suppress(NotFinite):  # the same trouble
+            self._tell_written(wait=True)
+        count = self.progress.rollbacks
+        alone = bad.weight and self.world.size > 1  # only the process that writes has looked at the weights
+        if self.spec.train.on_nan != "rollback" or count >= _MOST_ROLLBACKS or alone:
+            raise self._failure(f"{what}, after {count} rollbacks" if count else what)
+        good = self.world.share(self.last_good)
+        if good is None:
+            raise self._failure(what)
+        self.restore(checkpoint.Checkpoint(good))
+        self.progress.rollbacks = count + 1
+        self._recorders = [Recorder() for _ in self.players]
+        if self.run_dir is not None and self.world.first:
+            with suppress(OSError):  # two lines for a step are no reason to stop
+                self.run_dir.forget_after(self.progress.step)
+        half = self._learning_rate(self.progress.step)
+        self.notice(f"rollback {count + 1} of {_MOST_ROLLBACKS}: {what}; back to step {self.progress.step}, lr {half:.3g}")
+        self._clock.start()
+
+    def _failure(self, what: str) -> RunError:
+        """What is no longer finite as advice, with the last good checkpoint."""
+        good, start = "there is no checkpoint yet", ""
+        if self.last_good:
+            good, start = f"the last good checkpoint is {self.last_good}", f"--init-from {self.last_good} and "
+        return RunError(f"{what}; {good}", hint=f"try {start}a lower --lr, --set train.clip=1 or --precision fp32")
 
     def end_epoch(self, epoch: int) -> bool:
         """Validate and keep the best; whether to stop early."""
@@ -258,12 +371,13 @@ class Trainer:
         """Mean of every term over the validation images: evaluation mode, the same noise each time."""
         images, size = self.data.validation, self.batches.batch_size
         starts = list(range(0, len(images), size))
-        mine = starts[self.world.rank :: self.world.size] or starts[:1]
-        weight = 1.0 if len(starts) > self.world.rank else 0.0  # a rank without images still joins the sum
+        mine = starts[self.world.rank :: self.world.size]
+        # Where the model is sharded, its processes must run it equally often; one more that does not count.
+        spare = math.ceil(len(starts) / self.world.size) - len(mine)
         total: Tensor | None = None
         names: list[str] = []
         with self._evaluation():
-            for start in mine:
+            for weight, start in [*((1.0, start) for start in mine), *[(0.0, starts[0])] * spare]:
                 torch.manual_seed(start + 1)
                 x = normalize(images[start : start + size].to(self.world.device))
                 self.model.labels = self._validation_labels(start, size)
@@ -297,87 +411,119 @@ class Trainer:
         return self.ema.applied() if self.ema is not None else nullcontext()
 
     def draw(self, epoch: int, *, over: bool) -> None:
-        """Write the pictures of an epoch, if they are due.
-
-        Raises:
-            RunError: they cannot be written.
-        """
+        """Write the pictures of an epoch, if they are due; training does not depend on them."""
         every = self.spec.log.images_every_epochs
-        if self.run_dir is None or not self.world.first or not (over or (every and epoch % every == 0)):
+        folder = self.run_dir.samples if self.run_dir is not None and self.world.first else None
+        # Where the model is sharded, all processes run it, or none can.
+        if (folder is None and not self.sharded) or not (over or (every and epoch % every == 0)):
             return
-        folder = self.run_dir.samples
-        jobs: list[tuple[str, Callable[[Path], None]]] = [
+        jobs: list[tuple[str, Callable[[Path | None], None]]] = [
             ("samples", lambda p: preview.samples(self.model, self.data.train, self.spec.log.images, p))
         ]
         if self.objective.encodes:
             jobs.insert(0, ("reconstructions", lambda p: preview.reconstructions(self.model, self.data.validation, p)))
         with self.averaged(), self._evaluation():
             for name, draw in jobs:
-                path = folder / f"{name}-{epoch:04d}.png"
+                path = folder / f"{name}-{epoch:04d}.png" if folder is not None else None
                 try:
+                    if not folder.is_dir():  # not made anew: where a mount has vanished it would be another one
+                        raise FileNotFoundError("the folder is gone")
                     draw(path)
                 except OSError as error:
-                    raise disk_error(error, path, last_good=self.last_good) from error
-                self.hooks.call("aegen_images_logged", name=name, path=path, step=self.progress.step)
+                    self.notice(f"cannot write pictures: {path} ({reason(error)}); training goes on without")
+                    continue
+                if path is not None:
+                    self.hooks.call("aegen_images_logged", name=name, path=path, step=self.progress.step)
 
     def _log(self, split: str, values: Mapping[str, float]) -> None:
         if self.run_dir is not None and self.world.first:
             try:
                 self.run_dir.log({"step": self.progress.step, "split": split, **values})
             except OSError as error:
-                raise disk_error(error, self.run_dir.metrics, last_good=self.last_good) from error
+                text = f"cannot write metrics: {self.run_dir.metrics} ({reason(error)}); its lines are kept for later"
+                self.notice(text)
 
     # ------------------------------------------------------------------------------------------------ state
 
     def state(self) -> dict[str, Tensor]:
-        """Every tensor that a resumed run needs, by key."""
+        """Every tensor that a resumed run needs, by key; where the model is sharded all processes must ask, and the first has it."""
         tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
         tensors |= {f"objective.{k}": v for k, v in self.objective.state_dict().items()}
         if self.ema is not None:
             tensors |= {f"ema.{k}": v for k, v in self.ema.shadow.items()}
         for player in self.players:
             tensors |= player.state()
+        if self.sharded:
+            from aegen.engine import sharding
+
+            return sharding.gathered(tensors, keep=self.world.first)
         return tensors
 
-    def save(self, name: str) -> None:
-        """Write `checkpoints/<name>.safetensors`.
+    def save(self, name: str, *, final: bool = False) -> None:
+        """Copy the state and have it written to `checkpoints/<name>.safetensors`.
+
+        Args:
+            final: wait until it is whole, since nothing comes after it.
 
         Raises:
-            RunError: the weights are not finite, or the file cannot be written.
+            RunError: it cannot be written, and it is the final one or there is none before it.
+            NotFinite: a weight is not.
         """
-        if self.run_dir is None or not self.world.first:
+        begin = time.perf_counter()
+        writes = self.run_dir is not None and self.world.first
+        state = self.state() if writes or self.sharded else {}
+        if self.run_dir is None or not writes:
             return
-        bad = [k for k, v in self.model.state_dict().items() if v.is_floating_point() and not v.isfinite().all()]
-        if bad:
-            good = f"the last good checkpoint is {self.last_good}" if self.last_good else "there is no checkpoint yet"
-            raise RunError(
-                f"the weight {bad[0]} is no longer finite at step {self.progress.step}; {good}",
-                hint="try a lower --lr, --set train.clip=1 or --precision fp32",
-            )
-        path = self.run_dir.checkpoints / f"{name}.safetensors"
+        self._tell_written(wait=True)
         header = {
             **self.header,
             **asdict(self.progress),
             "per_epoch": self.batches.per_epoch,
+            "processes": self.world.size,
+            "batch": self.batches.batch_size * self.world.size,
             "validation": self.validation,
         }
-        try:
-            checkpoint.save(path, self.state(), header)
-        except OSError as error:
-            raise disk_error(error, path, last_good=self.last_good) from error
-        self.last_good = path
-        self.hooks.call("aegen_checkpoint_saved", path=path, step=self.progress.step)
+        path = self.run_dir.checkpoints / f"{name}.safetensors"
+        self._writer.begin(path, state, header, self.progress.step)
+        self._stalled += time.perf_counter() - begin
+        if final:
+            self._tell_written(wait=True, final=True)
+
+    def _tell_written(self, *, wait: bool = False, final: bool = False) -> None:
+        """Tell of the last write, once it is over."""
+        write = self._writer.outcome(wait=wait)
+        if write is None:
+            return
+        if write.weight is not None:
+            text = f"the weight {write.weight.removeprefix('model.')} is no longer finite at step {write.step}"
+            raise NotFinite(text, weight=True)
+        if isinstance(write.error, OSError):
+            if final or self.last_good is None:
+                raise disk_error(write.error, write.path, last_good=self.last_good) from write.error
+            good = f"training goes on, the last good checkpoint is {self.last_good}"
+            self.notice(f"cannot write checkpoint: {write.path} ({reason(write.error)}); {good}")
+        elif write.error is not None:
+            raise write.error
+        else:
+            self.last_good = write.path
+            self.hooks.call("aegen_checkpoint_saved", path=write.path, step=write.step)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Continue from a checkpoint: weights, averages, optimizers, scalers and progress."""
         saved.restore(self.model, "model.")
         saved.restore(self.objective, "objective.")
         if self.ema is not None:
-            self.ema.restore(saved.tensors("ema."))
+            averages = saved.tensors("ema.")
+            if self.sharded:
+                from aegen.engine import sharding
+
+                averages = {k: sharding.part_of(v, self.ema.shadow[k]) for k, v in averages.items()}
+            self.ema.restore(averages)
         for player in self.players:
             player.restore(saved.tensors(f"optim/{player.turn.name}/"))
         header = saved.header
-        self.progress = Progress(header["step"], header["best"], header["best_epoch"], header["waited"])
+        for key, before in asdict(Progress()).items():
+            setattr(self.progress, key, header.get(key, before))
         self.validation = header["validation"]
         self.last_good = saved.path
 

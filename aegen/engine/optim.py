@@ -62,12 +62,15 @@ class Stepper:
         self._groups: list[tuple[dict[str, Any], list[nn.Parameter], tuple[list[Tensor], ...]]] = []
 
     @torch.no_grad()
-    def step(self, lr: float) -> None:
-        """Move every parameter that has a gradient."""
+    def step(self, lr: float, bad: Tensor | None = None) -> None:
+        """Move every parameter that has a gradient, and none if `bad`, (), is 1."""
         batches = [[p.grad for p in parameters] for _, parameters, _ in self._groups]
         if not batches or any(gradient is None for batch in batches for gradient in batch):
             self.set_learning_rate(lr)
+            before = None if bad is None else _Before(self.optimizer)
             self.optimizer.step()
+            if before is not None and bad is not None:
+                before.back(bad)
             self._find_moments()
             return
         for (group, parameters, (means, squares, steps)), gradients in zip(self._groups, batches, strict=True):
@@ -80,6 +83,7 @@ class Stepper:
                 [],
                 steps,
                 fused=True,
+                found_inf=bad,
                 decoupled_weight_decay=group["decoupled_weight_decay"],
                 amsgrad=False,
                 beta1=beta1,
@@ -89,6 +93,10 @@ class Stepper:
                 eps=group["eps"],
                 maximize=False,
             )
+
+    def gradients(self) -> list[Tensor]:
+        """Of every parameter that has one."""
+        return [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
 
     def set_learning_rate(self, lr: float) -> None:
         """For every group."""
@@ -105,6 +113,25 @@ class Stepper:
     def forget(self) -> None:
         """The optimizer was given other moments."""
         self._groups = []
+
+
+class _Before:
+    """Weights and moments as they were before a step, for rules of which torch has no kernel that can leave them alone."""
+
+    def __init__(self, optimizer: Optimizer) -> None:
+        self._optimizer = optimizer
+        self._weights = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
+        self._slots = {p: {k: v.clone() for k, v in optimizer.state.get(p, {}).items() if isinstance(v, Tensor)} for p, _ in self._weights}
+
+    @torch.no_grad()
+    def back(self, bad: Tensor) -> None:
+        """Put them back where `bad`, (), is 1."""
+        for weight, before in self._weights:
+            weight.copy_(torch.where(bad.bool(), before, weight))
+            for slot, value in self._optimizer.state.get(weight, {}).items():
+                if isinstance(value, Tensor) and value.device == bad.device:
+                    old = self._slots[weight].get(slot)  # the first step makes them, of zeros
+                    value.copy_(torch.where(bad.bool(), torch.zeros_like(value) if old is None else old, value))
 
 
 def state(optimizer: Optimizer, names: Mapping[nn.Parameter, str], prefix: str) -> dict[str, Tensor]:

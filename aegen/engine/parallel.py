@@ -5,18 +5,24 @@ from __future__ import annotations
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from aegen import ranks
 from aegen.errors import EnvironmentFault, UsageError
+from aegen.settings import TrainSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 T = TypeVar("T")
+_PATIENCE = timedelta(hours=1)  # the others wait while the first fits a sampler; a process that died is noticed at once
+_RUN = "aegen/run"
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,26 @@ class World:
         dist.all_gather_object(every, own)
         return every
 
+    def collect(self, own: T) -> list[T]:
+        """What every process gives, by rank, for the first; nothing for the others."""
+        if self.size == 1:
+            return [own]
+        every: list[Any] | None = [None] * self.size if self.first else None
+        dist.gather_object(own, every)
+        return every or []
+
+    def share(self, own: T) -> T:
+        """What the first process has, for all of them."""
+        if self.size == 1:
+            return own
+        box = [own if self.first else None]
+        dist.broadcast_object_list(box, 0)
+        return box[0]  # type: ignore[return-value]
+
     def barrier(self) -> None:
         """Wait for the others."""
         if self.size > 1:
-            dist.barrier()
+            dist.barrier(device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
 
 def choose_device(name: str) -> torch.device:
@@ -95,18 +117,66 @@ def choose_device(name: str) -> torch.device:
 
 @contextmanager
 def world(device_name: str) -> Iterator[World]:
-    """Join the process group that `torchrun` describes in the environment, and leave it at the end."""
+    """Join the process group that `torchrun` describes in the environment, and leave it at the end.
+
+    Raises:
+        EnvironmentFault: there are fewer devices here than processes, or several cannot share one of that kind.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     device = choose_device(device_name)
     if size == 1:
         yield World(device)
         return
     local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "mps":
+        raise EnvironmentFault("several processes cannot share an mps device", hint="use --device cpu, or one process")
     if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            have = f"this machine has {torch.cuda.device_count()} GPUs, but torchrun started process {local + 1} on it"
+            raise EnvironmentFault(have, hint="use a lower --nproc-per-node, or --device cpu")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # Images and pictures on the CPU are told to others too, whatever the nets run on.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
     try:
         yield World(device, dist.get_rank(), size)
     finally:
+        ranks.end()
         dist.destroy_process_group()
+
+
+def shards(settings: TrainSettings, here: World) -> bool:
+    """Whether each process is to hold a part of the model; one alone holds all of it.
+
+    Raises:
+        UsageError: the model is to be compiled too.
+    """
+    if settings.parallel != "fsdp" or here.size == 1:
+        return False
+    if settings.compile != "off":
+        raise UsageError("--compile does not go with --parallel fsdp", hint="leave one of the two out")
+    return True
+
+
+# ---------------------------------------------------------------------------------------------------- restarts
+
+
+def begun_run() -> Path | None:
+    """The run folder that this very launch of `torchrun` made before it had to replace a worker, if any."""
+    memory = _launch()
+    return Path(memory.get(_RUN).decode()) if memory is not None and memory.check([_RUN]) else None
+
+
+def remember_run(path: Path) -> None:
+    """Tell the workers that may replace these which folder is this launch's own."""
+    memory = _launch()
+    if memory is not None:
+        memory.set(_RUN, str(path))
+
+
+def _launch() -> dist.TCPStore | None:
+    """What the agent of `torchrun` keeps from one generation of its workers to the next."""
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return None
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(minutes=1))

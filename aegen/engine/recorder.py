@@ -12,11 +12,11 @@ from aegen.model import lifted
 
 
 class NotFinite(Exception):
-    """A term became NaN or infinite."""
+    """A term, or a weight, became NaN or infinite; as text, half a sentence."""
 
-    def __init__(self, term: str, value: float, step: int) -> None:
-        super().__init__(term)
-        self.term, self.value, self.step = term, value, step
+    def __init__(self, what: str, *, weight: bool = False) -> None:
+        super().__init__(what)
+        self.weight = weight
 
 
 class Recorder:
@@ -25,20 +25,24 @@ class Recorder:
     def __init__(self) -> None:
         self._steps: list[int] = []
         self._parts: list[list[dict[str, Tensor]]] = []
+        self.found: NotFinite | None = None
 
     def add(self, step: int, parts: list[dict[str, Tensor]]) -> None:
         """Keep a step's metrics, those of each micro-batch, each (B,) or ()."""
         self._steps.append(step)
         self._parts.append(parts)
 
-    def read(self, world: World) -> dict[str, float]:
+    def read(self, world: World, *, tolerate: bool = False) -> dict[str, float]:
         """Means over the steps and the processes; this waits for the device.
+
+        Args:
+            tolerate: leave out the steps that are not finite, and keep what is wrong with the first of them in `found`.
 
         Raises:
             NotFinite: naming the first term and step that were not.
         """
         steps, parts = self._steps, self._parts
-        self._steps, self._parts = [], []
+        self._steps, self._parts, self.found = [], [], None
         if not steps:
             return {}
         names = list(parts[0][0])
@@ -47,9 +51,17 @@ class Recorder:
             for name in names
         ]
         table = world.sum(torch.stack(columns, 1)) / world.size  # (steps, names)
-        for step, row in zip(steps, table.tolist(), strict=True):
+        good = []
+        for i, (step, row) in enumerate(zip(steps, table.tolist(), strict=True)):
             bad = {name: value for name, value in zip(names, row, strict=True) if not math.isfinite(value)}
             if bad:  # the sum is never finite when a term is not, but it is the term that tells
                 term = next((name for name in bad if name.rpartition(".")[2] != "loss"), next(iter(bad)))
-                raise NotFinite(term, bad[term], step)
+                self.found = self.found or NotFinite(f"the term {term!r} of the loss became {bad[term]} at step {step}")
+                if not tolerate:
+                    raise self.found
+            else:
+                good.append(i)
+        if not good:
+            return {}
+        table = table if len(good) == len(steps) else table[good]
         return dict(zip(names, table.mean(0).tolist(), strict=True))

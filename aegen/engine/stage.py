@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aegen.engine import optim, precision
+from aegen.engine.guard import Guard
 from aegen.engine.parallel import World
 from aegen.model import Autoencoder, lifted
 from aegen.protocols import Objective, Outcome, Turn
 from aegen.settings import TrainSettings
+
+# Buffers follow from the same computation on every rank; sending them would undo what a turn changed. Newer torch renames it.
+_KNOWN = inspect.signature(DistributedDataParallel.__init__).parameters
+_OWN_BUFFERS: dict[str, Any] = {
+    "forward_sync_buffers" if "forward_sync_buffers" in _KNOWN else "broadcast_buffers": False
+}
 
 
 class Stage(nn.Module):
@@ -68,23 +77,28 @@ class Player:
         # A parameter that two parts share is stepped once.
         self.parameters = list(dict.fromkeys(p for part in parts for p in part.parameters()))
         self._others = [p for p in names if p not in set(self.parameters)]
-        self.stepper = optim.Stepper(settings, self.parameters, world.device) if self.parameters else None
+        self.stepper = optim.Stepper(settings, self.moved(), world.device) if self.parameters else None
         self.scaler = precision.scaler(settings.precision, world.device)
+        self.guard = Guard((model, objective), world) if settings.on_nan == "skip" and self.parameters else None
         self._owns = True
-        self.stage: nn.Module = Stage(model, objective, turn)
         self.seats()
-        if world.size > 1 and self.parameters:
-            # Buffers follow from the same computation on every rank; broadcasting them would undo what a turn changed.
-            self.stage = DistributedDataParallel(
-                self.stage,
-                broadcast_buffers=False,
-                device_ids=[world.device.index] if world.device.index is not None else None,
-            )
+        self.stage = self.spread(Stage(model, objective, turn))
         if settings.compile != "off":
             mode = "reduce-overhead" if settings.compile == "reduce-overhead" else None
             self.stage = torch.compile(self.stage, mode=mode)  # type: ignore[assignment]
         # CUDA graphs write each step's results over those of the last, which the recorder still holds.
         self._copies = settings.compile == "reduce-overhead" and world.device.type == "cuda"
+
+    def moved(self) -> list[nn.Parameter]:
+        """What the optimizer moves."""
+        return self.parameters
+
+    def spread(self, stage: Stage) -> nn.Module:
+        """The turn in each of several processes, its gradients averaged over them."""
+        if self.world.size == 1 or not self.parameters:
+            return stage
+        index = self.world.device.index
+        return DistributedDataParallel(stage, device_ids=[index] if index is not None else None, **_OWN_BUFFERS)
 
     def share(self, other: Player) -> None:
         """Step with the optimizer of another turn that trains the very same parameters.
@@ -114,6 +128,8 @@ class Player:
                 loss, metrics = self.stage(x, labels)
             if self._copies:
                 metrics = {name: value.clone() for name, value in metrics.items()}
+            if self.guard is not None:
+                self.guard.watch(loss)
             if self.parameters:
                 self.scaler.scale(loss * share if share != 1 else loss).backward()
         return {self.label + name: value for name, value in metrics.items()} if self.label else metrics
@@ -128,17 +144,33 @@ class Player:
         """Move the parameters."""
         if self.stepper is None:
             return
+        bad = None if self.guard is None else self._judged(self.guard, self.stepper)
         if self.settings.clip:
             self.scaler.unscale_(self.stepper.optimizer)
-            nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
+            self.clip()
         if self.scaler.is_enabled():
             self.stepper.set_learning_rate(lr)
             self.scaler.step(self.stepper.optimizer)
             self.scaler.update()
         else:
-            self.stepper.step(lr)
+            self.stepper.step(lr, bad)
         for parameter in self.parameters:  # as zero_grad does, without its bookkeeping
             parameter.grad = None
+
+    def _judged(self, guard: Guard, stepper: optim.Stepper) -> Tensor:
+        gradients = stepper.gradients()
+        if not self.scaler.is_enabled():
+            return guard.judge(gradients)
+        bad = guard.judge(
+            []
+        )  # gradients overflow as a rule; the scaler sees to that, and drops a step in which one is NaN
+        if gradients:
+            gradients[0].add_(torch.where(bad.bool(), torch.nan, 0.0))
+        return bad
+
+    def clip(self) -> None:
+        """Bring the norm of all gradients together down to the largest that is allowed."""
+        nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
 
     def state(self) -> dict[str, Tensor]:
         """What `restore` needs, by name."""

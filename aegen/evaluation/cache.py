@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import sys
 import tempfile
 import time
 from contextlib import suppress
@@ -20,6 +19,9 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save
 from torch import Tensor
 
+from aegen.caches import folder as folder
+from aegen.caches import tidy
+from aegen.data.rows import Pictures, fingerprint
 from aegen.evaluation.features import FeatureSpace
 
 MOST = 2 * 2**30  # bytes in the folder
@@ -27,20 +29,7 @@ _ABANDONED = 24 * 3600.0  # seconds after which a temporary file belongs to nobo
 _NAME = "features"
 
 
-def folder() -> Path | None:
-    """`$AEGEN_CACHE`, or `aegen` where the platform keeps its users' caches; none if `AEGEN_CACHE` is empty."""
-    told = os.environ.get("AEGEN_CACHE")
-    if told is not None:
-        return Path(told) if told else None
-    home, given = Path.home(), os.environ.get
-    if sys.platform == "win32":
-        return Path(given("LOCALAPPDATA") or home / "AppData/Local") / "aegen" / "Cache"
-    if sys.platform == "darwin":
-        return home / "Library/Caches/aegen"
-    return Path(given("XDG_CACHE_HOME") or home / ".cache") / "aegen"
-
-
-def digest(space: FeatureSpace, pixels: Tensor) -> str:
+def digest(space: FeatureSpace, pixels: Pictures) -> str:
     """Of everything that the features of `pixels` (uint8, (N, C, H, W)) depend on."""
     net = type(space.net)
     found = hashlib.blake2b(digest_size=16)
@@ -54,7 +43,10 @@ def digest(space: FeatureSpace, pixels: Tensor) -> str:
         tuple(pixels.shape),
     ):
         found.update(f"{part}\n".encode())
-    found.update(pixels.contiguous().numpy().data)
+    if isinstance(pixels, Tensor):
+        found.update(pixels.contiguous().numpy().data)
+    else:
+        found.update(fingerprint(pixels).encode())
     return found.hexdigest()
 
 
@@ -64,7 +56,7 @@ class Kept:
     What is found is tried on the first batch before it is believed, since the code of a network is in no digest.
     """
 
-    def __init__(self, space: FeatureSpace, pixels: Tensor) -> None:
+    def __init__(self, space: FeatureSpace, pixels: Pictures) -> None:
         self._space, self._pixels = space, pixels
         self._place: Path | None = None
         self._found: Tensor | None = None
@@ -135,17 +127,8 @@ def write(place: Path, features: Tensor, most: int = MOST) -> None:
 
 def _tidy(root: Path, most: int) -> None:
     """Only files of this cache are counted and deleted, whatever else lies in the folder."""
-    files = []
-    for path in root.iterdir():
+    for path in root.glob(".*.tmp"):
         with suppress(OSError):  # another run may have deleted it
-            told = path.stat()
-            if path.suffix == ".safetensors" and len(path.stem) == 32:
-                files.append((told.st_mtime, told.st_size, path))
-            elif path.suffix == ".tmp" and path.name[0] == "." and told.st_mtime < time.time() - _ABANDONED:
+            if path.stat().st_mtime < time.time() - _ABANDONED:
                 path.unlink()
-    room = most
-    for _, size, path in sorted(files, reverse=True):
-        room -= size
-        if room < 0:
-            with suppress(OSError):
-                path.unlink()
+    tidy((path for path in root.glob("*.safetensors") if len(path.stem) == 32), most)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from aegen import registry
 from aegen.data.batches import normalize
+from aegen.data.rows import pick
 from aegen.data.source import Data, load_data
 from aegen.engine.parallel import World, world
 from aegen.errors import AegenError, EnvironmentFault, PluginError, UsageError, listing
@@ -229,7 +230,7 @@ def _subject(
         say(f"{settings.name} holds other images than when the model was trained")
     if rules.limit:
         limit = rules.limit
-        images.validation = images.validation[:limit]
+        images.validation = pick(images.validation, torch.arange(min(limit, len(images.validation))))
         images.validation_labels = None if images.validation_labels is None else images.validation_labels[:limit]
         images.validation_factors = None if images.validation_factors is None else images.validation_factors[:limit]
     there = dict.fromkeys(model.bottleneck.offers, "")
@@ -292,7 +293,8 @@ def _batches(subject: Subject, source: str, here: World, say: Say) -> Iterator[S
 
     if source == "samples":
         start = 0
-        for index, z in enumerate(draw_latents(loaded, rules.samples, sampler=subject.sampler, seed=rules.seed)):
+        drawn = draw_latents(loaded, rules.samples, sampler=subject.sampler, seed=rules.seed, here=here)
+        for index, z in enumerate(drawn):
             if index % here.size == here.rank:
                 one = seen(start, torch.cat(list(loaded.decode(z))), z=z, total=rules.samples)
                 one.x = one.rounded(one.x)

@@ -4,7 +4,7 @@ from aegen.use.exporting import Exported, export
 from aegen.use.interpolation import METHODS, interpolate
 from aegen.use.loading import Loaded, load, trust_components
 from aegen.use.reconstruction import reconstruct
-from aegen.use.sampling import draw, ex_post, fit_sampler, sample, save_sampler
+from aegen.use.sampling import draw, ex_post, fit_sampler, sample, sample_alone, save_sampler
 
 __all__ = [
     "METHODS",
@@ -18,6 +18,7 @@ __all__ = [
     "load",
     "reconstruct",
     "sample",
+    "sample_alone",
     "save_sampler",
     "trust_components",
 ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from aegen import pictures, registry
 from aegen.checkpoint import Checkpoint
-from aegen.engine.parallel import choose_device
+from aegen.engine.parallel import World, choose_device
 from aegen.errors import RunError, UsageError
 from aegen.model import Autoencoder, build_model
 from aegen.protocols import ImageShape
@@ -49,6 +52,19 @@ class Loaded:
                 hint="use `aegen sample` with this run, or train with ae-gan, vae-gan or vae",
             )
 
+    def decode_shared(self, batches: Iterable[Tensor], here: World) -> Iterator[Tensor]:
+        """Batches of latents → their images, in the first of several processes, each of which decodes a part; none in others.
+
+        They are uint8 where they were sent by another process.
+        """
+        if here.size == 1:
+            yield from itertools.chain.from_iterable(map(self.decode, batches))
+            return
+        rest = iter(batches)
+        while some := list(itertools.islice(rest, here.size)):
+            own = [pictures.to_uint8(torch.cat(list(self.decode(z)))) for z in some[here.rank : here.rank + 1]]
+            yield from itertools.chain.from_iterable(here.collect(own))
+
     def decode(self, z: Tensor) -> Iterator[Tensor]:
         """Latents (N, *z) → their images (B, C, H, W) in [-1, 1] on the CPU, a batch at a time.
 
@@ -65,6 +81,21 @@ class Loaded:
             yield images
 
 
+class _Undrawn(TorchFunctionMode):
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        draws = func in (Tensor.uniform_, Tensor.normal_) or getattr(func, "__module__", "") == "torch.nn.init"
+        weight = kwargs.get("tensor", args[0] if args else None)
+        return weight if draws and isinstance(weight, nn.Parameter) else func(*args, **kwargs)
+
+
+def undrawn() -> TorchFunctionMode:
+    """The context in which layers are made without drawing weights that a file is about to replace: most of the time of a load."""
+    return _Undrawn()
+
+
 def load(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
     """Read a model from a run folder, a checkpoint file, or the latest run under ./runs.
 
@@ -79,8 +110,9 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
     file.require_plugins(("architecture", "bottleneck", "likelihood"))
     spec, where = file.spec, choose_device(device)
     image, classes = ImageShape(*file.header["image"]), len(file.header["data"]["classes"])
-    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes)
-    file.restore(model, "ema." if file.has("ema.") else "model.")
+    with undrawn():
+        model = build_model(spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes)
+    file.restore(model, "ema." if file.has("ema.") else "model.", mapped=True)
     return Loaded(path, file, spec, model.to(where).eval().requires_grad_(False), where)
 
 

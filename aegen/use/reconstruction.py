@@ -13,6 +13,7 @@ from torch import Tensor
 from aegen import pictures
 from aegen.data import decode
 from aegen.data.batches import normalize
+from aegen.engine.parallel import World, world
 from aegen.errors import UsageError
 from aegen.rundir import free_name
 from aegen.use.loading import BATCH, Loaded, Say, folder_for_each, load, save_each, silent, writing
@@ -114,14 +115,36 @@ def reconstruct(
 ) -> list[Path]:
     """Write originals above reconstructions, or with `each` one file an image under its own name into `out`.
 
+    Under `torchrun` each process decodes a part of the images; the first one writes, and it alone returns files.
+
     Raises:
         UsageError: an image cannot be read, or an output would fall on an input.
     """
-    loaded = load(place, device=device)
+    with world(device) as here:
+        loaded, talk = load(place, device=str(here.device)), say if here.first else silent
+        return _reconstruct(loaded, here, places, each, stochastic, out, seed, talk)
+
+
+@torch.no_grad()
+def _reconstruct(
+    loaded: Loaded,
+    here: World,
+    places: Sequence[str],
+    each: bool,
+    stochastic: bool,
+    out: Path | None,
+    seed: int,
+    say: Say,
+) -> list[Path]:
     sources, pixels = read_images(find_images(places), loaded, say)
     if not each:
         pictures.check_room(2 * len(pixels), pixels.shape[2:], "add --each for one file an image")
-    again = torch.cat(list(loaded.decode(encode(loaded, pixels, stochastic=stochastic, seed=seed))))
+    # Noise is drawn batch after batch, so that every process draws all of it, and encodes all.
+    latents = encode(loaded, pixels, stochastic=stochastic, seed=seed).split(BATCH)
+    images = list(loaded.decode_shared(latents, here))
+    if not here.first:
+        return []
+    again = torch.cat(images)
     if not each:
         out = out or free_name(Path("reconstructions.png"))
         spare([out], sources)

@@ -14,7 +14,9 @@ from torch import Tensor
 from aegen import checkpoint, pictures
 from aegen.checkpoint import Checkpoint
 from aegen.data.batches import normalize
+from aegen.data.rows import Pictures
 from aegen.data.source import load_data
+from aegen.engine.parallel import World, world
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.model import Autoencoder, build_sampler
 from aegen.protocols import Bottleneck, Sampler
@@ -61,15 +63,45 @@ def sample(
     """Draw images and write a grid, or with `each` one file an image into the folder `out`; the files written.
 
     A sampler that must be fitted and is not yet in the checkpoint is fitted on the run's training images, then kept there.
+    Under `torchrun` each process decodes a part of the images; the first one writes, and it alone returns files.
 
     Raises:
         UsageError: the sampler does not fit the model, or the data of the run is gone.
     """
+    with world(device) as here:
+        talk = say if here.first else silent
+        return _sample(
+            load(place, device=str(here.device)), here, count, sampler, options, label, each, out, seed, talk
+        )
+
+
+def sample_alone(loaded: Loaded, count: int, out: Path) -> None:
+    """A grid, drawn by this process whatever others do."""
+    _sample(loaded, World(loaded.device), count, None, None, None, False, out, 0, silent)
+
+
+@torch.no_grad()
+def _sample(
+    loaded: Loaded,
+    here: World,
+    count: int,
+    sampler: str | None,
+    options: Mapping[str, Any] | None,
+    label: str | None,
+    each: bool,
+    out: Path | None,
+    seed: int,
+    say: Say,
+) -> list[Path]:
     target = folder_for_each(out, "samples") if each else out or free_name(Path("samples.png"))
-    loaded = load(place, device=device)
     if not each:
         pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
-    batches = draw(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say)
+    latents = draw_latents(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say, here=here)
+    batches = loaded.decode_shared(latents, here)
+    if not here.first:
+        for _ in batches:  # only to take part
+            pass
+        return []
     if not each:
         with writing(target):
             pictures.save(pictures.grid(torch.cat(list(batches))), target)
@@ -112,15 +144,16 @@ def draw_latents(
     label: str | None = None,
     seed: int = 0,
     say: Say = silent,
+    here: World | None = None,
 ) -> Iterator[Tensor]:
-    """The latents of `draw`, in batches (B, *z) on the model's device.
+    """The latents of `draw`, in batches (B, *z) on the model's device; all of them in each process of `here`.
 
     Raises:
         UsageError: the model knows no classes, or none of that name.
     """
     wanted = None if label is None else _class_index(loaded, label)
     name = sampler or default_sampler(loaded)
-    drawer = prepare_sampler(loaded, name, dict(options or {}), seed, say)
+    drawer = prepare_sampler(loaded, name, dict(options or {}), seed, say, here or World(loaded.device))
     say(f"sampler {name}, model {loaded.path}")
     # Drawn on the CPU, so that a seed means the same images on every device.
     generator = torch.Generator().manual_seed(seed)
@@ -161,7 +194,7 @@ def _of_class(neck: Bottleneck, drawer: Sampler, z: Tensor, wanted: int, generat
     return neck.relabel(kept, torch.full((len(kept),), wanted))
 
 
-def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: int, say: Say) -> Sampler:
+def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: int, say: Say, here: World) -> Sampler:
     """The sampler from the checkpoint, or one fitted now and kept in it."""
     kept = loaded.file.header["samplers"].get(name)
     if kept is not None and (not options or kept | options == kept):
@@ -176,20 +209,24 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
         data = load_data(settings, loaded.spec.data_options)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
             say(f"{settings.name} holds other images than when the model was trained; the sampler is fitted on those")
-        fit_sampler(sampler, loaded.model, data.train, seed)
+        fit_sampler(sampler, loaded.model, data.train, seed, here)
         try:
-            save_sampler(loaded.path, Spec(name, options), sampler)
+            if here.first:
+                save_sampler(loaded.path, Spec(name, options), sampler)
         except OSError as error:  # the pictures do not depend on it
             say(f"the fitted sampler could not be kept in {loaded.path} ({error.strerror or error})")
     return sampler
 
 
 @torch.no_grad()
-def fit_sampler(sampler: Sampler, model: Autoencoder, train: Tensor, seed: int) -> None:
-    """Fit on the posterior means of the training images (uint8)."""
+def fit_sampler(sampler: Sampler, model: Autoencoder, train: Pictures, seed: int, here: World | None = None) -> None:
+    """Fit on the posterior means of the training images (uint8); each process of `here` encodes a part of them."""
     device = next(model.parameters()).device
-    latents = [model.encode(normalize(part.to(device))).mean.cpu() for part in train.split(BATCH * 4)]
-    sampler.fit(torch.cat(latents), seed)
+    here = here or World(device)
+    parts = train.split(BATCH * 4)
+    own = [model.encode(normalize(part.to(device))).mean.cpu() for part in parts[here.rank :: here.size]]
+    told = here.gather(own)
+    sampler.fit(torch.cat([told[i % here.size][i // here.size] for i in range(len(parts))]), seed)
 
 
 def save_sampler(path: Path, spec: Spec, sampler: Sampler) -> None:

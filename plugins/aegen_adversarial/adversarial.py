@@ -16,7 +16,18 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, ImageShape, Objective, Outcome, Range, Schedule, Turn, UsageError, Wrapper
+from aegen import (
+    Autoencoder,
+    ImageShape,
+    Objective,
+    Outcome,
+    Range,
+    Schedule,
+    Turn,
+    UsageError,
+    Wrapper,
+    mean_over_ranks,
+)
 from aegen_adversarial.critic import PatchCritic
 from aegen_adversarial.forms import Form, fooling_loss
 from aegen_adversarial.game import Count, Game, Weight
@@ -44,7 +55,8 @@ def gradient_ratio(terms: Mapping[str, Tensor], verdict: Tensor, outputs: Sequen
     lengths = []
     for loss in (own, verdict.mean()):
         found = torch.autograd.grad(loss, list(outputs), retain_graph=True, allow_unused=True)
-        lengths.append(torch.stack([g.square().sum() for g in found if g is not None]).sum().mul(len(verdict)).sqrt())
+        square = torch.stack([g.square().sum() for g in found if g is not None]).sum()
+        lengths.append(mean_over_ranks(square * len(verdict)).sqrt())
     return (lengths[0] / (lengths[1] + _LEAST)).clamp(0, _MOST)
 
 

@@ -14,10 +14,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from aegen import Autoencoder, ImageShape, Outcome, Range
+from aegen import Autoencoder, ImageShape, Outcome, Range, mean_over_ranks
 from aegen_adversarial.ebgan import pulling_away
 from aegen_adversarial.energy import EnergyGame
 
@@ -73,7 +72,4 @@ class BEGAN(EnergyGame):
     @torch.no_grad()
     def balance(self, excess: Tensor) -> None:
         """Move k, in [0, 1], by what the energy of generated images falls short of gamma times that of real ones, ()."""
-        if dist.is_available() and dist.is_initialized():  # one k for all processes
-            dist.all_reduce(excess)
-            excess = excess / dist.get_world_size()
-        self.k.add_(self.lambda_k * excess).clamp_(0, 1)
+        self.k.add_(self.lambda_k * mean_over_ranks(excess)).clamp_(0, 1)

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize, relu
 
-from aegen import Autoencoder, ImageShape, Outcome, Range
+from aegen import Autoencoder, ImageShape, Outcome, Range, gather_rows
 from aegen_adversarial.energy import EnergyGame
 
 
 def pulling_away(codes: Tensor) -> Tensor:
     """Mean squared cosine of the codes (B, D) of two different images, () in [0, 1]; 0 for one image."""
+    codes = gather_rows(codes)
     count = len(codes)
     directions = normalize(codes, dim=1)
     cosines = (directions @ directions.T).square()

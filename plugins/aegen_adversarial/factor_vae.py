@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range, Turn
+from aegen import Autoencoder, Objective, Outcome, Range, Turn, gather_rows, own_rows, uniform_like
 from aegen_adversarial.bound import bound
 from aegen_adversarial.forms import critic_loss
 from aegen_adversarial.latent_critic import LatentCritic
@@ -22,7 +22,9 @@ from aegen_adversarial.latent_critic import LatentCritic
 def shuffle_dimensions(z: Tensor) -> Tensor:
     """Latents (B, *z) with every dimension permuted over the batch, each by a permutation of its own."""
     flat = z.flatten(1)
-    return flat.gather(0, torch.rand(flat.shape, device=z.device).argsort(0)).view(z.shape)
+    order = uniform_like(torch.empty_like(flat, dtype=torch.get_default_dtype()))
+    whole, order = gather_rows(flat), gather_rows(order).argsort(0)
+    return own_rows(whole.gather(0, order)).view(z.shape)
 
 
 class FactorVAE(Objective):

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normed
 
-from aegen import Autoencoder, Objective, Outcome, Range, Turn
+from aegen import Autoencoder, Objective, Outcome, Range, Turn, mean_over_ranks, uniform_like
 from aegen_adversarial.forms import AnyForm, critic_loss
 
 Weight = Annotated[float, Range(0)]
@@ -52,7 +52,7 @@ def squared_slope(critic: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
 
 def unit_slope(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -> Tensor:
     """Gradient penalty without its weight: (‖∇D‖ - 1)², (B,), somewhere on the line between each image and a fake."""
-    where = torch.rand(len(real), 1, 1, 1, device=real.device, dtype=real.dtype)
+    where = uniform_like(real.new_empty(len(real), 1, 1, 1))
     _, gradient = slope(critic, torch.lerp(fake.to(real.dtype), real, where))
     return (torch.linalg.vector_norm(gradient, dim=1) - 1).square()
 
@@ -138,11 +138,8 @@ class Game(Objective):
 
     def unusual(self, real: Tensor, fake: Tensor) -> Tensor:
         """LeCam without its weight, (), of the mean verdicts; they then become a little more usual."""
+        real, fake = mean_over_ranks(real), mean_over_ranks(fake)
         loss = relu(real - self.usual[1]).square() + relu(self.usual[0] - fake).square()
         if self.training and torch.is_grad_enabled():
-            means = torch.stack([real, fake]).detach().to(self.usual)
-            if torch.distributed.is_available() and torch.distributed.is_initialized():  # every process keeps the same
-                torch.distributed.all_reduce(means)
-                means /= torch.distributed.get_world_size()
-            self.usual.lerp_(means, 1 - _DECAY)
+            self.usual.lerp_(torch.stack([real, fake]).detach().to(self.usual), 1 - _DECAY)
         return loss

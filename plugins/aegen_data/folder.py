@@ -11,12 +11,13 @@ from aegen import (
     IMAGE_SUFFIXES,
     Dataset,
     DataSettings,
+    ImageFiles,
     Images,
     Target,
     UsageError,
     image_side,
+    keep_images,
     probe_image,
-    read_images,
 )
 
 _USUAL = (64, 64)
@@ -26,7 +27,7 @@ class Folder(Dataset):
     """A folder of pictures, at their own size if all have the same, else 64×64."""
 
     def load(self, settings: DataSettings) -> Images:
-        """Decode every picture in parallel; what cannot be read is skipped and named."""
+        """Decode every picture in parallel, or find them decoded; what cannot be read is skipped and named."""
         root = Path(settings.name).expanduser()
         try:
             files = sorted(p for p in root.rglob("*") if p.is_file() and not _hidden(p, root))
@@ -41,15 +42,15 @@ class Folder(Dataset):
                 f"--data {settings.name} holds no image but {have}",
                 hint="PNG, JPEG, WebP, BMP, GIF and TIFF are read, in subfolders too",
             )
-        target = _target(settings, pictures)
-        tensors, bad = read_images(pictures, target)
-        skipped = [f"{path.relative_to(root)} ({reason})" for path, reason in bad] + skipped
-        good = [(p, t) for p, t in zip(pictures, tensors, strict=True) if t is not None]
-        if not good:
-            raise UsageError(f"none of the {len(bad)} images of --data {settings.name} can be read: {skipped[0]}, …")
-        classes = _classes([p for p, _ in good], root)
-        labels = torch.tensor([classes.index(p.relative_to(root).parts[0]) for p, _ in good]) if classes else None
-        return Images(torch.stack([t for _, t in good]), labels, classes, skipped=skipped)
+        kept = keep_images(ImageFiles(pictures), settings, lambda: _target(settings, pictures))
+        bad = [f"{pictures[number].relative_to(root)} ({reason})" for number, reason in sorted(kept.bad.items())]
+        if not len(kept.good):
+            raise UsageError(f"none of the {len(bad)} images of --data {settings.name} can be read: {bad[0]}, …")
+        good = [pictures[number] for number in kept.good.tolist()] if bad else pictures
+        classes = _classes(good, root)
+        number = {name: n for n, name in enumerate(classes)}
+        labels = torch.tensor([number[p.relative_to(root).parts[0]] for p in good]) if classes else None
+        return Images(kept.rows, labels, classes, skipped=bad + skipped, how=kept.how)
 
 
 def _hidden(path: Path, root: Path) -> bool:

@@ -14,11 +14,13 @@ from aegen import (
     Dataset,
     DataSettings,
     EnvironmentFault,
+    ImageFiles,
     Images,
+    Rows,
     Target,
     UsageError,
     image_side,
-    read_images,
+    keep_images,
     reshape_images,
 )
 
@@ -104,12 +106,14 @@ class CelebA(Dataset):
 
         target = Target(image_side(settings.size) or (64, 64), settings.channels or 3, settings.fit)
         skipped: list[str] = []
+        how: list[str] = []
 
-        def part(split: str) -> Tensor:
+        def part(split: str) -> Rows:
             found = fetch("celeba", settings, lambda **where: Source(split=split, **where))
             folder = Path(found.root) / found.base_folder / "img_align_celeba"
-            tensors, bad = read_images([folder / name for name in found.filename], target)
-            skipped.extend(f"{path.name} ({reason})" for path, reason in bad)
-            return torch.stack([t for t in tensors if t is not None])
+            kept = keep_images(ImageFiles([folder / name for name in found.filename]), settings, target)
+            skipped.extend(f"{found.filename[number]} ({reason})" for number, reason in sorted(kept.bad.items()))
+            how.append(kept.how)
+            return kept.rows
 
-        return Images(part("train"), validation=(part("valid"), None), skipped=skipped)
+        return Images(part("train"), validation=(part("valid"), None), skipped=skipped, how=" and ".join(how))

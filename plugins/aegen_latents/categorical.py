@@ -13,9 +13,8 @@ from typing import Annotated
 
 import torch
 from torch import Tensor
-from torch.nn.functional import gumbel_softmax
 
-from aegen import Bottleneck, Latent, Posterior, Range
+from aegen import Bottleneck, Latent, Posterior, Range, exponential_like
 
 
 def one_hot(index: Tensor, count: int, dtype: torch.dtype) -> Tensor:
@@ -38,7 +37,11 @@ class Choices(Posterior):
 
     def sample(self) -> Tensor:
         """Relaxed draws, or one-hot ones if they are hard, (B, V · K, …); gradients pass to the logits."""
-        return gumbel_softmax(self.log_probs, self.temperature, self.hard, dim=2).flatten(1, 2)
+        gumbel = -exponential_like(self.log_probs.contiguous()).log()
+        soft = ((self.log_probs + gumbel) / self.temperature).softmax(2)
+        if self.hard:
+            soft = one_hot(soft.argmax(2), soft.shape[2], soft.dtype) - soft.detach() + soft
+        return soft.flatten(1, 2)
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log of the mass of one-hot z in nats, (B,)."""

@@ -6,7 +6,7 @@ k-means and restarts: Łańcucki et al., Robust Training of Vector Quantized Bot
 length: Yu et al., Vector-quantized Image Modeling with Improved VQGAN, 2022. Rotation: Fifty et al., Restructuring Vector Quantization
 with the Rotation Trick, 2024, section 4.
 
-Of several processes, each holds the same codebook: uses and sums are added up over them, random picks are the first one's.
+Of several processes, each holds the same codebook: uses and sums are added up over them, random picks are from the rows of all.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
+
+from aegen import common_generator, gather_rows, sum_over_ranks, take_rows, uniform_like
 
 Update = Literal["ema", "gradient"]
 _SHORTEST = 1e-6
@@ -122,8 +123,7 @@ class Codebook(nn.Module):
         # One look at the device, at the first step after building or loading. Without it every step would run k-means, or a
         # resumed run could not know that it must not.
         if not bool(self.initialised):
-            book = k_means(rows, len(self.vectors), self.kmeans_iterations, self._scaled)
-            self.vectors.copy_(first_rank(book))
+            self.vectors.copy_(k_means(rows, len(self.vectors), self.kmeans_iterations, self._scaled))
             self.initialised.fill_(True)
         self._started = True
 
@@ -131,10 +131,10 @@ class Codebook(nn.Module):
     def _learn(self, rows: Tensor, codes: Tensor) -> None:
         """Averages, then restarts."""
         hits, sums = tally(rows, codes, len(self.vectors))
-        add_up(hits, *([] if self.learned else [sums]))
+        hits = sum_over_ranks(hits)
         self.counts.lerp_(hits, 1 - self.decay)
         if not self.learned:
-            self.sums.lerp_(sums, 1 - self.decay)
+            self.sums.lerp_(sum_over_ranks(sums), 1 - self.decay)
             means = self.sums / self.counts.clamp(min=torch.finfo(hits.dtype).tiny).unsqueeze(1)
             self.vectors.copy_(torch.where((hits > 0).unsqueeze(1), means, self.vectors))
         if not self.restart:
@@ -142,7 +142,7 @@ class Codebook(nn.Module):
         # A use is the more to be expected the more vectors a batch has, until there is one for each code.
         self.idle.add_((hits.sum() / len(hits)).clamp(max=1)).mul_(hits == 0)
         alive = self.idle < self.restart
-        self.vectors.copy_(torch.where(alive.unsqueeze(1), self.vectors, first_rank(some(rows, len(hits)))))
+        self.vectors.copy_(torch.where(alive.unsqueeze(1), self.vectors, some(rows, len(hits))))
         self.idle.mul_(alive)
         self.counts.mul_(alive)  # the next vectors that choose it are its mean
         if not self.learned:
@@ -169,39 +169,26 @@ def tally(rows: Tensor, codes: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 def some(rows: Tensor, count: int) -> Tensor:
     """`count` random rows; none twice before each was taken once."""
-    order = torch.rand(len(rows), device=rows.device).argsort()
-    return rows[order[torch.arange(count, device=rows.device) % len(rows)]]
+    order = gather_rows(uniform_like(rows[:, 0])).argsort()
+    return take_rows(rows, order[torch.arange(count, device=rows.device) % len(order)])
 
 
 def k_means(rows: Tensor, count: int, iterations: int, scaled: Callable[[Tensor], Tensor]) -> Tensor:
-    """Lloyd's algorithm from random rows, (count, D); a mean that no row chooses stays where it is.
+    """Lloyd's algorithm from random rows of all processes, (count, D); a mean that no row chooses stays where it is.
 
     Where there are fewer rows than means, those beyond stand a hundredth of the spread beside a row.
     """
-    spread = 0.01 * rows.std(0, correction=0)
-    beyond = (torch.arange(count, device=rows.device) >= len(rows)).unsqueeze(1)
+    whole = gather_rows(rows)
+    spread = 0.01 * whole.std(0, correction=0)
+    beyond = (torch.arange(count, device=rows.device) >= len(whole)).unsqueeze(1)
     book = some(rows, count)
-    book = scaled(book + beyond * spread * torch.randn_like(book))
+    noise = torch.randn(book.shape, dtype=book.dtype, device=book.device, generator=common_generator(book.device))
+    book = scaled(book + beyond * spread * noise)
     for _ in range(iterations):
         hits, sums = tally(rows, nearest(rows, book), count)
-        hits = hits.unsqueeze(1)
+        hits, sums = sum_over_ranks(hits).unsqueeze(1), sum_over_ranks(sums)
         book = scaled(torch.where(hits > 0, sums / hits.clamp(min=1), book))
     return book
-
-
-def add_up(*values: Tensor) -> None:
-    """Sum over processes, in place, if there are several."""
-    if dist.is_available() and dist.is_initialized():
-        for value in values:
-            dist.all_reduce(value)
-
-
-def first_rank(value: Tensor) -> Tensor:
-    """What the first of several processes has."""
-    if dist.is_available() and dist.is_initialized():
-        value = value.contiguous()
-        dist.broadcast(value, 0)
-    return value
 
 
 # ---------------------------------------------------------------------------------------------------- gradients

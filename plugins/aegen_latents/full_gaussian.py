@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from aegen import Bottleneck, Latent, Posterior, Range
+from aegen import Bottleneck, Latent, Posterior, Range, normal_like
 from aegen_latents.densities import bounded, log_standard
 from aegen_latents.gaussian import active_units
 
@@ -30,7 +30,7 @@ class CholeskyGaussian(Posterior):
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """A draw (B, D, …) and its log-density in nats, (B,); the noise is known, so that nothing need be solved."""
-        noise = torch.randn_like(self.half)
+        noise = normal_like(self.half)
         # No matrix product: autocast would lower its precision.
         z = self.mean + (self.factor * noise.unsqueeze(-2)).sum(-1).movedim(-1, 1)
         return z, self._log_density(noise)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardtanh
 
-from aegen import Bottleneck, Latent, Posterior, Range
+from aegen import Bottleneck, Latent, Posterior, Range, normal_like
 
 _ACTIVE = 0.01
 _LOWEST, _HIGHEST = -30.0, 20.0  # of the log-variance: beyond, its exponential leaves float32
@@ -28,7 +28,7 @@ class DiagonalGaussian(Posterior):
 
     def sample(self) -> Tensor:
         """mean + std · noise, (B, *z); gradients pass to both."""
-        return torch.addcmul(self.mean, self.std, torch.randn_like(self.mean))
+        return torch.addcmul(self.mean, self.std, normal_like(self.mean))
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) in nats, (B,)."""

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from aegen import Bottleneck, Latent, Range
-from aegen_latents.codebook import add_up, batch_usage, perplexity, straight_through
+from aegen import Bottleneck, Latent, Range, mean_over_ranks
+from aegen_latents.codebook import batch_usage, perplexity, straight_through
 
 _FAINT = 1e-9  # weight of the uniform distribution with which the average begins
 
@@ -85,10 +85,11 @@ class LFQ(Bottleneck):
         sizes = [2 ** part.shape[1] for part in parts]
         if not self.training:
             return [part / part.sum() for part in self.average.split(sizes)]
-        shares = [torch.softmax(2 * part @ corners(part) / self.temperature, 1).mean(0) for part in parts]
+        shares = [
+            mean_over_ranks(torch.softmax(2 * part @ corners(part) / self.temperature, 1).mean(0)) for part in parts
+        ]
         if torch.is_grad_enabled():
             now = torch.cat(shares).detach()
-            add_up(now)
             self.average.mul_(self.decay).add_(now, alpha=1 - self.decay)
         return shares
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
-from aegen import Posterior
+from aegen import Posterior, normal_like, uniform_like
 from aegen_latents.bessel import log_partition
 from aegen_latents.precision import wide
 
@@ -35,7 +35,7 @@ def log_area(dim: int) -> float:
 
 def depths(kappa: Tensor, dim: int) -> Tensor:
     """A draw of 1 - cosine to the mean direction, of the shape of kappa; no gradient."""
-    angle, radius, coin = torch.rand(3, _PROPOSALS, *kappa.shape, dtype=kappa.dtype, device=kappa.device)
+    angle, radius, coin = uniform_like(kappa.new_empty(3, _PROPOSALS, *kappa.shape), dim=2)
     # The first coordinate of a uniform direction: two coordinates are a point of the disc with this radius.
     first = torch.cos(2 * math.pi * angle) * (torch.sqrt(1 - radius ** (2 / (dim - 2))) if dim > 2 else 1)
     b = (dim - 1) / (2 * kappa + torch.sqrt(4 * kappa * kappa + (dim - 1) ** 2))
@@ -97,7 +97,7 @@ class VonMisesFisher(Posterior):
         with torch.no_grad():
             depth = depths(self.kappa, self.dim)
         depth = _Implicit.apply(self.kappa, depth, self._ratio.detach(), self.dim)
-        around = normalize(torch.randn_like(self.mean[:, 1:]), dim=1)
+        around = normalize(normal_like(self.mean[:, 1:]), dim=1)
         # Householder: the mirror that takes ±e1, whichever is farther, to the mean, so that its normal is never short.
         side = torch.where(self.mean[:, :1] > 0, -1.0, 1.0).to(depth.dtype)
         x = torch.cat([side * (1 - depth), torch.sqrt(depth * (2 - depth)) * around], 1)

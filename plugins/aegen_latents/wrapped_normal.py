@@ -14,7 +14,7 @@ import math
 import torch
 from torch import Tensor
 
-from aegen import Posterior
+from aegen import Posterior, normal_like
 from aegen_latents.precision import wide
 
 _RIM = 1e-6  # of the radius: nearer to the rim float32 has no points
@@ -88,6 +88,6 @@ class WrappedNormal(Posterior):
 
     def draw(self) -> tuple[Tensor, Tensor]:
         """A draw and its log q(z|x), (B,): exact, since the tangent vector is at hand."""
-        v = self.std * torch.randn_like(self.std)
+        v = self.std * normal_like(self.std)
         z = self.ball.add(self._mean, self.ball.out(wide(v)))
         return z.to(v.dtype), self.ball.log_normal(v, self.std)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range
+from aegen import Autoencoder, Objective, Outcome, Range, gather_rows, own_rows
 
 
 class BetaTCVAE(Objective):
@@ -54,7 +54,7 @@ class BetaTCVAE(Objective):
         pixels = model.decode(latent.z)
         posterior: Any = latent.posterior
         error = pixels.nll(x)
-        densities = pairwise(latent.z, posterior.mean, posterior.std)
+        densities = pairwise(latent.z, gather_rows(posterior.mean), gather_rows(posterior.std))
         weights = self.log_weights(densities)
         log_q = torch.logsumexp(densities.sum(2) + weights, 1)
         log_product = torch.logsumexp(densities + weights[:, :, None], 1).sum(1)
@@ -68,18 +68,18 @@ class BetaTCVAE(Objective):
         return Outcome({"error": error, "penalty": penalty}, pixels, latent, watch)
 
     def log_weights(self, densities: Tensor) -> Tensor:
-        """log of what image j counts for at the draw of image i, (B, B); the weights of a draw add up to 1."""
-        batch = len(densities)
+        """log of what image j counts for at the draw of image i, (B, images of all processes); a draw's add up to 1."""
+        batch = densities.shape[1]
         others = batch - 1
         if self.sampling == "minibatch-weighted" or not others:
-            return densities.new_full((batch, batch), -math.log(batch))
+            return densities.new_full(densities.shape[:2], -math.log(batch))
         size = max(self.size, batch)
         own = torch.eye(batch, dtype=densities.dtype, device=densities.device)
         last = own.roll(1, 1)  # any one of the others makes up for those that are not in the batch
-        return (own / size + last * (size - others) / (size * others) + (1 - own - last) / others).log()
+        return own_rows((own / size + last * (size - others) / (size * others) + (1 - own - last) / others).log())
 
 
 def pairwise(z: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """log N(z of image i; mean and std of image j) by dimension in nats, (B, *z) each → (B, B, D)."""
+    """log N(z of image i; mean and std of image j) by dimension in nats, (B, *z), (N, *z) → (B, N, D)."""
     z, mean, std = z.flatten(1)[:, None], mean.flatten(1)[None], std.flatten(1)[None]
     return -0.5 * ((z - mean) / std).square() - std.log() - 0.5 * math.log(2 * math.pi)

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Outcome, Range
+from aegen import Autoencoder, Outcome, Range, normal_like
 from aegen_objectives.ae import AE
 
 
@@ -43,7 +43,7 @@ class ContractiveAE(AE):
             features = model.encoder(x).flatten(1)
             norm = x.new_zeros(len(x))
             for i in range(self.probes or features.shape[1]):
-                along = (features * torch.randn_like(features).sign()).sum(1) if self.probes else features[:, i]
+                along = (features * normal_like(features).sign()).sum(1) if self.probes else features[:, i]
                 (slope,) = torch.autograd.grad(along.sum(), x, create_graph=trained, retain_graph=True)
                 norm = norm + slope.square().flatten(1).sum(1)
         return norm / max(self.probes, 1)

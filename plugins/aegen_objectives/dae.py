@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range
+from aegen import Autoencoder, Objective, Outcome, Range, normal_like, uniform_like
 
 
 class DAE(Objective):
@@ -47,6 +46,6 @@ class DAE(Objective):
     def corrupt(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] → the same with noise drawn for each value; gaussian noise may leave [-1, 1]."""
         if self.noise == "gaussian":
-            return x + self.level * torch.randn_like(x)
-        hit, white = torch.rand_like(x) < self.level, torch.rand_like(x) < 0.5
+            return x + self.level * normal_like(x)
+        hit, white = uniform_like(x) < self.level, uniform_like(x) < 0.5
         return x.masked_fill(hit, -1).masked_fill(hit & white & (self.noise == "salt-and-pepper"), 1)

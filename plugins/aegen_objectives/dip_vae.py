@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range
+from aegen import Autoencoder, Objective, Outcome, Range, gather_rows, mean_over_ranks
 
 
 class DIPVAE(Objective):
@@ -46,11 +46,11 @@ class DIPVAE(Objective):
         pixels = model.decode(latent.z)
         posterior: Any = latent.posterior
         error, kl = pixels.nll(x), latent.penalty
-        between = covariance(posterior.mean)
+        between = covariance(gather_rows(posterior.mean))
         variances = between.diagonal()
         offdiagonal = between.square().sum() - variances.square().sum()
         if self.variant == "ii":  # the posterior is diagonal, so that it adds to the variances alone
-            variances = variances + posterior.std.square().flatten(1).mean(0)
+            variances = variances + mean_over_ranks(posterior.std.square().flatten(1).mean(0))
         diagonal = (variances - 1).square().sum()
         spread = self.lambda_diagonal * diagonal + self.lambda_offdiagonal * offdiagonal
         watch = {"diagonal": diagonal, "offdiagonal": offdiagonal}

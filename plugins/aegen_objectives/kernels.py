@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder
+from aegen import Autoencoder, gather_rows
 
 Kernel = Literal["rbf", "imq"]
 # Of 2·D, the expected squared distance of two draws from the standard normal in D dimensions.
@@ -43,4 +43,4 @@ def distance_to_prior(kernel: Kernel, model: Autoencoder, z: Tensor) -> Tensor:
     """Discrepancy of the batch's latents (B, *z) and as many draws from the prior, ()."""
     with torch.no_grad():
         prior = model.prior(len(z), device=z.device).to(z.dtype)
-    return discrepancy(kernel, z.flatten(1), prior.flatten(1))
+    return discrepancy(kernel, gather_rows(z.flatten(1)), gather_rows(prior.flatten(1)))

@@ -13,7 +13,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Outcome, Range
+from aegen import Autoencoder, Outcome, Range, normal_like
 from aegen_objectives.ae import AE
 
 
@@ -57,7 +57,7 @@ class RAEGP(AE):
             keep: whether the norm itself will be differentiated.
         """
         if self.probes:
-            directions = [torch.randn_like(image).sign() for _ in range(self.probes)]
+            directions = [normal_like(image).sign() for _ in range(self.probes)]
             found = [_pull(image, direction, z, keep) for direction in directions]
         else:  # what is pulled back is linear in its weights, so that the derivative by them is a column of the Jacobian
             weights = torch.zeros_like(image, requires_grad=True)

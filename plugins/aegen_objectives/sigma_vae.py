@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from aegen import AUTOENCODER, Autoencoder, Objective, Outcome, Turn
+from aegen import AUTOENCODER, Autoencoder, Objective, Outcome, Turn, mean_over_ranks
 
 _FLOOR = (1 / 255) ** 2  # half a grey level in [-1, 1], squared
 
@@ -36,7 +36,7 @@ class SigmaVAE(Objective):
         recon = model.decode(latent.z).mean
         square = (x - recon).square().flatten(1)
         # At its optimum the scale has no gradient; below the floor it has none either, but the images have.
-        variance = square.detach().mean().clamp(min=_FLOOR)
+        variance = mean_over_ranks(square.detach().mean()).clamp(min=_FLOOR)
         error = 0.5 * (square.sum(1) / variance + square.shape[1] * (variance.log() + math.log(2 * math.pi)))
         watch = {"sigma": variance.sqrt()}
         if not self.training:

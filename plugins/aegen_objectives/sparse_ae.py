@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from aegen import Autoencoder, Outcome, Range
+from aegen import Autoencoder, Outcome, Range, gather_rows
 from aegen_objectives.ae import AE
 
 
@@ -48,6 +48,7 @@ class SparseAE(AE):
 
     def divergence(self, z: Tensor) -> Tensor:
         """Latents (B, *z) → KL(target ‖ mean over the batch of sigmoid(z)), summed over latent dimensions, () nats."""
+        z = gather_rows(z)
         # In logs, because a mean activation of exactly 0 or 1 would be infinitely far away.
         on = logsigmoid(z).logsumexp(0) - math.log(len(z))
         off = logsigmoid(-z).logsumexp(0) - math.log(len(z))

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range
+from aegen import Autoencoder, Objective, Outcome, Range, mean_over_ranks
 
 
 class VAE(Objective):
@@ -40,5 +40,5 @@ class VAE(Objective):
         watch = {"negative_elbo": error + penalty, "kl": penalty} if not self.training else {}  # training has the terms
         if self._free:
             assert latent.charges is not None
-            penalty = latent.charges.mean(0).sub(self.free_bits).clamp(min=0).add(self.free_bits).sum()
+            penalty = mean_over_ranks(latent.charges.mean(0)).sub(self.free_bits).clamp(min=0).add(self.free_bits).sum()
         return Outcome({"error": error, "penalty": self.beta * penalty}, pixels, latent, watch)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-from aegen import Autoencoder, Objective, Outcome, Range, Turn, Wrapper
+from aegen import Autoencoder, Objective, Outcome, Range, Turn, Wrapper, uniform_like
 from aegen_perceptual.refusal import given, require_encoder
 
 
@@ -61,9 +61,9 @@ class Consistency(Wrapper):
     def move(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W), each turned, shifted and mirrored at random; what comes in repeats the border."""
         count, _, height, width = x.shape
-        turn, right, down = (torch.rand(3, count, device=x.device, dtype=x.dtype) * 2 - 1).unbind()
+        turn, right, down = (uniform_like(x.new_empty(3, count), dim=1) * 2 - 1).unbind()
         turn = turn * self.angle * (math.pi / 180)
-        mirror = torch.rand_like(turn).sub(0.5).sign() if self.flip else torch.ones_like(turn)
+        mirror = uniform_like(turn).sub(0.5).sign() if self.flip else torch.ones_like(turn)
         cos, sin = turn.cos(), turn.sin()
         # Where each pixel comes from, in units of half a side, so that a turn of an oblong image must know its form.
         rows = [mirror * cos, -sin * (height / width), 2 * self.shift * right]

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from aegen import Autoencoder, Objective, Outcome, Range, Turn, UsageError, Wrapper
+from aegen import Autoencoder, Objective, Outcome, Range, Turn, UsageError, Wrapper, common_generator
 from aegen_perceptual.refusal import given, require_encoder
 
 _SHARE = 0.5  # of the steps
@@ -51,10 +51,10 @@ class Equivariance(Wrapper):
         """The inner terms and `equivariance`, (B,), which is 0 in the steps that turn nothing."""
         outcome = inner(model, x)
         z = given(outcome.latent, "equivariance", "latent").z
-        if torch.rand((), device="cpu") >= _SHARE:
+        if torch.rand((), device="cpu", generator=common_generator()) >= _SHARE:
             return outcome.plus({"equivariance": z.new_zeros(len(z))})
-        part = int(torch.randint(*_SCALES, (), device="cpu")) / _PARTS
-        quarters = int(torch.randint(1, 4, (), device="cpu"))
+        part = int(torch.randint(*_SCALES, (), device="cpu", generator=common_generator())) / _PARTS
+        quarters = int(torch.randint(1, 4, (), device="cpu", generator=common_generator()))
         small = [max(1, round(part * side)) for side in z.shape[2:]]
         pixels = model.decode(torch.rot90(_resize(z, small), quarters, (2, 3)))
         height, width = pixels.mean.shape[2:]

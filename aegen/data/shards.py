@@ -1,0 +1,223 @@
+"""Images in tar files, read in long pieces: rows whose order of an epoch keeps to a few shards at a time.
+
+An epoch goes through the shards in a new order, some at once; of each, a run of neighbouring images is read in one piece, and the pieces are
+mixed. So the disk sees long reads, and the order is still known for any position without reading what comes before it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tarfile
+import threading
+import warnings
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aegen.data import decode
+from aegen.data.decode import SUFFIXES, Target, Unreadable
+from aegen.data.keep import say, workers
+from aegen.data.rows import Rows
+from aegen.errors import RunError, UsageError
+
+TOGETHER = 8
+"""Shards that are read at a time."""
+_EDGE = 2**16  # bytes of each end of a shard that tell it from others
+_TOLD = 5  # unreadable images that are named
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a shard holds.
+
+    Attributes:
+        spans: offset and size of each image, int64 (N, 2).
+        labels: int64 (N,) from the members `.cls`, -1 where an image has none.
+    """
+
+    spans: Tensor
+    labels: Tensor
+
+
+def contents(path: Path, group: Callable[..., object]) -> Contents:
+    """Where a shard's images lie; only headers and labels are read.
+
+    Args:
+        group: webdataset's `group_by_keys`, which says what belongs to one sample.
+
+    Raises:
+        UsageError: it is missing, or no plain tar.
+    """
+    members, labels = [], {}
+    try:
+        with tarfile.open(path, "r:") as archive:
+            while (member := archive.next()) is not None:
+                vars(archive)["members"] = []  # or it would keep them all
+                if not member.isreg() or member.name.startswith("__"):
+                    continue
+                span = (member.offset_data, member.size)
+                members.append({"fname": member.name, "data": span, "__url__": str(path)})
+                if member.name.lower().endswith(".cls") and member.size < 64:
+                    taken = archive.extractfile(member)
+                    assert taken is not None
+                    labels[span] = taken.read()
+        samples = list(group(members))  # type: ignore[call-overload]
+    except tarfile.ReadError as error:
+        hint = "shards are plain tar files that are not compressed, so that any image can be found"
+        raise UsageError(f"the shard {path} cannot be read ({error})", hint=hint) from None
+    except OSError as error:
+        raise UsageError(f"the shard {path} cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise UsageError(f"the shard {path} holds two files of one name ({error})") from None
+    spans, found = [], []
+    for sample in samples:
+        image = next((sample[suffix] for suffix in sample if f".{suffix}" in SUFFIXES), None)
+        if image is not None:
+            text = labels.get(sample.get("cls", ()), b"").strip()
+            spans.append(image)
+            found.append(int(text) if text.isdigit() and int(text) < 2**16 else -1)
+    return Contents(torch.tensor(spans, dtype=torch.int64).reshape(-1, 2), torch.tensor(found, dtype=torch.int64))
+
+
+class ShardRows(Rows):
+    """Images of shards, numbered through them, decoded when they are read.
+
+    Args:
+        paths: of the shards.
+        counts: how many images of each are used, its first ones.
+        look: a shard's number → its contents; asked once for each, and only when it is read.
+        target: what images become.
+        shuffle: how many images are mixed at a time.
+        strict: whether an image that cannot be read ends the run; otherwise a neighbour takes its place.
+    """
+
+    sequential = True
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        counts: Sequence[int],
+        look: Callable[[int], Contents],
+        target: Target,
+        *,
+        shuffle: int,
+        strict: bool,
+    ) -> None:
+        assert target.size is not None and target.channels is not None
+        super().__init__((sum(counts), target.channels, *target.size))
+        self._paths, self._look, self._target, self._strict = paths, look, target, strict
+        self._counts = torch.tensor(counts)
+        self._ends = self._counts.cumsum(0)
+        self._together = min(TOGETHER, len(paths))
+        self._piece = max(1, shuffle // self._together)
+        self._tell, self._bad = say.get(), 0
+        self._lock = threading.Lock()
+        self._pieces: OrderedDict[tuple[int, int], Future[list[bytes]]] = OrderedDict()
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # as in Decoded
+        self._decoders = ThreadPoolExecutor(workers(), "aegen-decode")
+
+    @property
+    def mark(self) -> str:
+        """As Rows has it: of the names, sizes and ends of the shards."""
+        digest = hashlib.blake2b(str((tuple(self.shape), self._counts.tolist())).encode(), digest_size=16)
+        for path in self._paths:
+            with open(path, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                digest.update(f"{path.name} {size}\n".encode(errors="surrogateescape"))
+                digest.update(file.read(_EDGE))
+                file.seek(max(0, size - _EDGE))
+                digest.update(file.read(_EDGE))
+        return digest.hexdigest()
+
+    def order(self, generator: torch.Generator) -> Tensor:
+        """Shards in a new order, `TOGETHER` at a time; of each a piece, and the images of those pieces mixed."""
+        found = []
+        starts = self._ends - self._counts
+        for group in torch.randperm(len(self._paths), generator=generator).split(self._together):
+            longest = int(self._counts[group].max())
+            for begin in range(0, longest, self._piece):
+                block = torch.cat(
+                    [
+                        torch.arange(begin, max(begin, min(begin + self._piece, count))) + start
+                        for start, count in zip(starts[group].tolist(), self._counts[group].tolist(), strict=True)
+                    ]
+                )
+                found.append(block[torch.randperm(len(block), generator=generator)])
+        return torch.cat(found)
+
+    def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """As Rows has it; pieces that were read stay until others are wanted, and images are decoded by several threads."""
+        out = torch.empty((len(index), *self.shape[1:]), dtype=torch.uint8) if out is None else out
+        shards = torch.searchsorted(self._ends, index, right=True)
+        inside = index - (self._ends - self._counts)[shards]
+        where = list(zip(shards.tolist(), inside.tolist(), strict=True))
+        pieces = {key: self._piece_of(key) for key in dict.fromkeys((s, n // self._piece) for s, n in where)}
+
+        def one(at: int, place: tuple[int, int]) -> None:
+            shard, number = place
+            out[at] = self._decoded(shard, number, pieces[shard, number // self._piece].result())
+
+        list(self._decoders.map(one, range(len(where)), where))
+        return out
+
+    def _decoded(self, shard: int, number: int, piece: list[bytes]) -> Tensor:
+        at = number % self._piece
+        for content in piece[at:] + piece[:at]:
+            try:
+                return decode.read(content, self._target)
+            except Unreadable as error:
+                self._refuse(shard, number, str(error))
+        raise RunError(
+            f"none of {len(piece)} images around image {number} of the shard {self._paths[shard]} can be read"
+        )
+
+    def _refuse(self, shard: int, number: int, reason: str) -> None:
+        text = f"image {number} of the shard {self._paths[shard]} cannot be used ({reason})"
+        if self._strict:
+            raise RunError(f"{text}, which --strict-data refuses")
+        with self._lock:
+            self._bad += 1
+            told = self._bad
+        if told <= _TOLD:
+            self._tell(f"{text}; a neighbour takes its place" + "; others are not named" * (told == _TOLD))
+
+    def _piece_of(self, key: tuple[int, int]) -> Future[list[bytes]]:
+        """A run of encoded images, read by whoever asks for it first."""
+        with self._lock:
+            found = self._pieces.get(key)
+            if found is not None:
+                self._pieces.move_to_end(key)
+                return found
+            mine: Future[list[bytes]] = Future()
+            self._pieces[key] = mine
+            while len(self._pieces) > 3 * self._together:
+                self._pieces.popitem(last=False)
+        try:
+            mine.set_result(self._load(*key))
+        except BaseException as error:
+            mine.set_exception(error)
+        return mine
+
+    def _load(self, shard: int, number: int) -> list[bytes]:
+        begin = number * self._piece
+        count = int(self._counts[shard])
+        every = self._look(shard).spans
+        if len(every) < count:
+            raise RunError(
+                f"the shard {self._paths[shard]} holds {len(every)} images, but sizes.json says {count} or more"
+            )
+        spans = every[begin : min(begin + self._piece, count)].tolist()
+        first, last = spans[0][0], max(offset + size for offset, size in spans)
+        try:
+            with open(self._paths[shard], "rb") as file:
+                file.seek(first)
+                content = memoryview(file.read(last - first))
+        except OSError as error:
+            raise RunError(f"the shard {self._paths[shard]} can no longer be read ({error.strerror})") from error
+        return [bytes(content[offset - first : offset - first + size]) for offset, size in spans]

@@ -1,0 +1,248 @@
+"""How fast batches come from a folder of JPEGs, the first time and later, beside ImageFolder with a DataLoader; and what memory it takes.
+
+    python benchmarks/data_path.py                 # speed, about ten minutes
+    python benchmarks/data_path.py --memory        # resident memory against the size of the folder, needs 20 GB of disk
+
+The folder holds 512×512 crops of the photographs that come with scikit-image, in a temporary folder, as do caches and shards. Each contender
+runs in a process of its own, with two workers, and gives float32 batches of 64 in [-1, 1]; nothing is trained. A round is one run of each
+contender, in turn; ratios are taken within a round. The time of a first epoch begins before the folder is looked at, with torch loaded; for
+aegen it includes decoding the tenth of the images that are held out, which are not counted as given.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from pairs import ratio, spread
+
+WORKERS, BATCH, SIDE, QUALITY = 2, 64, 512, 90
+FIRST, LATER = 2.0, 15.0  # targets
+SOURCES = ("coffee.png", "astronaut.png", "hubble_deep_field.jpg", "retina.jpg", "rocket.jpg", "chelsea.png")
+
+
+def make_photos(folder: Path, count: int) -> None:
+    """JPEGs in one subfolder, which ImageFolder wants."""
+    import skimage
+    from PIL import Image
+
+    draw = np.random.default_rng(0)
+    pictures = []
+    for name in SOURCES:
+        image = Image.open(Path(skimage.__file__).parent / "data" / name).convert("RGB")
+        scale = max(1.0, 1.25 * SIDE / min(image.size))
+        size = round(image.width * scale), round(image.height * scale)
+        pictures.append(image.resize(size, Image.Resampling.LANCZOS))
+    (folder / "all").mkdir(parents=True)
+    for number in range(count):
+        image = pictures[number % len(pictures)]
+        x, y = draw.integers(0, image.width - SIDE + 1), draw.integers(0, image.height - SIDE + 1)
+        image.crop((x, y, x + SIDE, y + SIDE)).save(folder / "all" / f"{number:06d}.jpg", quality=QUALITY)
+
+
+def make_shards(photos: Path, folder: Path, most: int = 500) -> str:
+    """The same files in tars."""
+    folder.mkdir()
+    files = sorted((photos / "all").iterdir())
+    for shard in range(0, len(files), most):
+        with tarfile.open(folder / f"s-{shard // most:03d}.tar", "w") as archive:
+            for file in files[shard : shard + most]:
+                archive.add(file, file.name)
+    return str(folder / f"s-{{000..{(len(files) - 1) // most:03d}}}.tar")
+
+
+# ---------------------------------------------------------------------------------------------------- contenders
+
+
+def plain(photos: Path, side: int, epochs: int) -> list[float]:
+    """What people write; images a second of each epoch."""
+    from torch.utils.data import DataLoader
+    from torchvision import datasets, transforms
+
+    begin = time.perf_counter()
+    shape = [] if side == SIDE else [transforms.Resize(side), transforms.CenterCrop(side)]
+    normal = [transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
+    source = datasets.ImageFolder(str(photos), transforms.Compose([*shape, *normal]))
+    loader = DataLoader(source, BATCH, shuffle=True, num_workers=WORKERS, drop_last=True, persistent_workers=True)
+    rates = []
+    for _ in range(epochs):
+        given = sum(len(x) for x, _ in loader)
+        rates.append(given / (time.perf_counter() - begin))
+        begin = time.perf_counter()
+    return rates
+
+
+def aegen(photos: str, side: int, epochs: int) -> list[float]:
+    """The same from aegen's batches, with whatever cache there is."""
+    import torch
+
+    from aegen.data import keep
+    from aegen.data.batches import Batches
+    from aegen.data.source import load_data
+    from aegen.engine import host
+    from aegen.settings import DataSettings
+
+    host.prepare()  # as the command does
+    keep.workers = lambda: WORKERS
+    begin = time.perf_counter()
+    data = load_data(DataSettings(name=photos, size=side))
+    batches = Batches(data.train, BATCH, seed=0, device=torch.device("cpu"))
+    rates, step = [], 0
+    for _ in range(epochs):
+        given = 0
+        for _ in range(batches.per_epoch):
+            given += len(batches.micro(step, 0)[0])
+            step += 1
+        rates.append(given / (time.perf_counter() - begin))
+        begin = time.perf_counter()
+    return rates
+
+
+def everything(photos: str, side: int) -> dict[str, float]:
+    """All that a run does with its images, without a net: split, fingerprint, batches, validation, pictures, one pass for a sampler."""
+    import torch
+
+    from aegen.data.batches import Batches
+    from aegen.data.source import load_data
+    from aegen.settings import DataSettings
+
+    idle = _resident()
+    begin = time.perf_counter()
+    data = load_data(DataSettings(name=photos, size=side))
+    data.fingerprint()
+    opened = time.perf_counter() - begin
+    batches = Batches(data.train, BATCH, seed=0, device=torch.device("cpu"))
+    for step in range(min(batches.per_epoch, 100)):
+        batches.micro(step, 0)
+    for part in data.validation.split(BATCH):
+        part.sum()
+    data.validation[torch.linspace(0, len(data.validation) - 1, 24).long()]
+    for part in data.train.split(BATCH):
+        part.sum()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"seconds to open": opened, "idle MB": idle, "end MB": _resident(), "peak MB": peak}
+
+
+def _resident() -> float:
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def apart(cache: Path, *words: object) -> object:
+    """Run one of these functions in a process of its own."""
+    command = [sys.executable, __file__, "--one", *map(str, words)]
+    told = subprocess.run(
+        command, env={**os.environ, "AEGEN_CACHE": str(cache)}, check=True, capture_output=True, text=True
+    )
+    return json.loads(told.stdout.splitlines()[-1])
+
+
+def one(words: list[str]) -> None:
+    """What `apart` asked for, as a line of JSON."""
+    import torch
+
+    torch.set_num_threads(1)
+    import torchvision  # noqa: F401
+
+    kind, place, side, epochs = words[0], words[1], int(words[2]), int(words[3])
+    torch.zeros(1).sum()
+    if kind == "plain":
+        print(json.dumps(plain(Path(place), side, epochs)))
+    elif kind == "aegen":
+        print(json.dumps(aegen(place, side, epochs)))
+    else:
+        print(json.dumps(everything(place, side)))
+
+
+# ---------------------------------------------------------------------------------------------------- tables
+
+
+def speed(folder: Path, count: int, sides: list[int], rounds: int) -> None:
+    """Images a second, and ratios to the plain loader's."""
+    photos = folder / "photos"
+    make_photos(photos, count)
+    shards = make_shards(photos, folder / "shards")
+    print(f"{count:,} JPEGs of {SIDE}×{SIDE}, {WORKERS} workers, {rounds} rounds; images a second, median (min..max)")
+    for side in sides:
+        found: dict[str, list[float]] = {}
+
+        def add(name: str, value: float, found: dict[str, list[float]] = found) -> None:
+            found.setdefault(name, []).append(value)
+
+        for number in range(rounds):
+            first, later = apart(folder, "plain", photos, side, 2)
+            add("ImageFolder, first epoch", first)
+            add("ImageFolder, second", later)
+            cache = folder / f"cache-{side}-{number}"
+            first, later, third = apart(cache, "aegen", photos, side, 3)
+            add("aegen, first epoch", first)
+            add("aegen, later", median([later, third]))
+            add("aegen, first of the next run", apart(cache, "aegen", photos, side, 1)[0])
+            first, later = apart(folder, "aegen", shards, side, 2)
+            add("aegen from shards, first epoch", first)
+            add("aegen from shards, second", later)
+            subprocess.run(["rm", "-r", str(cache)], check=True)
+        print(f"\n{side}×{side}")
+        for name, values in found.items():
+            print(f"  {name:32} {median(values):10,.0f} ({spread(values, ',.0f')})")
+        base = "ImageFolder, first epoch", "ImageFolder, second"
+        for name, under, target in (
+            ("aegen, first epoch", base[0], FIRST),
+            ("aegen, later", base[1], LATER),
+            ("aegen, first of the next run", base[0], None),
+            ("aegen from shards, second", base[1], None),
+        ):
+            aim = f", aim {target:g}" if target else ""
+            print(f"  {name} / {under}: {ratio(found[name], found[under])}{aim}")
+        sys.stdout.flush()
+
+
+def memory(folder: Path, counts: list[int]) -> None:
+    """Resident memory of all that a run does with its images, at 512×512, in its first run and its second."""
+    print("images  run     opened in   resident before   at the end   at most")
+    for count in counts:
+        photos = folder / f"photos-{count}"
+        make_photos(photos, count)
+        for run in ("first", "second"):
+            told = apart(folder / "cache", "everything", photos, SIDE, 0)
+            print(
+                f"{count:6,}  {run:6} {told['seconds to open']:8.1f} s {told['idle MB']:14.0f} MB"
+                f" {told['end MB']:9.0f} MB {told['peak MB']:6.0f} MB",
+                flush=True,
+            )
+        subprocess.run(["rm", "-r", str(photos), str(folder / "cache")], check=True)
+
+
+def main() -> None:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=5000)
+    parser.add_argument("--sides", type=int, nargs="+", default=[64, 128, 256, 512])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1000, 5000, 20000])
+    parser.add_argument("--folder", type=Path, help="where the temporary folder is made")
+    parser.add_argument("--one", nargs=4, help=argparse.SUPPRESS)
+    told = parser.parse_args()
+    if told.one:
+        one(told.one)
+        return
+    with tempfile.TemporaryDirectory(dir=told.folder) as name:
+        if told.memory:
+            memory(Path(name), told.counts)
+        else:
+            speed(Path(name), told.count, told.sides, told.rounds)
+
+
+if __name__ == "__main__":
+    main()
