@@ -24,7 +24,7 @@ from aegen import registry
 from aegen.checkpoint import Checkpoint, origins, resumable
 from aegen.config import Layer, merge_resume, resolve
 from aegen.data.source import Data, dataset_name, load_data
-from aegen.engine import host
+from aegen.engine import host, trial
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World, begun_run, remember_run, world
 from aegen.engine.recorder import NotFinite
@@ -145,6 +145,8 @@ def _train(
     _tell_data(data, spec, say)
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
+    if saved is None:
+        spec = trial.settle(spec, model, data, here, say)
     objective = build_objective(spec.objective, model, size=len(data.train))
     source = Checkpoint(find_checkpoint(init_from)) if init_from is not None else None
     if source is not None:

@@ -62,10 +62,10 @@ class TrainSettings:
         batch_size: images per process and micro-batch.
         lr: learning rate.
         optimizer: the rule that moves the weights.
-        precision: arithmetic of the nets; losses are always in fp32.
+        precision: arithmetic of the nets, losses are always in fp32; auto measures which is fastest.
         device: auto takes the GPU if there is one.
         parallel: what each of several processes holds: the whole model (ddp), or a part of encoder and decoder (fsdp).
-        compile: compile each turn (forward, loss and backward) with torch.compile.
+        compile: each turn (forward, loss and backward) by torch.compile; reduce-overhead adds CUDA graphs, auto measures if it pays.
         seed: of the weights, the order of the images and all noise.
         accumulate: micro-batches per optimizer step.
         clip: largest gradient norm; 0 leaves gradients alone.
@@ -85,10 +85,10 @@ class TrainSettings:
     batch_size: Positive = 64
     lr: Annotated[float, Range(above=0)] = 1e-3
     optimizer: Literal["adamw", "adam", "rmsprop", "sgd"] = "adam"
-    precision: Literal["fp32", "tf32", "bf16", "fp16"] = "fp32"
+    precision: Literal["fp32", "tf32", "bf16", "fp16", "auto"] = "fp32"
     device: str = "auto"
     parallel: Literal["ddp", "fsdp"] = "ddp"
-    compile: bool = False
+    compile: Literal["off", "on", "reduce-overhead", "auto"] = "off"
     seed: Annotated[int, Range(0, 2**32 - 1)] = 0
     accumulate: Positive = 1
     clip: Annotated[float, Range(0)] = 0.0

@@ -78,6 +78,8 @@ class Option:
             for end in (schedule.low, schedule.high):
                 self._check_range(end, value, key)
             return str(schedule)
+        if {"on", "off"} <= set(self.choices):
+            value = {"True": "on", "true": "on", "False": "off", "false": "off"}.get(str(value), value)
         try:
             checked = _adapt(self.type, value)
         except ValueError:

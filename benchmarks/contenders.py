@@ -1,8 +1,8 @@
-"""The same VAE trained three ways: by aegen, by a loop written for it alone, and by pythae.
+"""The same VAE trained by aegen, by a loop written for it alone, by pythae, and by the loop that people write.
 
-Net: `mlp` 784-400-20 or the small `conv`, with a Gaussian bottleneck of 20. aegen and the loop by hand train aegen's own modules,
+Nets: those of `nets.py`, with a Gaussian bottleneck. aegen and the loop by hand train aegen's own modules,
 fed images in [-1, 1]; pythae has the same layers written down plainly, fed images in [0, 1] as it wants them. Loss: Bernoulli
-cross-entropy plus KL, in nats per image. Adam, lr 1e-3, batch 128, fp32.
+cross-entropy plus KL, in nats per image. Adam, lr 1e-3, batch 128, fp32. `aegen, compiled` and `by hand, compiled` add torch.compile.
 
 A contender is trained until its watch says that the time is over, and goes on from there when it is trained again.
 """
@@ -15,9 +15,12 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from nets import LATENT, PUBLISHED
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
+from torch.utils.data import DataLoader
 
+from aegen import registry
 from aegen.cli.render import Display
 from aegen.config import resolve
 from aegen.data.source import Data, load_data
@@ -30,10 +33,12 @@ from aegen.plugins import Hooks
 from aegen.rundir import RunDir
 from aegen.settings import RunSpec
 
-BATCH, LR, LATENT = 128, 1e-3, 20
+BATCH, LR = 128, 1e-3
 NETS = {
     "mlp": {"arch.name": "mlp", "arch.hidden": [400]},
     "conv": {"arch.name": "conv", "arch.width": 32, "arch.depth": 2, "arch.hidden": 256},
+    "resnet": {"arch.name": f"{Path(__file__).with_name('nets.py')}:ResNet"},
+    "wide": {"arch.name": f"{Path(__file__).with_name('nets.py')}:Wide"},
 }
 
 
@@ -65,17 +70,19 @@ class Contender(ABC):
         """Take steps until `watch()`."""
 
 
-def run_spec(net: str, data_root: Path) -> RunSpec:
+def run_spec(net: str, data_root: Path, *, compiled: bool = False) -> RunSpec:
     """What `aegen train --data mnist --arch NET …` would run, without pictures and checkpoints between epochs."""
+    registry.trust(NETS[net]["arch.name"])
     options = {
         **NETS[net],
-        "bottleneck.dim": LATENT,
+        "bottleneck.dim": LATENT[net],
         "likelihood.name": "bernoulli",
         "data.name": "mnist",
         "data.root": str(data_root),
         "train.batch_size": BATCH,
         "train.lr": LR,
         "train.device": "cpu",
+        "train.compile": compiled,
         "train.epochs": 100_000,
         "checkpoint.every_epochs": 0,
         "checkpoint.best": False,
@@ -135,12 +142,14 @@ class ByHand(Contender):
 
     name = "by hand"
 
-    def __init__(self, spec: RunSpec, data: Data) -> None:
+    def __init__(self, spec: RunSpec, data: Data, *, compiled: bool) -> None:
         model = model_of(spec, data).to(memory_format=torch.channels_last)
         self.pixels = data.train
         self.encoder, self.decoder = model.encoder, model.decoder
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         self.optimizer = torch.optim.Adam(parameters, LR, fused=True)
+        if compiled:
+            self.loss = torch.compile(self.loss)  # type: ignore[method-assign]
 
     def train(self, watch: Watch) -> None:
         """Epoch after epoch."""
@@ -154,45 +163,42 @@ class ByHand(Contender):
 
     def step(self, x: Tensor) -> Tensor:
         """Images (B, C, H, W) in [0, 1] → the loss, ()."""
-        mean, logvar = self.encoder(2 * x - 1).chunk(2, 1)
-        logits = self.decoder(mean + torch.exp(0.5 * logvar) * torch.randn_like(mean))
-        error = binary_cross_entropy_with_logits(logits, x, reduction="sum")
-        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum()
-        loss = (error + kl) / len(x)
+        loss = self.loss(x)
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         return loss.detach()
 
+    def loss(self, x: Tensor) -> Tensor:
+        """Images (B, C, H, W) in [0, 1] → the loss, ()."""
+        mean, logvar = self.encoder(2 * x - 1).chunk(2, 1)
+        logits = self.decoder(mean + torch.exp(0.5 * logvar) * torch.randn_like(mean))
+        error = binary_cross_entropy_with_logits(logits, x, reduction="sum")
+        kl = 0.5 * (mean**2 + logvar.exp() - 1 - logvar).sum()
+        return (error + kl) / len(x)
 
-def published(net: str) -> tuple[nn.Module, nn.Module]:
-    """Encoder and decoder as one writes them down from the table of nets: the layers that aegen builds, without its care."""
-    if net == "mlp":
-        return (
-            nn.Sequential(nn.Flatten(), nn.Linear(784, 400), nn.ReLU(), nn.Linear(400, 2 * LATENT)),
-            nn.Sequential(nn.Linear(LATENT, 400), nn.ReLU(), nn.Linear(400, 784), nn.Unflatten(1, (1, 28, 28))),
-        )
-    encoder = nn.Sequential(
-        nn.Conv2d(1, 32, 3, 2, 1),
-        nn.ReLU(),
-        nn.Conv2d(32, 64, 3, 2, 1),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(64 * 7 * 7, 256),
-        nn.ReLU(),
-        nn.Linear(256, 2 * LATENT),
-    )
-    decoder = nn.Sequential(
-        nn.Linear(LATENT, 64 * 7 * 7),
-        nn.ReLU(),
-        nn.Unflatten(1, (64, 7, 7)),
-        nn.ConvTranspose2d(64, 64, 3, 2, 1, output_padding=1),
-        nn.ReLU(),
-        nn.ConvTranspose2d(64, 32, 3, 2, 1, output_padding=1),
-        nn.ReLU(),
-        nn.Conv2d(32, 1, 3, 1, 1),
-    )
-    return encoder, decoder
+
+class Loader(ByHand):
+    """What people write: torchvision's MNIST and ToTensor, a DataLoader, the layers from the table, and a plain loop."""
+
+    name = "DataLoader"
+
+    def __init__(self, net: str, data_root: Path) -> None:
+        from torchvision.datasets import MNIST
+        from torchvision.transforms import ToTensor
+
+        images = MNIST(str(data_root), train=True, transform=ToTensor())
+        self.batches = DataLoader(images, BATCH, shuffle=True)
+        self.encoder, self.decoder = PUBLISHED[net](LATENT[net], 2 * LATENT[net])
+        self.optimizer = torch.optim.Adam([*self.encoder.parameters(), *self.decoder.parameters()], LR)
+
+    def train(self, watch: Watch) -> None:
+        """Epoch after epoch, the loss read at each step, as people do."""
+        while True:
+            for x, _ in self.batches:
+                self.step(x).item()
+                if watch():
+                    return
 
 
 class Pythae(Contender):
@@ -213,7 +219,7 @@ class Pythae(Contender):
         from pythae.trainers.training_callbacks import TrainingCallback
 
         logging.disable(logging.INFO)
-        encoder, decoder = published(net)
+        encoder, decoder = PUBLISHED[net](LATENT[net], 2 * LATENT[net])
 
         class Encoder(BaseEncoder):
             def __init__(self) -> None:
@@ -240,7 +246,7 @@ class Pythae(Contender):
                 if contender.watch():
                     raise _Over
 
-        config = VAEConfig(input_dim=tuple(data.image), latent_dim=LATENT, reconstruction_loss="bce")
+        config = VAEConfig(input_dim=tuple(data.image), latent_dim=LATENT[net], reconstruction_loss="bce")
         settings = BaseTrainerConfig(
             output_dir=str(folder / "pythae"),
             num_epochs=1,
@@ -271,11 +277,14 @@ class _Over(Exception):
 
 
 def contender(name: str, net: str, data_root: Path, folder: Path) -> Contender:
-    """By name. The loop by hand gets the settings of the process that `aegen train` makes; pythae does without, as it does."""
-    if name != "pythae":
+    """By name. The loop by hand gets the settings of the process that `aegen train` makes; the others do without, as they do."""
+    name, _, compiled = name.partition(", ")
+    if name in ("aegen", "by hand"):
         host.prepare()
-    spec = run_spec(net, data_root)
+    if name == "DataLoader":
+        return Loader(net, data_root)
+    spec = run_spec(net, data_root, compiled=bool(compiled))
     data = load_data(spec.data, spec.data_options)
     if name == "aegen":
         return Aegen(spec, data, folder)
-    return ByHand(spec, data) if name == "by hand" else Pythae(net, data, folder)
+    return ByHand(spec, data, compiled=bool(compiled)) if name == "by hand" else Pythae(net, data, folder)

@@ -28,7 +28,7 @@ FLOORS = [
     ["engine.notices", "engine.recorder", "engine.stage"],
     ["engine.sharding"],
     ["config", "engine.loop"],
-    ["use.loading"],
+    ["engine.trial", "use.loading"],
     ["use.sampling", "use.reconstruction", "use.exporting"],
     ["use.interpolation"],
     ["evaluation.protocol", "evaluation.published"],

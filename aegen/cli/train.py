@@ -67,6 +67,8 @@ _EXAMPLE = (
 
 def command(args: list[str]) -> Any:
     """Build the command for this line: peek at the components that it names, and add their options."""
+    # In place, since Typer, which has no options whose value may be left out, parses the same list.
+    args[:] = [_worded(word, following) for word, following in zip(args, [*args[1:], "-"], strict=True)]
     seen = peek(args, "--config", "--set", "--resume", "--component", *(f"--{c}" for c in COMPONENTS), "--data")
     typed = {f"{c}.name": seen[f"--{c}"][-1] for c in (*COMPONENTS, "data") if seen[f"--{c}"]}
     values = _before_flags(seen["--config"], seen["--set"], seen["--resume"]) | typed
@@ -79,6 +81,13 @@ def command(args: list[str]) -> Any:
         flags = _setting_flags(values)
         epilog = f"{_EXAMPLE}\n\n{_HINT}"
     return single(extend(train, flags), "train", epilog=epilog)
+
+
+def _worded(word: str, following: str) -> str:
+    """`--compile` and `--no-compile` as switches, besides `--compile auto`."""
+    if word == "--compile" and following.startswith("-"):
+        return "--compile=on"
+    return "--compile=off" if word == "--no-compile" else word
 
 
 def _before_flags(configs: list[str], sets: list[str], resumes: list[str]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import logging
 import sys
 
 import torch
@@ -18,6 +19,8 @@ def prepare() -> None:
     allocated and freed at each step; given back to the system each time, their pages must be cleared and mapped anew.
     """
     torch.set_flush_denormal(True)
+    # The compiler remarks that there is no CUDA, which a run on a CPU need not be told.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # glibc has it, musl has not

@@ -276,6 +276,14 @@ class Trainer:
             self._log("train", metrics | extra)
             self.hooks.call("aegen_step_end", step=step, metrics=metrics | extra)
 
+    def recorded(self) -> dict[str, float]:
+        """The metrics since the last log point, means over steps and processes; this waits for the device.
+
+        Raises:
+            NotFinite: one of them is not.
+        """
+        return {name: value for recorder in self._recorders for name, value in recorder.read(self.world).items()}
+
     def _learning_rate(self, step: int) -> float:
         return optim.learning_rate(self.spec.train, step, self.total) * 0.5**self.progress.rollbacks
 

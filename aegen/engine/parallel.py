@@ -153,7 +153,7 @@ def shards(settings: TrainSettings, here: World) -> bool:
     """
     if settings.parallel != "fsdp" or here.size == 1:
         return False
-    if settings.compile:
+    if settings.compile != "off":
         raise UsageError("--compile does not go with --parallel fsdp", hint="leave one of the two out")
     return True
 

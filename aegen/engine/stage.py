@@ -83,8 +83,11 @@ class Player:
         self._owns = True
         self.seats()
         self.stage = self.spread(Stage(model, objective, turn))
-        if settings.compile:
-            self.stage = torch.compile(self.stage)  # type: ignore[assignment]
+        if settings.compile != "off":
+            mode = "reduce-overhead" if settings.compile == "reduce-overhead" else None
+            self.stage = torch.compile(self.stage, mode=mode)  # type: ignore[assignment]
+        # CUDA graphs write each step's results over those of the last, which the recorder still holds.
+        self._copies = settings.compile == "reduce-overhead" and world.device.type == "cuda"
 
     def moved(self) -> list[nn.Parameter]:
         """What the optimizer moves."""
@@ -119,8 +122,12 @@ class Player:
     def accumulate(self, x: Tensor, labels: Tensor | None, *, share: float, last: bool) -> dict[str, Tensor]:
         """Forward and backward for one micro-batch that is `share` of the step; its metrics, on the device."""
         with self._quiet(not last):
+            if self._copies:
+                torch.compiler.cudagraph_mark_step_begin()
             with precision.autocast(self.settings.precision, self.world.device):
                 loss, metrics = self.stage(x, labels)
+            if self._copies:
+                metrics = {name: value.clone() for name, value in metrics.items()}
             if self.guard is not None:
                 self.guard.watch(loss)
             if self.parameters:

@@ -7,6 +7,7 @@ them the location moves at a twentieth, so that the gradient never dies.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from aegen import Pixels
@@ -25,4 +26,6 @@ class Located(Pixels):
     @property
     def mean(self) -> Tensor:  # type: ignore[override]
         """(B, C, H, W) in [-1, 1]; its gradient is that of the location, or a generator whose pixels left would be stuck."""
+        if not torch.is_grad_enabled():
+            return self.location.clamp(-1, 1)
         return self.location.detach().clamp(-1, 1) + (self.location - self.location.detach())

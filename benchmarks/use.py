@@ -1,0 +1,156 @@
+"""Sampling and encoding beside the bare decoder and encoder, and how the cost of training grows.
+
+    python benchmarks/use.py                 # ratios: what aegen's own work around the nets costs
+    python benchmarks/use.py --growth        # images/s of training against width, image side and number of images
+
+Contenders take turns within a round; a ratio compares what ran side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from pairs import ratio, spread
+
+from aegen import load, pictures
+from aegen.config import resolve
+from aegen.data.batches import normalize
+from aegen.data.source import Data
+from aegen.engine import host
+from aegen.engine.loop import Trainer
+from aegen.engine.parallel import world
+from aegen.model import build_model, build_objective
+from aegen.plugins import Hooks
+from aegen.protocols import ImageShape
+from aegen.run import train
+from aegen.use import draw
+
+COUNT, PART = 4096, 256
+NETS: dict[str, dict[str, Any]] = {
+    "mlp": {"arch": "mlp", "arch.hidden": [400]},
+    "conv": {"arch": "conv", "arch.width": 32},
+}
+
+
+def timed(work: Callable[[], object]) -> float:
+    """Images a second."""
+    begin = time.perf_counter()
+    work()
+    return COUNT / (time.perf_counter() - begin)
+
+
+def race(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+    """Images a second by contender and round, after a round that is not counted."""
+    names = list(contenders)
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds + 1):
+        for name in names[number % len(names) :] + names[: number % len(names)]:
+            rate = timed(contenders[name])
+            if number:
+                rates[name].append(rate)
+    return rates
+
+
+def use(net: str, rounds: int, folder: Path) -> None:
+    """Print the ratios of one net, trained for a moment on the embedded digits."""
+    options = {**NETS[net], "data.size": 28, "train.steps": 20, "train.device": "cpu", "log.images_every_epochs": 0}
+    train(run_dir=folder / net, **options)
+    loaded = load(folder / net, device="cpu")
+    model = loaded.model
+    z = torch.randn(COUNT, *model.latent_shape)
+    pixels = torch.randint(0, 256, (COUNT, *model.image), dtype=torch.uint8)
+
+    @torch.inference_mode()
+    def bare_decoder() -> None:
+        for part in z.split(PART):
+            model.decoder(part)
+
+    @torch.inference_mode()
+    def bare_encoder() -> None:
+        for part in pixels.split(PART):
+            model.encoder(part.float().div(127.5).sub(1))
+
+    def sampled() -> torch.Tensor:
+        return torch.cat(list(draw(loaded, COUNT, sampler="prior")))
+
+    def written() -> None:
+        pictures.save(pictures.grid(sampled()), folder / "grid.png")
+
+    @torch.no_grad()
+    def encoded() -> None:
+        for part in pixels.split(PART):
+            _ = model.encode(normalize(part)).mean
+
+    rates = race(
+        {"decoder": bare_decoder, "sampled": sampled, "written": written, "encoder": bare_encoder, "encoded": encoded},
+        rounds,
+    )
+    print(f"\n{net}, {COUNT:,} images of {model.image}, images/s (min..max)")
+    for name, values in rates.items():
+        print(f"  {name:<8} {median(values):>9,.0f} ({spread(values, ',.0f')})")
+    print(f"  sampled / decoder {ratio(rates['sampled'], rates['decoder'])}, target 0.9")
+    print(f"  sampled, and written as one PNG / decoder {ratio(rates['written'], rates['decoder'])}, target 0.9")
+    print(f"  encoded / encoder {ratio(rates['encoded'], rates['encoder'])}, target 0.9", flush=True)
+
+
+def growth() -> None:
+    """Print the table: conv, batch 64, everything else as it is by default."""
+    print("| width | side | images | images/s | µs an image, by pixel and width² |\n|---:|---:|---:|---:|---:|")
+    cases = [(w, 28, 10_000) for w in (8, 16, 32, 64, 128)] + [(16, s, 1000) for s in (28, 32, 64, 96, 128, 192, 256)]
+    cases += [(16, 28, n) for n in (1_000, 10_000, 100_000, 1_000_000)]
+    for width, side, count in cases:
+        rate = training(width, side, count)
+        print(
+            f"| {width} | {side} | {count:,} | {rate:,.0f} | {1e6 / rate / side**2 / width**2 * 1000:.3f}e-3 |",
+            flush=True,
+        )
+
+
+def training(width: int, side: int, count: int) -> float:
+    """Images a second of the engine's own loop, on noise."""
+    options = {"arch.name": "conv", "arch.width": width, "train.device": "cpu", "train.epochs": 1000}
+    spec = resolve([("benchmark", options | {"checkpoint.every_epochs": 0, "checkpoint.best": False})]).spec
+    pixels = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8)
+    data = Data(pixels, pixels[:64])
+    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, ImageShape(1, side, side))
+    with world("cpu") as here:
+        objective = build_objective(spec.objective, model, size=count)
+        trainer = Trainer(spec, model, objective, data, here, run=None, header={}, hooks=Hooks())
+        model.train()
+        for step in range(3):
+            trainer.take_step(step)
+        rates = []
+        for number in range(3):
+            begin, steps = time.perf_counter(), 0
+            while time.perf_counter() - begin < 2 or steps < 3:
+                trainer.take_step(3 + 1000 * number + steps)
+                steps += 1
+            trainer.recorded()
+            rates.append(steps * trainer.batches.batch_size / (time.perf_counter() - begin))
+    return median(rates)
+
+
+def main() -> None:
+    """Race, or print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--growth", action="store_true")
+    given = parser.parse_args()
+    host.prepare()
+    if given.growth:
+        growth()
+        return
+    with TemporaryDirectory() as folder:
+        for net in NETS:
+            use(net, given.rounds, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
