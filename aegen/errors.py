@@ -52,7 +52,7 @@ class EnvironmentFault(AegenError):
 
 
 class Interrupted(AegenError):
-    """Ctrl-C or SIGTERM; the state was saved first."""
+    """Ctrl-C, SIGTERM or SIGUSR1; the state was saved first."""
 
     exit_code = 130
 

@@ -37,7 +37,7 @@ class RunHooks:
 
     @hookspec
     def aegen_notice(self, text: str, step: int) -> None:
-        """Something that a person should know: the latents have collapsed."""
+        """Something that a person should know: the latents have collapsed, a file cannot be written, steps were skipped."""
 
     @hookspec
     def aegen_checkpoint_saved(self, path: Path, step: int) -> None:

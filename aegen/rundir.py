@@ -277,4 +277,6 @@ def reason(error: OSError) -> str:
 def disk_error(error: OSError, path: Path, *, last_good: Path | None = None) -> RunError:
     """A failed write as one sentence, with the last good checkpoint."""
     good = f"the last good checkpoint is {last_good}" if last_good else "there is no checkpoint yet"
-    return RunError(f"cannot write {path} ({reason(error)})", hint=f"{good}; free space or mend the folder, then resume")
+    return RunError(
+        f"cannot write {path} ({reason(error)})", hint=f"{good}; free space or mend the folder, then resume"
+    )

@@ -25,7 +25,18 @@ from safetensors.torch import load_file
 
 STEPS = 1500
 OPTIONS = [
-    *("--arch", "mlp", "--arch.hidden", "[512]", "--size", "16", "--objective", "vae+adversarial", "--steps", str(STEPS)),
+    *(
+        "--arch",
+        "mlp",
+        "--arch.hidden",
+        "[512]",
+        "--size",
+        "16",
+        "--objective",
+        "vae+adversarial",
+        "--steps",
+        str(STEPS),
+    ),
     *("--objective.beta", "linear(0,1,200)", "--objective.adversarial.width", "4"),
     *("--set", "train.ema=0.99", "--set", "train.accumulate=2", "--set", "checkpoint.every_steps=7"),
     *("--set", "log.images_every_epochs=20", "--set", "log.every_steps=10"),
@@ -102,7 +113,9 @@ def main() -> None:
                 found = load_file(run / f"checkpoints/{name}.safetensors")
                 wrong = [k for k in tensors if k not in found or not torch.equal(tensors[k], found[k])]
                 different += len(wrong) + len(found.keys() - tensors.keys())
-                print(f"run {rounds}, {kills} kills so far: {name} has {len(tensors)} tensors, {len(wrong)} differ {wrong[:3]}")
+                print(
+                    f"run {rounds}, {kills} kills so far: {name} has {len(tensors)} tensors, {len(wrong)} differ {wrong[:3]}"
+                )
             assert not half_written(run), half_written(run)
     for aim, count in sorted(aims.items()):
         print(f"{count:3} kills: {aim}")

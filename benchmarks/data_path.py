@@ -7,11 +7,14 @@ The folder holds 512×512 crops of the photographs that come with scikit-image, 
 runs in a process of its own, with two workers, and gives float32 batches of 64 in [-1, 1]; nothing is trained. A round is one run of each
 contender, in turn; ratios are taken within a round. The time of a first epoch begins before the folder is looked at, with torch loaded; for
 aegen it includes decoding the tenth of the images that are held out, which are not counted as given.
+
+Beside the time of the clock stands the processor's, of all threads and workers together, which other programs on the machine change little.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import resource
@@ -22,12 +25,27 @@ import tempfile
 import time
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 from pairs import ratio, spread
 
 WORKERS, BATCH, SIDE, QUALITY = 2, 64, 512, 90
-FIRST, LATER = 2.0, 15.0  # targets
+NAMES = (
+    "ImageFolder, first epoch",
+    "ImageFolder, second",
+    "aegen, first epoch",
+    "aegen, second",
+    "aegen, first of the next run",
+    "aegen from shards, first epoch",
+    "aegen from shards, second",
+)
+AIMS = (
+    ("aegen, first epoch", "ImageFolder, first epoch", 2.0),
+    ("aegen, second", "ImageFolder, second", 15.0),
+    ("aegen, first of the next run", "ImageFolder, first epoch", None),
+    ("aegen from shards, second", "ImageFolder, second", None),
+)
 SOURCES = ("coffee.png", "astronaut.png", "hubble_deep_field.jpg", "retina.jpg", "rocket.jpg", "chelsea.png")
 
 
@@ -64,12 +82,12 @@ def make_shards(photos: Path, folder: Path, most: int = 500) -> str:
 # ---------------------------------------------------------------------------------------------------- contenders
 
 
-def plain(photos: Path, side: int, epochs: int) -> list[float]:
-    """What people write; images a second of each epoch."""
+def plain(photos: Path, side: int, epochs: int) -> list[list[float]]:
+    """What people write; images a second of each epoch, and milliseconds of processor an image, the same for each."""
     from torch.utils.data import DataLoader
     from torchvision import datasets, transforms
 
-    begin = time.perf_counter()
+    begin, spent = time.perf_counter(), _processor()
     shape = [] if side == SIDE else [transforms.Resize(side), transforms.CenterCrop(side)]
     normal = [transforms.ToTensor(), transforms.Normalize((0.5,) * 3, (0.5,) * 3)]
     source = datasets.ImageFolder(str(photos), transforms.Compose([*shape, *normal]))
@@ -79,10 +97,19 @@ def plain(photos: Path, side: int, epochs: int) -> list[float]:
         given = sum(len(x) for x, _ in loader)
         rates.append(given / (time.perf_counter() - begin))
         begin = time.perf_counter()
-    return rates
+    del loader  # its workers end, and their time becomes known
+    gc.collect()
+    each = (_processor() - spent) / (given * epochs) * 1000
+    return [[rate, each] for rate in rates]
 
 
-def aegen(photos: str, side: int, epochs: int) -> list[float]:
+def _processor() -> float:
+    """Seconds of processor that this process and its children that ended have spent."""
+    told = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(one.ru_utime + one.ru_stime for one in told)
+
+
+def aegen(photos: str, side: int, epochs: int) -> list[list[float]]:
     """The same from aegen's batches, with whatever cache there is."""
     import torch
 
@@ -94,7 +121,7 @@ def aegen(photos: str, side: int, epochs: int) -> list[float]:
 
     host.prepare()  # as the command does
     keep.workers = lambda: WORKERS
-    begin = time.perf_counter()
+    begin, spent = time.perf_counter(), _processor()
     data = load_data(DataSettings(name=photos, size=side))
     batches = Batches(data.train, BATCH, seed=0, device=torch.device("cpu"))
     rates, step = [], 0
@@ -103,8 +130,8 @@ def aegen(photos: str, side: int, epochs: int) -> list[float]:
         for _ in range(batches.per_epoch):
             given += len(batches.micro(step, 0)[0])
             step += 1
-        rates.append(given / (time.perf_counter() - begin))
-        begin = time.perf_counter()
+        rates.append([given / (time.perf_counter() - begin), (_processor() - spent) / given * 1000])
+        begin, spent = time.perf_counter(), _processor()
     return rates
 
 
@@ -138,7 +165,7 @@ def _resident() -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def apart(cache: Path, *words: object) -> object:
+def apart(cache: Path, *words: object) -> Any:
     """Run one of these functions in a process of its own."""
     command = [sys.executable, __file__, "--one", *map(str, words)]
     told = subprocess.run(
@@ -174,36 +201,27 @@ def speed(folder: Path, count: int, sides: list[int], rounds: int) -> None:
     shards = make_shards(photos, folder / "shards")
     print(f"{count:,} JPEGs of {SIDE}×{SIDE}, {WORKERS} workers, {rounds} rounds; images a second, median (min..max)")
     for side in sides:
-        found: dict[str, list[float]] = {}
-
-        def add(name: str, value: float, found: dict[str, list[float]] = found) -> None:
-            found.setdefault(name, []).append(value)
-
+        found: dict[str, list[list[float]]] = {}
         for number in range(rounds):
-            first, later = apart(folder, "plain", photos, side, 2)
-            add("ImageFolder, first epoch", first)
-            add("ImageFolder, second", later)
+            first, second = apart(folder, "plain", photos, side, 2)
             cache = folder / f"cache-{side}-{number}"
-            first, later, third = apart(cache, "aegen", photos, side, 3)
-            add("aegen, first epoch", first)
-            add("aegen, later", median([later, third]))
-            add("aegen, first of the next run", apart(cache, "aegen", photos, side, 1)[0])
-            first, later = apart(folder, "aegen", shards, side, 2)
-            add("aegen from shards, first epoch", first)
-            add("aegen from shards, second", later)
+            decoding, later, _ = apart(cache, "aegen", photos, side, 3)
+            (again,) = apart(cache, "aegen", photos, side, 1)
+            streamed, streamed_later = apart(cache, "aegen", shards, side, 2)
             subprocess.run(["rm", "-r", str(cache)], check=True)
-        print(f"\n{side}×{side}")
+            told = (first, second, decoding, later, again, streamed, streamed_later)
+            for name, value in zip(NAMES, told, strict=True):
+                found.setdefault(name, []).append(value)
+        print(f"\n{side}×{side}{'images a second':>48}{'ms of processor an image':>40}")
         for name, values in found.items():
-            print(f"  {name:32} {median(values):10,.0f} ({spread(values, ',.0f')})")
-        base = "ImageFolder, first epoch", "ImageFolder, second"
-        for name, under, target in (
-            ("aegen, first epoch", base[0], FIRST),
-            ("aegen, later", base[1], LATER),
-            ("aegen, first of the next run", base[0], None),
-            ("aegen from shards, second", base[1], None),
-        ):
-            aim = f", aim {target:g}" if target else ""
-            print(f"  {name} / {under}: {ratio(found[name], found[under])}{aim}")
+            rates, costs = ([value[column] for value in values] for column in (0, 1))
+            print(
+                f"  {name:32} {median(rates):10,.0f} ({spread(rates, ',.0f')}) {median(costs):18.2f} ({spread(costs, '.2f')})"
+            )
+        for name, under, aim in AIMS:
+            (rate, cost), (base_rate, base_cost) = (list(zip(*found[key], strict=True)) for key in (name, under))
+            told_aim = f", aim {aim:g}" if aim else ""
+            print(f"  {name} / {under}: {ratio(rate, base_rate)}; by processor {ratio(base_cost, cost)}{told_aim}")
         sys.stdout.flush()
 
 

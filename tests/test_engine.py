@@ -58,6 +58,21 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "half, with a scaler": {"train.precision": "fp16"},
     "bfloat": {"train.precision": "bf16", "train.optimizer": "sgd", "train.lr": 1e-5},
+    "codebook, with labels and epochs": {"objective.name": "vq-vae", "bottleneck.dim": 4, "train.batch_size": 300},
+    "classes, every turn of its own": {
+        "objective.name": "conditional-vae+adversarial",
+        "objective.adversarial.width": 4,
+        "objective.adversarial.r1_every": 4,
+        "train.ema": 0.9,
+        "train.accumulate": 2,
+    },
+    "cosine, best and early stopping": {
+        "train.batch_size": 400,
+        "train.warmup": 3,
+        "train.patience": 50,
+        "objective.beta": "linear(0,1,9)",
+        "checkpoint.every_steps": 3,
+    },
     "rmsprop": {"train.optimizer": "rmsprop", "train.lr": 1e-4},
 }
 
@@ -135,7 +150,7 @@ def trainer(stop_at: int | None = None, **values: Any) -> Trainer:
         objective=objective,
         bottleneck=Spec(bottleneck, {"dim": 3}),
         likelihood=Spec("gaussian", {"scale": 1.0}),
-        train=TrainSettings(batch_size=8, **values),
+        train=TrainSettings(**{"batch_size": 8, **values}),
     )
     model = build_model(spec.arch, spec.bottleneck, spec.likelihood, ImageShape(1, 8, 8))
     built = build_objective(spec.objective, model)
@@ -174,8 +189,7 @@ def test_the_short_way_to_a_step_is_the_optimizers_own_to_the_bit(name: str) -> 
 def test_accumulating_is_the_same_as_a_larger_batch() -> None:
     """Deterministic, so that nothing but the sum of gradients is compared."""
     small = trainer(objective=Spec("ae"), bottleneck="deterministic", steps=4, accumulate=3)
-    large = trainer(objective=Spec("ae"), bottleneck="deterministic", steps=4)
-    large.batches.batch_size, large.batches.per_epoch = 24, 2
+    large = trainer(objective=Spec("ae"), bottleneck="deterministic", steps=4, batch_size=24)
     for one in (small, large):
         one.run()
     for (name, a), (_, b) in zip(small.model.named_parameters(), large.model.named_parameters(), strict=True):

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import shutil
+import signal
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import TINY, Aegen
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -21,19 +23,13 @@ from torch import Tensor
 import aegen.run
 from aegen import checkpoint
 from aegen.checkpoint import Checkpoint, digest
-from aegen.engine import optim, stage, writer
+from aegen.engine import stage, writer
 from aegen.engine.loop import Trainer
-from aegen.engine.parallel import World
-from aegen.engine.stage import Player
-from aegen.errors import Interrupted, RunError, UsageError
+from aegen.errors import Interrupted, RunError
 from aegen.plugins import hookimpl
-from aegen.protocols import Objective
 from aegen.run import Result, train
 from aegen.rundir import RunDir
-from aegen.settings import TrainSettings
-from aegen.spec import Spec
 from aegen.use import load
-from tests.conftest import TINY, Aegen
 
 SMALL: dict[str, Any] = {
     "arch.name": "mlp",
@@ -178,7 +174,7 @@ class Death:
         return Thread()
 
 
-KILLED = {"train.ema": 0.9, "checkpoint.every_steps": 5, "log.every_steps": 4, "train.accumulate": 2}
+KILLED = {"train.ema": 0.9, "log.every_steps": 4, "train.accumulate": 2}
 
 
 PARTS = 3  # so that workers share the moments
@@ -191,22 +187,23 @@ def test_killed_at_any_step_of_any_write_a_run_goes_on_to_the_same_weights(part:
         with pytest.MonkeyPatch.context() as patch:
             death = Death(0, patch)
             death.note(patch, aegen.run, "_finish")
-            go(tmp_path / name, 11, KILLED)
+            go(tmp_path / name, 9, KILLED)
             count, finish = death.steps, death.noted
         wanted = {file: tensors(tmp_path / name, file) for file in ("last", "best")}
     assert 40 < finish < count - 10
     assert any(k.startswith("sampler.") for k in wanted["last"])
     for moment in range(1 + part, count + 1, PARTS):
         run = tmp_path / f"at-{moment}"
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        with pytest.MonkeyPatch.context() as patch:
             Death(moment, patch)
-            go(run, 11, KILLED)
+            with pytest.raises(Killed):
+                go(run, 9, KILLED)
         for path in (run / "checkpoints").glob("*.safetensors"):
             assert Checkpoint(path).tensors(""), "a checkpoint was there before it was whole"
         with pytest.MonkeyPatch.context() as patch:
             if moment < finish:  # killed while it trained; fitting the sampler again and again would only take time
                 patch.setattr(aegen.run, "_finish", lambda trainer, run: None)
-            go(run, 11, None if run.exists() else KILLED)
+            go(run, 9, None if run.exists() else KILLED)
         for file, expected in wanted.items():
             fitted = {k for k in expected if k.startswith("sampler.")} if moment < finish else set()
             assert_same({k: v for k, v in expected.items() if k not in fitted}, tensors(run, file))
@@ -236,7 +233,10 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_with_the_weights_
 def test_what_a_killed_run_left_half_written_is_swept_and_what_others_write_is_not(tmp_path: Path) -> None:
     go(tmp_path / "run", 3)
     dead = 2**22 + 1  # more than there can be
-    ours = [tmp_path / "run/checkpoints" / f".last.safetensors.{dead}.tmp", tmp_path / "run" / f".config.toml.{dead}.tmp"]
+    ours = [
+        tmp_path / "run/checkpoints" / f".last.safetensors.{dead}.tmp",
+        tmp_path / "run" / f".config.toml.{dead}.tmp",
+    ]
     theirs = tmp_path / "run/checkpoints" / f".last.safetensors.{os.getppid()}.tmp"
     for path in (*ours, theirs):
         path.write_text("half")
@@ -247,13 +247,40 @@ def test_what_a_killed_run_left_half_written_is_swept_and_what_others_write_is_n
 
 def test_an_early_stop_is_not_undone_by_a_resumption(tmp_path: Path) -> None:
     """A run killed while its sampler was fitted would otherwise take one epoch more than one that was not."""
-    values = {"train.patience": 1, "train.lr": 0.5, "train.optimizer": "sgd", "train.momentum": 0.0, "train.on_nan": "stop"}
+    values = {
+        "train.patience": 1,
+        "train.lr": 0.5,
+        "train.optimizer": "sgd",
+        "train.momentum": 0.0,
+        "train.on_nan": "stop",
+    }
     first = go(tmp_path / "run", 400, {**values, "train.lr": 1e-12})
     assert first.steps < 400
     before = tensors(tmp_path / "run")
     assert go(tmp_path / "run", 400).steps == first.steps
     assert_same(before, tensors(tmp_path / "run"))
     assert go(tmp_path / "run", 400, {"train.patience": 2}).steps > first.steps
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_and_stops_and_the_run_goes_on_bit_for_bit(number: int, tmp_path: Path) -> None:
+    class Sender:
+        @hookimpl
+        def aegen_step_end(self, step: int) -> None:
+            if step == 6:
+                os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    values = {"log.every_steps": 3, "checkpoint.best": False}
+    with pytest.raises(
+        Interrupted, match=r"stopped at step 7 of 15; the state is saved; go on with: aegen train --resume"
+    ):
+        go(tmp_path / "run", 15, values, Sender())
+    assert signal.getsignal(number) == before
+    assert Checkpoint(tmp_path / "run/checkpoints/last.safetensors").header["step"] == 7
+    go(tmp_path / "run", 15)
+    go(tmp_path / "whole", 15, values)
+    assert_same(tensors(tmp_path / "whole"), tensors(tmp_path / "run"))
 
 
 # ---------------------------------------------------------------------------------------------------- checksums
@@ -281,7 +308,9 @@ def test_a_flipped_bit_is_found_where_it_is_read(aegen: Aegen, run: Path) -> Non
     last = run / "checkpoints/last.safetensors"
     good = last.read_bytes()
     flip(last, "model.decoder.1.weight")
-    aegen("sample", "-c", last).refused(2, str(last), "checksum of model.decoder.1.weight", "another checkpoint of the run")
+    aegen("sample", "-c", last).refused(
+        2, str(last), "checksum of model.decoder.1.weight", "another checkpoint of the run"
+    )
     last.write_bytes(good)
     flip(last, MOMENT)
     aegen("sample", "-n", 2, "-c", last).worked()
@@ -534,7 +563,11 @@ def test_a_step_that_is_not_finite_changes_nothing(
 
 def test_skipping_costs_a_healthy_run_nothing_of_its_weights(tmp_path: Path) -> None:
     for name in ("stop", "skip"):
-        go(tmp_path / name, 20, {"train.on_nan": name, "objective.name": "vae+adversarial", "objective.adversarial.width": 4})
+        go(
+            tmp_path / name,
+            20,
+            {"train.on_nan": name, "objective.name": "vae+adversarial", "objective.adversarial.width": 4},
+        )
     assert_same(tensors(tmp_path / "stop"), tensors(tmp_path / "skip"))
 
 
@@ -557,11 +590,13 @@ def test_n_and_resume_n_is_2n_also_where_steps_are_not_finite(
     assert len(ear.notices) == (4 if how == "skip" else 1)
 
 
-def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_many_steps_in_a_row_that_are_not_finite_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Poison(set(range(30, 1000)), monkeypatch)
     with pytest.raises(RunError) as error:
         go(tmp_path / "run", 200, {**SKIP, "log.every_steps": 10, "checkpoint.every_steps": 10})
-    assert "the last 30 steps were not finite and changed nothing" in str(error.value)
+    assert "the last 30 steps were not finite, nothing changed" in str(error.value)
     assert "the last good checkpoint is" in str(error.value)
     assert Checkpoint(tmp_path / "run/checkpoints/last.safetensors").header["step"] == 50
 
@@ -573,7 +608,9 @@ def test_a_run_goes_back_with_half_the_learning_rate_and_other_noise(
     ear = Ear()
     go(tmp_path / "run", 12, {**SKIP, "train.on_nan": "rollback", "checkpoint.every_steps": 4}, ear)
     (said,) = ear.notices
-    assert said.startswith("rollback 1 of 3: the term 'loss' of the loss became nan at step 7; back to step 4, lr 0.0005")
+    assert said.startswith(
+        "rollback 1 of 3: the term 'loss' of the loss became nan at step 7; back to step 4, lr 0.0005"
+    )
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["lr"] for line in lines if line["split"] == "train"}
     assert rates == {4: 1e-3, 8: 5e-4, 12: 5e-4}

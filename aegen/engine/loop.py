@@ -308,7 +308,7 @@ class Trainer:
         what = str(found[0]) if found else f"a gradient was not finite at step {min(dropped)}"
         if progress.skipped_in_row >= _MOST_SKIPPED:
             self._tell_written(wait=True)
-            raise self._failure(f"the last {progress.skipped_in_row} steps were not finite and changed nothing ({what})")
+            raise self._failure(f"the last {progress.skipped_in_row} steps were not finite, nothing changed ({what})")
         many = f"{len(dropped)} of {len(verdicts)} steps until step {progress.step} changed nothing"
         self.notice(f"{many}: {what}; {progress.skipped} in all")
 
@@ -334,8 +334,8 @@ class Trainer:
         if self.run_dir is not None and self.world.first:
             with suppress(OSError):  # two lines for a step are no reason to stop
                 self.run_dir.forget_after(self.progress.step)
-        half = self._learning_rate(self.progress.step)
-        self.notice(f"rollback {count + 1} of {_MOST_ROLLBACKS}: {what}; back to step {self.progress.step}, lr {half:.3g}")
+        back = f"back to step {self.progress.step}, lr {self._learning_rate(self.progress.step):.3g}"
+        self.notice(f"rollback {count + 1} of {_MOST_ROLLBACKS}: {what}; {back}")
         self._clock.start()
 
     def _failure(self, what: str) -> RunError:
@@ -426,9 +426,12 @@ class Trainer:
             for name, draw in jobs:
                 path = folder / f"{name}-{epoch:04d}.png" if folder is not None else None
                 try:
-                    if not folder.is_dir():  # not made anew: where a mount has vanished it would be another one
+                    # Not made anew: where a mount has vanished it would be another one. Yet other processes may draw along.
+                    gone = folder is not None and not folder.is_dir()
+                    if self.sharded or not gone:
+                        draw(None if gone else path)
+                    if gone:
                         raise FileNotFoundError("the folder is gone")
-                    draw(path)
                 except OSError as error:
                     self.notice(f"cannot write pictures: {path} ({reason(error)}); training goes on without")
                     continue

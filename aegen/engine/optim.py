@@ -121,7 +121,9 @@ class _Before:
     def __init__(self, optimizer: Optimizer) -> None:
         self._optimizer = optimizer
         self._weights = [(p, p.detach().clone()) for group in optimizer.param_groups for p in group["params"]]
-        self._slots = {p: {k: v.clone() for k, v in optimizer.state.get(p, {}).items() if isinstance(v, Tensor)} for p, _ in self._weights}
+        self._slots: dict[Tensor, dict[str, Tensor]] = {p: {} for p, _ in self._weights}
+        for weight, slots in optimizer.state.items():
+            self._slots[weight] = {k: v.clone() for k, v in slots.items() if isinstance(v, Tensor)}
 
     @torch.no_grad()
     def back(self, bad: Tensor) -> None:

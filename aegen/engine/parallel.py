@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -14,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aegen import ranks
-from aegen.errors import EnvironmentFault, UsageError
+from aegen.errors import EnvironmentFault, RunError, UsageError
 from aegen.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=1)  # the others wait while the first fits a sampler; a process that died is noticed at once
-_RUN = "aegen/run"
+_RUN, _MEETING = "aegen/run", "aegen/meeting"
+_LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
 
 
 @dataclass(frozen=True)
@@ -136,10 +138,21 @@ def world(device_name: str) -> Iterator[World]:
             raise EnvironmentFault(have, hint="use a lower --nproc-per-node, or --device cpu")
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
+    rank, memory = int(os.environ.get("RANK", "0")), _launch()
+    meeting = _meet(memory, rank) if memory is not None else None
     # Images and pictures on the CPU are told to others too, whatever the nets run on.
-    dist.init_process_group("cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo", timeout=_PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if meeting is None:
+        dist.init_process_group(backend, timeout=_PATIENCE)
+    else:
+        dist.init_process_group(backend, store=meeting, rank=rank, world_size=size, timeout=_PATIENCE)
     try:
         yield World(device, dist.get_rank(), size)
+    except RuntimeError as error:
+        if not any(sign in str(error) for sign in _LOST):
+            raise
+        hint = "go on with aegen train --resume, or start torchrun with --max-restarts"
+        raise RunError("another process of this run was lost", hint=hint) from error
     finally:
         ranks.end()
         dist.destroy_process_group()
@@ -174,9 +187,31 @@ def remember_run(path: Path) -> None:
         memory.set(_RUN, str(path))
 
 
-def _launch() -> dist.TCPStore | None:
-    """What the agent of `torchrun` keeps from one generation of its workers to the next."""
+def _launch() -> Any:
+    """The store that the agent of `torchrun` keeps from one generation of its workers to the next, if there is one."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in every build of torch
+
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return dist.TCPStore(address, port, is_master=False, timeout=timedelta(minutes=1))
+    return TCPStore(address, port, is_master=False, timeout=_PATIENCE)
+
+
+def _meet(memory: Any, rank: int) -> Any:
+    """A store of this generation's own: in the agent's, whoever takes a dead worker's place finds the dead one's addresses."""
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+    address = os.environ["MASTER_ADDR"]  # where the first process runs
+    if rank == 0:
+        own = TCPStore(address, 0, is_master=True, wait_for_workers=False)
+        memory.set(_MEETING, str(own.port))
+        return own
+    while True:
+        port = int(memory.get(_MEETING))
+        try:
+            found = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=timedelta(seconds=5))
+        except dist.DistError:  # that of a generation that is no more; the first process will say another
+            time.sleep(0.1)
+            continue
+        found.set_timeout(_PATIENCE)
+        return found

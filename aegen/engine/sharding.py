@@ -62,10 +62,16 @@ class ShardedPlayer(Player):
 
     def moved(self) -> list[nn.Parameter]:
         """Parts as plain tensors, and what is whole."""
-        self._sharded = [p for p in self.names if isinstance(p, DTensor)]
-        self._parts = {p: nn.Parameter(p.to_local().detach()) for p in self.parameters if isinstance(p, DTensor)}
+        self._sharded = [p for p in self.names if _spread(p)]
+        self._parts = {p: nn.Parameter(local(p).detach()) for p in self.parameters if _spread(p)}
         self.names = {**self.names, **{part: self.names[p] for p, part in self._parts.items()}}
         return [self._parts.get(p, p) for p in self.parameters]
+
+    def share(self, other: Player) -> None:
+        """Step with another turn's optimizer, and so with its view of the parts."""
+        super().share(other)
+        if isinstance(other, ShardedPlayer):
+            self._parts = other._parts
 
     def spread(self, stage: Stage) -> nn.Module:
         """FSDP2 works in the modules themselves."""
@@ -100,8 +106,8 @@ class ShardedPlayer(Player):
         if self.scaler.is_enabled():
             agree_on_overflow(self._gradients() + wholes)
         super().step(lr)
-        for parameter in (*self._sharded, *self._parts.values()):
-            parameter.grad = None
+        for moved in [*self._sharded, *self._parts.values()]:
+            moved.grad = None
 
     def clip(self) -> None:
         """By the norm of the gradients of all processes."""
@@ -129,6 +135,10 @@ class ShardedPlayer(Player):
 
 
 # ---------------------------------------------------------------------------------------------------- parts
+
+
+def _spread(tensor: object) -> bool:
+    return isinstance(tensor, DTensor)
 
 
 def local(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from aegen.reporting.tables import Cell, figure
 
 WIDTH, HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 8, 24
-_NOT_TERMS = ("step", "split", "epoch", "images_per_second", "data_wait")
+_NOT_TERMS = ("step", "split", "epoch", "images_per_second", "data_wait", "checkpoint_stall")
 _MOST = 240  # points of a line: more than pixels are not seen
 _SETTLING = 0.1  # of a run; its first values are so high that nothing else would be seen
 
