@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from aegen.data.decode import read_many as read_images
     from aegen.data.decode import reshape as reshape_images
     from aegen.data.decode import side as image_side
-    from aegen.data.keep import Files as ImageFiles
+    from aegen.data.files import Files as ImageFiles
     from aegen.data.keep import keep as keep_images
     from aegen.data.rows import Rows
     from aegen.data.shards import ShardRows
@@ -99,7 +99,8 @@ _HOME = {
         "reshape_images=reshape",
         "image_side=side",
     ],
-    "aegen.data.keep": ["ImageFiles=Files", "keep_images=keep"],
+    "aegen.data.files": ["ImageFiles=Files"],
+    "aegen.data.keep": ["keep_images=keep"],
     "aegen.data.rows": ["Rows"],
     "aegen.data.shards": ["ShardRows", "shard_contents=contents"],
     "aegen.checkpoint": ["save_checkpoint=save"],

@@ -220,6 +220,37 @@ def test_a_jpeg_decoded_small_looks_like_the_whole(tmp_path: Path, size: tuple[i
 # ---------------------------------------------------------------------------------------------------- bad files
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("size", [(32, 32), (20, 40), (40, 30), (90, 90), None])
+@pytest.mark.parametrize("fit", ["crop", "resize"])
+def test_a_jpeg_is_what_pillow_makes_of_it(tmp_path: Path, mode: str, size: tuple[int, int] | None, fit: str) -> None:
+    """60×48 pixels: some parts begin at a whole pixel, which another decoder and filter read, others at a half."""
+    noise = np.random.default_rng(0).normal(size=(6, 5, 3)).clip(-1, 1) * 90 + 128
+    image = Image.fromarray(noise.astype(np.uint8)).resize((60, 48), Image.Resampling.BICUBIC).convert(mode)
+    path = saved(image, tmp_path / "a.jpg", quality=95)
+    wanted = Image.open(path)
+    if size is not None:
+        turned = size[1], size[0]
+        crop = ImageOps.fit(wanted, turned, Image.Resampling.BICUBIC)
+        wanted = crop if fit == "crop" else wanted.resize(turned, Image.Resampling.BICUBIC)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pixels = read(path, Target(size, fit=fit)).permute(1, 2, 0).numpy().astype(int)
+    assert np.abs(pixels - np.asarray(wanted).reshape(pixels.shape)).max() <= (2 if size else 0)
+
+
+@pytest.mark.parametrize("size", [None, (20, 20)])
+def test_a_jpeg_is_the_same_where_torchvision_cannot_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: tuple[int, int] | None
+) -> None:
+    path = saved(Image.linear_gradient("L").resize((60, 48)).convert("RGB"), tmp_path / "a.jpg")
+    usual = read(path, Target(size)).int()
+    seen: list[int] = []
+    monkeypatch.setattr(decode, "_decode_jpeg", lambda: seen.append(1))
+    assert (read(path, Target(size)).int() - usual).abs().max() <= (2 if size else 0)
+    assert seen
+
+
 def bad_files(folder: Path) -> dict[str, str]:
     """Files that are no usable images, and a word of the reason for each."""
     rng = np.random.default_rng(0)

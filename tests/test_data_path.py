@@ -235,10 +235,10 @@ def test_a_run_that_was_killed_leaves_what_it_decoded_to_the_next(
     """SIGKILL after the 25th image, with one thread."""
     code = f"""
 import os, signal
-from aegen.data import decode, keep
+from aegen.data import decode, files, keep
 from aegen.data.source import load_data
 from aegen.settings import DataSettings
-keep._LEAST, keep.workers, read, seen = 0, lambda: 1, decode.read, []
+keep._LEAST, files.workers, read, seen = 0, lambda: 1, decode.read, []
 def count(source, target):
     seen.append(1)
     if len(seen) == 26:

@@ -23,7 +23,7 @@ from torch import Tensor
 import aegen.run
 from aegen import checkpoint
 from aegen.checkpoint import Checkpoint, digest
-from aegen.engine import stage, writer
+from aegen.engine import loop, stage, writer
 from aegen.engine.loop import Trainer
 from aegen.errors import Interrupted, RunError
 from aegen.plugins import hookimpl
@@ -605,6 +605,15 @@ def test_a_run_goes_back_with_half_the_learning_rate_and_other_noise(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Poison({7}, monkeypatch)
+    noise: list[tuple[int, float]] = []
+    seed = loop.seed_step
+
+    def seeded(number: int, rank: int, step: int, device: torch.device) -> None:
+        seed(number, rank, step, device)
+        noise.append((step, torch.rand(()).item()))
+        seed(number, rank, step, device)
+
+    monkeypatch.setattr(loop, "seed_step", seeded)
     ear = Ear()
     go(tmp_path / "run", 12, {**SKIP, "train.on_nan": "rollback", "checkpoint.every_steps": 4}, ear)
     (said,) = ear.notices
@@ -614,6 +623,8 @@ def test_a_run_goes_back_with_half_the_learning_rate_and_other_noise(
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     rates = {line["step"]: line["lr"] for line in lines if line["split"] == "train"}
     assert rates == {4: 1e-3, 8: 5e-4, 12: 5e-4}
+    assert [step for step, _ in noise] == [*range(8), *range(4, 12)]
+    assert len(set(noise)) == len(noise), "the same noise again"
 
 
 def test_a_run_that_fails_from_the_first_step_goes_back_to_its_beginning_three_times(

@@ -68,7 +68,7 @@ _EXAMPLE = (
 def command(args: list[str]) -> Any:
     """Build the command for this line: peek at the components that it names, and add their options."""
     # In place, since Typer, which has no options whose value may be left out, parses the same list.
-    args[:] = [_worded(word, following) for word, following in zip(args, [*args[1:], "-"], strict=True)]
+    args[:] = [_worded(word, following) for word, following in zip(args, [*args[1:], "-"], strict=False)]
     seen = peek(args, "--config", "--set", "--resume", "--component", *(f"--{c}" for c in COMPONENTS), "--data")
     typed = {f"{c}.name": seen[f"--{c}"][-1] for c in (*COMPONENTS, "data") if seen[f"--{c}"]}
     values = _before_flags(seen["--config"], seen["--set"], seen["--resume"]) | typed

@@ -28,7 +28,9 @@ def normalize(pixels: Tensor) -> Tensor:
     # One pass over memory instead of three; for a small net on a CPU that is 2 % of a step.
     if pixels.device.type != "cpu":
         return torch.add(_BLACK, pixels, alpha=_STEP)
-    values = pixels.float()  # which a CPU would make beside the result, and new memory is what takes time for large images
+    values = (
+        pixels.float()
+    )  # which a CPU would make beside the result, and new memory is what takes time for large images
     return torch.add(_BLACK, values, alpha=_STEP, out=values)
 
 

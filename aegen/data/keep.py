@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
-import threading
-import warnings
-from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextvars import ContextVar
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +14,7 @@ from torch import Tensor
 from aegen import caches
 from aegen.data import decode
 from aegen.data.decode import Target, Unreadable
+from aegen.data.files import Decoded, Files, decode_all, digest_of, say
 from aegen.data.rows import MemoryRows, Rows
 from aegen.data.store import Store, size_of
 from aegen.errors import RunError
@@ -29,66 +24,6 @@ SMALL = 256 * 2**20
 """Bytes of decoded images that are held in memory, wherever they come from."""
 _LEAST = 4 * 2**20  # bytes below which decoding anew is as fast as the cache
 _SPARE = 2**30  # bytes of the disk that are left to others
-_EVERY = 10.0  # seconds between two words on how far decoding is
-_MISSING = "no such file"
-
-say: ContextVar[Callable[[str], None]] = ContextVar("say", default=lambda text: None)
-"""Who is told how far decoding is, and what goes another way than usual."""
-
-
-class Files:
-    """Encoded images, by number.
-
-    Args:
-        paths: of the files.
-        spans: (offset, size) of each image in its file, where a file holds several.
-    """
-
-    def __init__(self, paths: Sequence[Path], spans: Sequence[tuple[int, int]] | None = None) -> None:
-        self.paths, self.spans = paths, spans
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def content(self, number: int) -> bytes:
-        """The encoded image.
-
-        Raises:
-            Unreadable: it cannot be had.
-        """
-        try:
-            if self.spans is None:
-                return self.paths[number].read_bytes()
-            offset, size = self.spans[number]
-            with open(self.paths[number], "rb") as file:
-                file.seek(offset)
-                return file.read(size)
-        except FileNotFoundError:
-            raise Unreadable(_MISSING) from None
-        except PermissionError:
-            raise Unreadable("no permission to read it") from None
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
-
-    def key(self, asked: str) -> str:
-        """A name for what these become if decoded as `asked`: of their paths, sizes, times and places, and of how they are read."""
-        digest = hashlib.blake2b(f"{decode.VERSION}\n{asked}\n".encode(), digest_size=16)
-        last, stamp = None, ""
-        for number, path in enumerate(self.paths):
-            if path is not last:
-                last, stamp = path, _stamp(path)
-            digest.update(stamp.encode(errors="surrogateescape"))
-            if self.spans is not None:
-                digest.update(f"{self.spans[number]}\n".encode())
-        return digest.hexdigest()
-
-
-def _stamp(path: Path) -> str:
-    try:
-        told = os.stat(path)
-    except OSError:
-        return f"{os.path.abspath(path)}\0{_MISSING}\n"
-    return f"{os.path.abspath(path)}\0{told.st_size}\0{told.st_mtime_ns}\n"
 
 
 @dataclass
@@ -190,7 +125,7 @@ def _from_store(files: Files, settings: DataSettings, store: Store, bad: dict[in
     def mend(number: int) -> tuple[Tensor, bytes]:
         try:
             content = files.content(number)
-            return decode.read(content, goal), _digest(content)
+            return decode.read(content, goal), digest_of(content)
         except Unreadable as error:
             raise RunError(
                 f"{files.paths[number]} is damaged in the cache {store.path} and cannot be read anew ({error})",
@@ -230,82 +165,6 @@ def _uncached(files: Files, target: Target) -> Kept:
         rows = Decoded(files, target, digests).pick(good)
         how = "decoded whenever they are asked for, being more than half of the free memory holds"
     return Kept(rows, good, bad, f"{len(good):,} {how}, {amount(size)}")
-
-
-class Decoded(Rows):
-    """Images that are decoded whenever they are read."""
-
-    def __init__(self, files: Files, target: Target, digests: Tensor | None = None) -> None:
-        super().__init__(_shape(files, target))
-        self.digests, self._files, self._target = digests, files, target
-        self._pool = ThreadPoolExecutor(workers())
-        warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd metadata, from threads that have no filters
-
-    def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
-        """As Rows has it, by several threads."""
-        out = torch.empty((len(index), *self.shape[1:]), dtype=torch.uint8) if out is None else out
-
-        def one(at: int, number: int) -> None:
-            try:
-                out[at] = decode.read(self._files.content(number), self._target)
-            except Unreadable as error:
-                raise RunError(f"{self._files.paths[number]} can no longer be read ({error})") from None
-
-        list(self._pool.map(one, range(len(index)), index.tolist()))
-        return out
-
-
-def decode_all(
-    files: Files, target: Target, numbers: Sequence[int], put: Callable[[int, Tensor, bytes], None]
-) -> dict[int, str]:
-    """Decode in parallel (decoders release the interpreter's lock) and hand each image with its digest to `put`.
-
-    Returns:
-        Number → reason, of those that cannot be read.
-    """
-    bad: dict[int, str] = {}
-    left, lock, stop, taken = iter(numbers), threading.Lock(), threading.Event(), [0]
-
-    def next_one() -> int | None:
-        with lock:
-            taken[0] += 1
-            return next(left, None)
-
-    def work() -> None:
-        while not stop.is_set() and (number := next_one()) is not None:
-            try:
-                content = files.content(number)
-                pixels = decode.read(content, target)
-            except Unreadable as error:
-                bad[number] = str(error)
-            else:
-                put(number, pixels, _digest(content))
-
-    tell = say.get()
-    # Around the threads and not in them, since the filters belong to the whole process.
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers()) as pool:
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
-        jobs = {pool.submit(work) for _ in range(min(workers(), len(numbers)))}
-        try:
-            while jobs:
-                done, jobs = wait(jobs, _EVERY, FIRST_EXCEPTION)
-                for job in done:
-                    job.result()
-                if jobs and not done:
-                    tell(f"decoded {taken[0]:,} of {len(numbers):,} images")
-        finally:
-            stop.set()
-    return bad
-
-
-def workers() -> int:
-    """Threads for decoding: one a core, and no more than 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 def amount(size: int) -> str:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from aegen.data import decode
 from aegen.data.decode import SUFFIXES, Target, Unreadable
-from aegen.data.keep import say, workers
+from aegen.data.files import say, workers
 from aegen.data.rows import Rows
 from aegen.errors import RunError, UsageError
 

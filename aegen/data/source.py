@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from aegen import registry
-from aegen.data import keep
+from aegen.data import files, keep
 from aegen.data.decode import side
 from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
 from aegen.errors import UsageError, did_you_mean, listing
@@ -110,11 +110,11 @@ def load_data(
     side(settings.size)
     spec = Spec(name, options or {})
     source = create(load("dataset", name, Dataset), "dataset", spec, "data.", {})
-    told = keep.say.set(say)
+    told = files.say.set(say)
     try:
         images = source.load(settings)
     finally:
-        keep.say.reset(told)
+        files.say.reset(told)
     _check(images, settings)
     if images.skipped and settings.strict:
         raise UsageError(

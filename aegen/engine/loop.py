@@ -222,7 +222,8 @@ class Trainer:
     def take_step(self, step: int) -> None:
         """One step of every due turn, on the same images. Nothing here waits for the device."""
         settings = self.spec.train
-        seed = settings.seed + (self.progress.rollbacks << 32)  # other noise after a rollback
+        # Other noise after a rollback. The number is odd because torch's generator on the CPU looks at the lower 32 bits alone.
+        seed = settings.seed + self.progress.rollbacks * 0x632BE5AB
         seed_step(seed, self.world.rank, step, self.world.device)
         if self.world.size > 1:
             ranks.begin(self.world.rank, self.world.size, step_seed(seed, 0, step))

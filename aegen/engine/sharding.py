@@ -17,7 +17,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from aegen.engine.parallel import World
 from aegen.engine.stage import Player, Stage
 from aegen.errors import UsageError
-from aegen.model import Autoencoder
+from aegen.model import Autoencoder, lifted
 from aegen.settings import TrainSettings
 
 PARTS = ("encoder", "decoder")
@@ -188,12 +188,12 @@ def average(gradients: list[Tensor], world: World) -> None:
 
 def clip(parts: list[Tensor], wholes: list[Tensor], most: float) -> None:
     """`clip_grad_norm_` for gradients of which some lie in parts; the norm is that of all of them, of all processes."""
-    square = torch.zeros((), device=(parts or wholes)[0].device)
+    square = torch.zeros((), device=(parts or wholes)[0].device, dtype=lifted((parts or wholes)[0]).dtype)
     for gradient in parts:
-        square += gradient.float().square().sum()
+        square += lifted(gradient).square().sum()
     dist.all_reduce(square)
     for gradient in wholes:
-        square += gradient.float().square().sum()
+        square += lifted(gradient).square().sum()
     scale = (most / (square.sqrt() + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_([*parts, *wholes], scale)
 

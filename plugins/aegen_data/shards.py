@@ -6,6 +6,7 @@ Images are read and decoded while training goes on, so that sets of any size nee
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -123,11 +124,13 @@ def _sizes(paths: list[Path]) -> list[int] | None:
 def _look(paths: list[Path], group: Any) -> Any:
     """A shard's number → its contents, looked up once."""
     known: dict[int, Any] = {}
+    lock = threading.Lock()
 
     def look(number: int) -> Any:
-        if number not in known:
-            known[number] = shard_contents(paths[number], group)
-        return known[number]
+        with lock:
+            if number not in known:
+                known[number] = shard_contents(paths[number], group)
+            return known[number]
 
     return look
 

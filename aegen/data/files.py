@@ -1,0 +1,159 @@
+"""Encoded images by number, and how many of them are decoded at once."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextvars import ContextVar
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aegen.data import decode
+from aegen.data.decode import Target, Unreadable
+from aegen.data.rows import Rows
+from aegen.errors import RunError
+
+_EVERY = 10.0  # seconds between two words on how far decoding is
+_MISSING = "no such file"
+
+say: ContextVar[Callable[[str], None]] = ContextVar("say", default=lambda text: None)
+"""Who is told how far decoding is, and what goes another way than usual."""
+
+
+class Files:
+    """Encoded images, by number.
+
+    Args:
+        paths: of the files.
+        spans: (offset, size) of each image in its file, where a file holds several.
+    """
+
+    def __init__(self, paths: Sequence[Path], spans: Sequence[tuple[int, int]] | None = None) -> None:
+        self.paths, self.spans = paths, spans
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def content(self, number: int) -> bytes:
+        """The encoded image.
+
+        Raises:
+            Unreadable: it cannot be had.
+        """
+        try:
+            if self.spans is None:
+                return self.paths[number].read_bytes()
+            offset, size = self.spans[number]
+            with open(self.paths[number], "rb") as file:
+                file.seek(offset)
+                return file.read(size)
+        except FileNotFoundError:
+            raise Unreadable(_MISSING) from None
+        except PermissionError:
+            raise Unreadable("no permission to read it") from None
+        except OSError as error:
+            raise Unreadable(error.strerror or str(error)) from None
+
+    def key(self, asked: str) -> str:
+        """A name for what these become if decoded as `asked`: of their paths, sizes, times and places, and of how they are read."""
+        digest = hashlib.blake2b(f"{decode.VERSION}\n{asked}\n".encode(), digest_size=16)
+        last, stamp = None, ""
+        for number, path in enumerate(self.paths):
+            if path is not last:
+                last, stamp = path, _stamp(path)
+            digest.update(stamp.encode(errors="surrogateescape"))
+            if self.spans is not None:
+                digest.update(f"{self.spans[number]}\n".encode())
+        return digest.hexdigest()
+
+
+def _stamp(path: Path) -> str:
+    try:
+        told = os.stat(path)
+    except OSError:
+        return f"{os.path.abspath(path)}\0{_MISSING}\n"
+    return f"{os.path.abspath(path)}\0{told.st_size}\0{told.st_mtime_ns}\n"
+
+
+class Decoded(Rows):
+    """Images that are decoded whenever they are read."""
+
+    def __init__(self, files: Files, target: Target, digests: Tensor | None = None) -> None:
+        assert target.size is not None and target.channels is not None
+        super().__init__((len(files), target.channels, *target.size))
+        self.digests, self._files, self._target = digests, files, target
+        self._pool = ThreadPoolExecutor(workers())
+        warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd metadata, from threads that have no filters
+
+    def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
+        """As Rows has it, by several threads."""
+        out = torch.empty((len(index), *self.shape[1:]), dtype=torch.uint8) if out is None else out
+
+        def one(at: int, number: int) -> None:
+            try:
+                out[at] = decode.read(self._files.content(number), self._target)
+            except Unreadable as error:
+                raise RunError(f"{self._files.paths[number]} can no longer be read ({error})") from None
+
+        list(self._pool.map(one, range(len(index)), index.tolist()))
+        return out
+
+
+def decode_all(
+    files: Files, target: Target, numbers: Sequence[int], put: Callable[[int, Tensor, bytes], None]
+) -> dict[int, str]:
+    """Decode in parallel (decoders release the interpreter's lock) and hand each image with its digest to `put`.
+
+    Returns:
+        Number → reason, of those that cannot be read.
+    """
+    bad: dict[int, str] = {}
+    left, lock, stop, taken = iter(numbers), threading.Lock(), threading.Event(), [0]
+
+    def next_one() -> int | None:
+        with lock:
+            taken[0] += 1
+            return next(left, None)
+
+    def work() -> None:
+        while not stop.is_set() and (number := next_one()) is not None:
+            try:
+                content = files.content(number)
+                pixels = decode.read(content, target)
+            except Unreadable as error:
+                bad[number] = str(error)
+            else:
+                put(number, pixels, digest_of(content))
+
+    tell = say.get()
+    # Around the threads and not in them, since the filters belong to the whole process.
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers()) as pool:
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
+        jobs = {pool.submit(work) for _ in range(min(workers(), len(numbers)))}
+        try:
+            while jobs:
+                done, jobs = wait(jobs, _EVERY, FIRST_EXCEPTION)
+                for job in done:
+                    job.result()
+                if jobs and not done:
+                    tell(f"decoded {taken[0]:,} of {len(numbers):,} images")
+        finally:
+            stop.set()
+    return bad
+
+
+def workers() -> int:
+    """Threads for decoding: one a core, and no more than 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cores)
+
+
+def digest_of(content: bytes) -> bytes:
+    """16 bytes that tell an encoded image from others."""
+    return hashlib.blake2b(content, digest_size=16).digest()
