@@ -116,15 +116,16 @@ def kill_one(agent: int, log: Path) -> int:
 LONG = ("--objective", "vae", "--steps", "600", "--set", "checkpoint.every_steps=50", "--set", "log.every_steps=10")
 
 
-def undisturbed(folder: Path) -> None:
-    """What the others are compared with."""
-    if not (folder / "undisturbed").exists():
-        train(folder, "undisturbed", 2, *LONG)
+def undisturbed(folder: Path, way: str) -> Path:
+    """What the others are compared with: a run of two processes here."""
+    run = folder / f"undisturbed-{way}"
+    if not run.exists():
+        train(folder, run.name, 2, *LONG, "--parallel", way)
+    return run
 
 
 def killed(folder: Path) -> None:
     """One of two processes is killed in mid-epoch."""
-    undisturbed(folder)
     for way in ("ddp", "fsdp"):
         launch = ("--standalone", "--nproc-per-node=2", "--max-restarts=3")
         words = command(2, *LONG, "--parallel", way, "--run-dir", f"killed-{way}", launch=launch)
@@ -132,16 +133,16 @@ def killed(folder: Path) -> None:
             words, cwd=folder, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
         )
         kill_one(agent.pid, folder / f"killed-{way}/metrics.jsonl")
-        report(agent.communicate()[1], agent.returncode, folder, f"killed-{way}")
+        report(agent.communicate()[1], agent.returncode, folder / f"killed-{way}", undisturbed(folder, way))
 
 
-def report(talk: str, code: int, folder: Path, name: str) -> None:
+def report(talk: str, code: int, run: Path, plain: Path) -> None:
     """Where the run went on from, and how far it ended from the undisturbed one."""
     if code:
-        raise SystemExit(f"{name} failed:\n{talk[-4000:]}")
+        raise SystemExit(f"{run.name} failed:\n{talk[-4000:]}")
     went_on = [line for line in talk.splitlines() if line.startswith("run ")]
     print(
-        f"{name}: exit {code}; {'; then '.join(went_on)}; apart {apart(folder / 'undisturbed', folder / name):.1e}",
+        f"{run.name}: exit {code}; {'; then '.join(went_on)}; apart {apart(plain, run):.1e}",
         flush=True,
     )
 
@@ -171,7 +172,7 @@ def two_hosts() -> Iterator[Callable[[int], list[str]]]:
 
 def hosts(folder: Path) -> None:
     """Two hosts with one process each; then a worker of the second is killed."""
-    undisturbed(folder)
+    plain = undisturbed(folder, "ddp")
     with two_hosts() as on:
         for name, deadly in (("hosts", False), ("hosts-killed", True)):
             meet = ("--nnodes=2", "--nproc-per-node=1", "--max-restarts=3", "--rdzv-backend=c10d", f"--rdzv-id={name}")
@@ -188,7 +189,7 @@ def hosts(folder: Path) -> None:
             if deadly:
                 kill_one(agents[1].pid, folder / name / "metrics.jsonl")
             talk = [agent.communicate()[1] for agent in agents]
-            report("\n".join(talk), max(agent.returncode for agent in agents), folder, name)
+            report("\n".join(talk), max(agent.returncode for agent in agents), folder / name, plain)
 
 
 def main() -> None:

@@ -293,7 +293,7 @@ def test_what_cannot_be_sharded_says_so(objective: str, two: Pool) -> None:
 
 
 def test_compiling_does_not_go_with_sharding() -> None:
-    settings = TrainSettings(parallel="fsdp", compile=True)
+    settings = TrainSettings(parallel="fsdp", compile="on")
     with pytest.raises(UsageError, match=r"--compile does not go with --parallel fsdp"):
         shards(settings, World(torch.device("cpu"), 0, 2))
     assert not shards(settings, World(torch.device("cpu")))  # one process holds all of it

@@ -362,7 +362,8 @@ def test_consistency_needs_a_normal_posterior() -> None:
 
 def moved(monkeypatch: pytest.MonkeyPatch, draws: tuple[float, float, float], x: Tensor, **options: Any) -> Tensor:
     """`move` with its draws (turn, right, down) of -1 … 1 given."""
-    monkeypatch.setattr(torch, "rand", lambda *_, **__: (torch.tensor(draws)[:, None].expand(3, len(x)) + 1) / 2)
+    given = (torch.tensor(draws)[:, None].expand(3, len(x)) + 1) / 2
+    monkeypatch.setattr("aegen_perceptual.consistency.uniform_like", lambda *_, **__: given)
     out = Consistency(VAE(), **options).move(x)
     monkeypatch.undo()
     return out
