@@ -73,7 +73,8 @@ class Commands:
             print(f"aegen {line}", flush=True)
             return 0, "", ""
         done = subprocess.run([sys.executable, "-m", "aegen", *shlex.split(line)], capture_output=True, text=True)
-        return done.returncode, done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
+        last = (done.stderr.strip().splitlines() or [""])[-1]
+        return done.returncode, done.stdout, last.removeprefix("error: ")
 
     def listed(self, words: str) -> list[dict[str, Any]]:
         """A list that `aegen list-plugins` prints; asked also when the rest is only printed."""
