@@ -180,7 +180,7 @@ def test_nothing_that_reconstructs_is_nearer_than_nearest(
 
 
 def test_nearest_is_on_the_sphere_in_the_ball_and_one_hot() -> None:
-    z = 3 * torch.randn(50, 6, 2)
+    z = 2 * torch.randn(50, 6, 2)
     on_sphere = Sphere(dim=6).nearest(z)
     close(on_sphere, z / z.norm(dim=1, keepdim=True))
     ball = Poincare(dim=6, curvature=0.04)  # of radius 5
