@@ -6,12 +6,14 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.distributions import Normal
 
-from aegen import registry
+from aegen import Likelihood, Pixels, registry
 from aegen.cli import main
 from aegen.run import train
 
@@ -46,6 +48,41 @@ def bent(parameters: Tensor) -> Tensor:
     beyond = (parameters.abs() - 1).clamp(min=0)
     return parameters - parameters.sign() * 0.95 * beyond
 
+
+SIGMA = 0.4
+
+
+class Plain(Likelihood):
+    """N(parameters, SIGMA²), without a tanh, so that a linear decoder is a linear-Gaussian model."""
+
+    fan_out = 1
+
+    def forward(self, parameters: Tensor) -> Pixels:
+        return PlainPixels(parameters)
+
+
+class PlainPixels(Pixels):
+    def __init__(self, mean: Tensor) -> None:
+        self.mean = mean
+
+    def nll(self, x: Tensor) -> Tensor:
+        return -Normal(self.mean, SIGMA).log_prob(x).flatten(1).sum(1)
+
+    def sample(self) -> Tensor:
+        return self.mean
+
+
+# A run of a second, as keywords of `train()`.
+SMALL: dict[str, Any] = {
+    "arch.name": "mlp",
+    "arch.hidden": [16],
+    "data.size": 8,
+    "bottleneck.dim": 3,
+    "train.batch_size": 100,
+    "train.device": "cpu",
+    "log.images_every_epochs": 0,
+    "log.images": 4,
+}
 
 Aegen = Callable[..., Said]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import SMALL
 
 from aegen.checkpoint import Checkpoint
 from aegen.data.source import Data
@@ -28,16 +29,6 @@ from aegen.run import Result, train
 from aegen.settings import RunSpec, TrainSettings
 from aegen.spec import Spec
 
-SMALL: dict[str, Any] = {
-    "arch.name": "mlp",
-    "arch.hidden": [16],
-    "data.size": 8,
-    "bottleneck.dim": 3,
-    "train.batch_size": 100,
-    "train.device": "cpu",
-    "log.images_every_epochs": 0,
-    "log.images": 4,
-}
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},
     "conv": {"arch.name": "conv", "arch.width": 4, "arch.depth": 2},

@@ -14,16 +14,17 @@ from aegen_objectives.importance import Draws, importance_nll, log_mean_exp
 from aegen_objectives.iwae import IWAE
 from aegen_objectives.miwae import MIWAE
 from aegen_objectives.piwae import PIWAE
+from conftest import SIGMA, Plain
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 from aegen.model import Autoencoder, build_model
-from aegen.protocols import ImageShape, Likelihood, Objective, Outcome, Pixels
+from aegen.protocols import ImageShape, Objective, Outcome
 from aegen.spec import Spec
 from aegen.testing import check_objective
 
 IMAGE = ImageShape(1, 2, 3)
-PIXELS, DIM, SIGMA = 6, 2, 0.4
+PIXELS, DIM = 6, 2
 DOUBLY = "doubly-reparameterised"
 
 
@@ -39,26 +40,6 @@ def close(ours: Tensor, reference: Tensor) -> None:
 
 
 # ------------------------------------------------------------------------ a model whose evidence is known
-
-
-class Plain(Likelihood):
-    """N(parameters, SIGMA²), without a tanh, so that a linear decoder is a linear-Gaussian model."""
-
-    fan_out = 1
-
-    def forward(self, parameters: Tensor) -> Pixels:
-        return PlainPixels(parameters)
-
-
-class PlainPixels(Pixels):
-    def __init__(self, mean: Tensor) -> None:
-        self.mean = mean
-
-    def nll(self, x: Tensor) -> Tensor:
-        return -Normal(self.mean, SIGMA).log_prob(x).flatten(1).sum(1)
-
-    def sample(self) -> Tensor:
-        return self.mean
 
 
 class Features(nn.Module):

@@ -27,7 +27,7 @@ from aegen_metrics.terms import Terms
 from aegen_metrics.total_correlation import TotalCorrelation
 from aegen_objectives import kernels
 from aegen_perceptual.ms_ssim import ms_ssim
-from conftest import TINY, Aegen
+from conftest import SIGMA, TINY, Aegen, Plain
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal
@@ -37,10 +37,10 @@ from aegen.errors import EnvironmentFault, UsageError
 from aegen.evaluation.protocol import Protocol
 from aegen.evaluation.rows import Rows
 from aegen.model import Autoencoder
-from aegen.protocols import ImageShape, Latent, Likelihood, Objective, Outcome, Pixels
+from aegen.protocols import ImageShape, Latent, Likelihood, Objective, Outcome
 
 IMAGE = ImageShape(1, 2, 3)
-PIXELS, DIM, SIGMA = 6, 2, 0.4
+PIXELS, DIM = 6, 2
 
 
 def value(found: Any, name: str) -> float:
@@ -148,26 +148,6 @@ def test_a_term_of_a_batch_is_averaged_and_has_no_interval() -> None:
 
 
 # ------------------------------------------------------------------------------------------------ bounds
-
-
-class Plain(Likelihood):
-    """N(parameters, SIGMA²)."""
-
-    fan_out = 1
-
-    def forward(self, parameters: Tensor) -> Pixels:
-        return PlainPixels(parameters)
-
-
-class PlainPixels(Pixels):
-    def __init__(self, mean: Tensor) -> None:
-        self.mean = mean
-
-    def nll(self, x: Tensor) -> Tensor:
-        return -Normal(self.mean, SIGMA).log_prob(x).flatten(1).sum(1)
-
-    def sample(self) -> Tensor:
-        return self.mean
 
 
 def linear(x: Tensor, off: float = 0.0) -> tuple[Autoencoder, Tensor]:

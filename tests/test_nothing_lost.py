@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import TINY, Aegen
+from conftest import SMALL, TINY, Aegen
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -30,17 +30,6 @@ from aegen.plugins import hookimpl
 from aegen.run import Result, train
 from aegen.rundir import RunDir
 from aegen.use import load
-
-SMALL: dict[str, Any] = {
-    "arch.name": "mlp",
-    "arch.hidden": [16],
-    "data.size": 8,
-    "bottleneck.dim": 3,
-    "train.batch_size": 100,
-    "train.device": "cpu",
-    "log.images_every_epochs": 0,
-    "log.images": 4,
-}
 
 
 class Ear:

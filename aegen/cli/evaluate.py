@@ -175,8 +175,11 @@ def show(found: Evaluation, file: Path) -> None:
             ]
         )
     table(["metric", "number", "value", "95 % interval", "better"], rows)
+    reasons: dict[str, list[str]] = {}
     for name, reason in found.skipped.items():
-        say(f"not measured: {name} ({reason})")
+        reasons.setdefault(reason, []).append(name)
+    for reason, names in reasons.items():
+        say(f"not measured: {', '.join(names)} ({reason})")
     for note in found.notes:
         say(f"note: {note}")
     typer.echo(str(file))

@@ -12,7 +12,7 @@ from aegen.evaluation import PROTOCOLS, evaluate, save
 from aegen.reporting import card, sections
 from aegen.reporting.page import page
 from aegen.reporting.runs import NOT_EVALUATED, Run, read_runs
-from aegen.reporting.sights import look
+from aegen.reporting.sights import Sights, look
 from aegen.reporting.tables import Table, tables
 from aegen.rundir import write_text
 from aegen.use.loading import Say, silent, writing
@@ -92,14 +92,7 @@ def write_comparison(found: Comparison, out: Path, *, device: str = "auto", say:
     seen = look(runs, device=device, say=say)
     parts = [
         sections.metrics(runs, found.tables),
-        sections.curves(runs),
-        sections.reconstructions(runs, seen),
-        sections.samples(runs, seen),
-        sections.interpolations(runs, seen),
-        sections.traversals(runs, seen),
-        sections.cost(runs, seen),
-        sections.configuration(runs),
-        sections.environment(runs),
+        *_shown(runs, seen),
     ]
     title = ", ".join(run.name for run in runs) if len(runs) <= _NAMED else f"{len(runs)} runs"
     command = shlex.join(["aegen", "compare", *(run.name for run in runs)])
@@ -121,14 +114,7 @@ def write_report(found: Comparison, out: Path, *, device: str = "auto", say: Say
         card.training(run),
         sections.metrics(runs, found.tables),
         card.limits(run, seen[0]),
-        sections.curves(runs),
-        sections.reconstructions(runs, seen),
-        sections.samples(runs, seen),
-        sections.interpolations(runs, seen),
-        sections.traversals(runs, seen),
-        sections.cost(runs, seen),
-        sections.configuration(runs),
-        sections.environment(runs),
+        *_shown(runs, seen),
         card.left(),
     ]
     return _write(out, page("Model card", run.name, "", parts, shlex.join(["aegen", "report", run.name])))
@@ -152,3 +138,17 @@ def _write(out: Path, text: str) -> Path:
     with writing(out):
         write_text(out, text)
     return out
+
+
+def _shown(runs: Sequence[Run], seen: Sequence[Sights]) -> list[str]:
+    """What both pages show after the numbers."""
+    return [
+        sections.curves(runs),
+        sections.reconstructions(runs, seen),
+        sections.samples(runs, seen),
+        sections.interpolations(runs, seen),
+        sections.traversals(runs, seen),
+        sections.cost(runs, seen),
+        sections.configuration(runs),
+        sections.environment(runs),
+    ]

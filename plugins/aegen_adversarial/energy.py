@@ -12,6 +12,7 @@ well, have a low one.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -49,7 +50,7 @@ class EnergyCritic(nn.Module):
         return at_least_float32(code), at_least_float32(self.decoder(code))
 
 
-class EnergyGame(Objective):
+class EnergyGame(Objective, ABC):
     """The two turns of a decoder and an autoencoding critic; a subclass writes `generate` and `judge`.
 
     Attributes:
@@ -82,13 +83,13 @@ class EnergyGame(Objective):
             Turn("judge", self.judge, trains=(self.critic,)),
         ]
 
+    @abstractmethod
     def generate(self, model: Autoencoder, x: Tensor) -> Outcome:
         """What the decoder minimises; `x` only says how many images."""
-        raise NotImplementedError
 
+    @abstractmethod
     def judge(self, model: Autoencoder, x: Tensor) -> Outcome:
         """What the critic minimises; the decoder only supplies images."""
-        raise NotImplementedError
 
     def energy(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Of images (B, C, H, W), summed over pixel values, (B,); and their codes (B, `code`)."""

@@ -94,7 +94,9 @@ def _expanded(name: str) -> tuple[list[Path], Any]:
     paths = [Path(path).expanduser() for path in expand_urls(name)]
     missing = [path for path in paths if not path.is_file()]
     if missing:
-        number = f"{len(missing):,} of {len(paths):,} shards are" if len(paths) > 1 else "it is"
+        if len(paths) == 1:
+            raise UsageError(f"there is no --data {name}", hint="give a tar file, or several as 'name-{000..009}.tar'")
+        number = f"{len(missing):,} of {len(paths):,} shards are"
         raise UsageError(f"--data {name} means {missing[0]}, which is no file; {number} missing")
     return paths, group_by_keys
 
