@@ -30,8 +30,9 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from aegen import registry
+from aegen.atomic import draft_of, flush, sync_folder
 from aegen.errors import PluginError, UsageError
-from aegen.rundir import find_checkpoint, flush, owner, sync_folder
+from aegen.rundir import find_checkpoint, owner
 from aegen.settings import RunSpec
 
 FORMAT = 1
@@ -91,7 +92,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     Raises:
         OSError: the file cannot be written; what stood at `path` is untouched and nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = draft_of(path)
     about, plain = json.dumps({"format": FORMAT, **header}), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
     try:

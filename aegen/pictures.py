@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from aegen.atomic import draft_of
 from aegen.errors import UsageError
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -139,7 +140,7 @@ def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 60
 
 
 def _write(path: Path, frames: list[Image.Image], **options: int) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = draft_of(path)
     kind = Image.registered_extensions()[path.suffix.lower()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -63,13 +63,15 @@ class Hooks:
         """Register `listener`.
 
         Raises:
-            PluginError: it marks a method that is no hook, or one with arguments that the hook does not have.
+            PluginError: it marks no method, one that is no hook, or one with arguments that the hook does not have.
         """
         try:
             self._manager.register(listener, name)
             self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
             raise PluginError(f"tracker {name!r} does not fit aegen's hooks ({error})") from error
+        if not self._manager.get_hookcallers(listener):
+            raise PluginError(f"tracker {name!r} hears nothing: none of its methods is marked with aegen.hookimpl")
 
     def call(self, hook: str, **arguments: Any) -> None:
         """Call one hook of every listener, each on its own so that one failure does not silence the rest."""

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from aegen import registry
+from aegen.atomic import sweep, write_text
 from aegen.checkpoint import Checkpoint, origins, resumable
 from aegen.config import Layer, merge_resume, resolve
 from aegen.data.source import Data, dataset_name, load_data
@@ -33,7 +34,7 @@ from aegen.factory import create
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape, Objective
-from aegen.rundir import RUNS, RunDir, disk_error, find_checkpoint, refuse_existing, sweep, write_text
+from aegen.rundir import RUNS, RunDir, disk_error, find_checkpoint, refuse_existing
 from aegen.settings import RunSpec, to_toml
 from aegen.spec import Spec
 from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
@@ -205,7 +206,7 @@ def _drive(trainer: Trainer, run: RunDir, stop: _Stop, hooks: Hooks, say: Say) -
         error = interrupt
         raise
     except OSError as fault:
-        error = disk_error(fault, run.path, last_good=trainer.last_good)
+        error = disk_error(fault, run.path, last_good=trainer.keeper.last_good)
         raise error from fault
     except torch.OutOfMemoryError as fault:
         error = EnvironmentFault("the device ran out of memory", hint="use a smaller --batch-size or --precision bf16")
@@ -296,7 +297,7 @@ def _open_run(
     try:
         if home is not None:
             run = RunDir(home)
-            for folder in (run.path, run.checkpoints, run.samples):
+            for folder in (run.path.parent, run.path, run.checkpoints, run.samples):
                 sweep(folder)
             run.forget_after(trainer.progress.step)
             describe(run)
@@ -305,7 +306,7 @@ def _open_run(
         stem = re.sub(r"[^A-Za-z0-9+.-]+", "-", f"{spec.arch.name}-{spec.objective.name}-{data}").strip("-.")
         return RunDir.create(run_dir, stem, describe)
     except OSError as error:
-        raise disk_error(error, home or run_dir or RUNS, last_good=trainer.last_good) from error
+        raise disk_error(error, home or run_dir or RUNS, last_good=trainer.keeper.last_good) from error
 
 
 def _same_batch(spec: RunSpec, saved: Checkpoint, here: World) -> RunSpec:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shlex
 import shutil
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from aegen.atomic import draft_of, sweep, sync_folder, write_text
 from aegen.errors import RunError, UsageError
 
 RUNS = Path("runs")
@@ -48,7 +48,7 @@ class RunDir:
         if path is not None:
             refuse_existing(path)
         goal = path or RUNS / stem
-        draft = cls(goal.with_name(f".{goal.name}.{os.getpid()}.tmp"))
+        draft = cls(draft_of(goal))
         try:
             try:
                 goal.parent.mkdir(parents=True, exist_ok=True)
@@ -88,7 +88,7 @@ class RunDir:
     def _point_latest(self) -> None:
         """`latest` beside the run: a link, or a text file where links fail."""
         latest = self.path.parent / "latest"
-        temporary = latest.with_name(f".latest.{os.getpid()}")
+        temporary = draft_of(latest)
         temporary.unlink(missing_ok=True)
         try:
             temporary.symlink_to(self.path.name, target_is_directory=True)
@@ -143,62 +143,6 @@ def refuse_existing(path: Path) -> None:
         if (path / "config.toml").is_file():
             hint += f", or go on with it: aegen train --resume {shlex.quote(str(path))}"
         raise UsageError(f"{path} exists already", hint=hint)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small file atomically, flushed to disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        flush(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
-
-
-def flush(path: Path) -> None:
-    """Have a file's bytes on disk, not in a buffer of the system."""
-    with open(path, "rb+") as file:
-        os.fsync(file.fileno())
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename in `folder` survive a power cut, where the system allows a folder to be flushed."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
-
-
-def sweep(folder: Path) -> None:
-    """Delete what processes that are no more left half written in `folder`: `.name.<process>.tmp`."""
-    for path in folder.glob(".*.tmp"):
-        found = re.fullmatch(r"\..+\.(\d+)\.tmp", path.name)
-        if found is None or _lives(int(found[1])):
-            continue
-        with suppress(OSError):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _lives(process: int) -> bool:
-    """Whether there is such a process, other than this one, which has not begun to write."""
-    if process == os.getpid():
-        return False
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (OSError, OverflowError):
-        return True
-    return True
 
 
 def latest_run() -> Path:

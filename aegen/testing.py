@@ -26,8 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from aegen import checkpoint, registry
-from aegen.engine.loop import Progress
 from aegen.engine.optim import build as build_optimizer
+from aegen.engine.progress import Progress
 from aegen.engine.stage import reduce
 from aegen.errors import UsageError
 from aegen.evaluation.features import FeatureSpace

@@ -18,9 +18,10 @@ from conftest import SMALL
 from aegen.checkpoint import Checkpoint
 from aegen.data.source import Data
 from aegen.engine import optim
-from aegen.engine.loop import Trainer, seed_step
+from aegen.engine.loop import Trainer
 from aegen.engine.notices import collapse
 from aegen.engine.parallel import World
+from aegen.engine.progress import seed_step
 from aegen.errors import Interrupted
 from aegen.model import build_model, build_objective
 from aegen.plugins import Hooks, hookimpl

@@ -13,7 +13,7 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks"],
+    ["errors", "ranks", "atomic"],
     ["schedules", "noise"],
     ["spec"],
     ["settings", "registry", "plugins", "caches", "data.rows"],
@@ -24,10 +24,18 @@ FLOORS = [
     ["data.batches", "data.files"],
     ["data.keep"],
     ["data.source", "data.shards"],
-    ["engine.host", "engine.parallel", "engine.precision", "engine.optim", "engine.ema", "engine.preview"],
+    [
+        "engine.host",
+        "engine.parallel",
+        "engine.precision",
+        "engine.optim",
+        "engine.ema",
+        "engine.preview",
+        "engine.progress",
+    ],
     ["engine.guard", "engine.writer"],
     ["engine.notices", "engine.recorder", "engine.stage"],
-    ["engine.sharding"],
+    ["engine.keeper", "engine.recovery", "engine.sharding"],
     ["config", "engine.loop"],
     ["engine.trial", "use.loading"],
     ["use.sampling", "use.reconstruction", "use.exporting"],

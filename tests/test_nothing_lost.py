@@ -22,6 +22,7 @@ from torch import Tensor
 
 import aegen.run
 from aegen import checkpoint
+from aegen.atomic import draft_of
 from aegen.checkpoint import Checkpoint, digest
 from aegen.engine import loop, stage, writer
 from aegen.engine.loop import Trainer
@@ -221,17 +222,24 @@ def test_a_run_killed_before_its_first_checkpoint_begins_again_with_the_weights_
 
 def test_what_a_killed_run_left_half_written_is_swept_and_what_others_write_is_not(tmp_path: Path) -> None:
     go(tmp_path / "run", 3)
+    checkpoints, own = tmp_path / "run/checkpoints", draft_of(Path("x")).name.split(".")[2].rpartition("-")[0]
     dead = 2**22 + 1  # more than there can be
+    abandoned = checkpoints / f".best.safetensors.elsewhere-{dead}.tmp"
     ours = [
-        tmp_path / "run/checkpoints" / f".last.safetensors.{dead}.tmp",
-        tmp_path / "run" / f".config.toml.{dead}.tmp",
+        checkpoints / f".last.safetensors.{own}-{dead}.tmp",
+        tmp_path / "run" / f".config.toml.{own}-{dead}.tmp",
+        abandoned,
     ]
-    theirs = tmp_path / "run/checkpoints" / f".last.safetensors.{os.getppid()}.tmp"
-    for path in (*ours, theirs):
+    theirs = [
+        checkpoints / f".last.safetensors.{own}-{os.getppid()}.tmp",
+        checkpoints / f".last.safetensors.elsewhere-{dead}.tmp",  # a process of another host is not known here
+    ]
+    for path in (*ours, *theirs):
         path.write_text("half")
+    os.utime(abandoned, (1e9, 1e9))
     go(tmp_path / "run", 4)
     assert not any(path.exists() for path in ours)
-    assert theirs.exists()
+    assert all(path.exists() for path in theirs)
 
 
 def test_an_early_stop_is_not_undone_by_a_resumption(tmp_path: Path) -> None:

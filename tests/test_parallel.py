@@ -28,12 +28,15 @@ from aegen.checkpoint import Checkpoint
 from aegen.config import resolve
 from aegen.data.batches import Batches
 from aegen.data.source import load_data
-from aegen.engine.loop import Trainer, seed_step
+from aegen.engine import stage
+from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World, begun_run, remember_run, shards
+from aegen.engine.progress import seed_step
 from aegen.engine.sharding import local
 from aegen.errors import UsageError
 from aegen.model import build_model, build_objective
 from aegen.plugins import Hooks
+from aegen.protocols import Outcome
 from aegen.run import _same_batch, train
 from aegen.rundir import RunDir
 from aegen.settings import TrainSettings
@@ -96,6 +99,27 @@ def halved(world: World, **options: Any) -> dict[str, Any]:
     for step in range(made.total):
         made.take_step(step)
     return {"state": dict(made.state()), "validation": made.validate()}
+
+
+def spoiled(world: World, folder: Path, **options: Any) -> tuple[dict[str, Tensor], list[str]]:
+    """A run whose loss is NaN at the fourth step, in the last process alone, unless it has gone back: its state and what it said."""
+    told: list[str] = []
+    with double(), pytest.MonkeyPatch.context() as patch:
+        made = trainer(world, options)
+        made.header, made.run_dir = header(made), RunDir(folder) if world.first else None
+        reduce, place = stage.reduce, world.rank == world.size - 1
+
+        def poisoned(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
+            loss, metrics = reduce(outcome)
+            spoils = place and made.progress.step == 3 and not made.progress.rollbacks
+            return (loss * torch.nan, {**metrics, "loss": loss.detach() * torch.nan}) if spoils else (loss, metrics)
+
+        patch.setattr(stage, "reduce", poisoned)
+        patch.setattr(made, "notice", told.append)
+        patch.setattr(made, "end_epoch", lambda epoch: False)
+        patch.setattr(made, "draw", lambda epoch, over: None)
+        made.run()
+        return {key: value.clone() for key, value in made.state().items()}, told
 
 
 # ---------------------------------------------------------------------------------------------------- processes
@@ -228,6 +252,22 @@ def test_two_processes_take_the_steps_of_one(name: str, mode: str, two: Pool) ->
     if mode == "fsdp" and name not in LONG:
         return
     assert_same_run(two(trained, **SAME[name], **{"train.parallel": mode}), alone(**SAME[name]))
+
+
+@pytest.mark.parametrize("mode", ["ddp", "fsdp"])
+@pytest.mark.parametrize("how", ["skip", "rollback"])
+def test_all_processes_drop_a_step_or_go_back_when_one_is_not_finite(
+    how: str, mode: str, two: Pool, tmp_path: Path
+) -> None:
+    options = {"objective.name": "vae", "train.on_nan": how, "log.every_steps": 2, "checkpoint.every_steps": 2}
+    for name in ("many", "one"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    state, told = two(spoiled, folder=tmp_path / "many", **options, **{"train.parallel": mode})
+    expected, words = spoiled(World(torch.device("cpu")), tmp_path / "one", **options)
+    assert_same_run({"state": state}, {"state": expected, "numbers": {}})
+    assert told == words and len(told) == 1
+    begins = {"skip": "1 of 2 steps until step 4 changed nothing", "rollback": "rollback 1 of 3"}
+    assert told[0].startswith(begins[how])
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])

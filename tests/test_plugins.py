@@ -147,6 +147,15 @@ def test_a_misspelt_hook_is_an_error(listener: object) -> None:
         Hooks().add(listener, "it")
 
 
+class Unmarked:
+    def aegen_step_end(self) -> None: ...
+
+
+def test_a_tracker_that_would_hear_nothing_is_an_error() -> None:
+    with pytest.raises(PluginError, match="none of its methods is marked"):
+        Hooks().add(Unmarked(), "it")
+
+
 def test_every_hook_is_documented() -> None:
     assert all(v.__doc__ for k, v in vars(RunHooks).items() if k.startswith("aegen_"))
 

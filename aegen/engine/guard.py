@@ -20,7 +20,7 @@ class Guard:
     def __init__(self, modules: Sequence[nn.Module], world: World) -> None:
         self._modules, self._world = modules, world
         self._kept: list[dict[str, Tensor]] = []
-        self._bad = torch.zeros((), device=world.device)
+        self._bad = torch.zeros((), dtype=torch.float32, device=world.device)
         self._steps: list[int] = []
         self._verdicts: list[Tensor] = []
 
@@ -29,7 +29,7 @@ class Guard:
         """Remember the buffers, before the first forward pass of a step."""
         self._steps.append(step)
         self._kept = [{name: value.clone() for name, value in module.named_buffers()} for module in self._modules]
-        self._bad = torch.zeros((), device=self._world.device)
+        self._bad = torch.zeros((), dtype=torch.float32, device=self._world.device)
 
     @torch.no_grad()
     def watch(self, loss: Tensor) -> None:

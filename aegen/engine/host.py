@@ -8,15 +8,15 @@ import sys
 
 import torch
 
-_TRIM, _MMAP = -1, -3  # names of mallopt's parameters, from malloc.h
-_LARGEST = 32 * 2**20  # the most that glibc takes for the second
+_TRIM, _MAPPED, _ARENAS = -1, -4, -8  # names of mallopt's parameters, from malloc.h
 
 
 def prepare() -> None:
     """Flush denormal numbers to zero, and keep freed memory.
 
     The moments of units that have died decay into denormals, on which processors are ten times slower. Activations are
-    allocated and freed at each step; given back to the system each time, their pages must be cleared and mapped anew.
+    allocated and freed at each step; given back to the system each time, their pages must be cleared and mapped anew. So glibc
+    is to map no block by itself, to trim nothing, and to have one heap for all threads: those of others hold 64 MB at most.
     """
     torch.set_flush_denormal(True)
     # The compiler remarks that there is no CUDA, which a run on a CPU need not be told.
@@ -24,5 +24,6 @@ def prepare() -> None:
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):  # glibc has it, musl has not
-            libc.mallopt(_MMAP, _LARGEST)
+            libc.mallopt(_MAPPED, 0)
             libc.mallopt(_TRIM, 2**31 - 1)
+            libc.mallopt(_ARENAS, 1)

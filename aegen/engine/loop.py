@@ -7,10 +7,9 @@ its schedules from the step. So a run that stops anywhere and is resumed goes on
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,60 +22,19 @@ from aegen.data.batches import Batches, normalize
 from aegen.data.source import Data
 from aegen.engine import optim, precision, preview
 from aegen.engine.ema import EMA
+from aegen.engine.keeper import Keeper
 from aegen.engine.notices import collapse
 from aegen.engine.parallel import World, shards
+from aegen.engine.progress import Clock, Progress, seed_step, step_seed
 from aegen.engine.recorder import NotFinite, Recorder
+from aegen.engine.recovery import MOST_ROLLBACKS, failure, skipped
 from aegen.engine.stage import Player, reduce
-from aegen.engine.writer import Writer
-from aegen.errors import Interrupted, RunError
+from aegen.errors import Interrupted
 from aegen.model import Autoencoder, lifted
 from aegen.plugins import Hooks
 from aegen.protocols import Objective
-from aegen.rundir import RunDir, disk_error, reason
+from aegen.rundir import RunDir, reason
 from aegen.settings import RunSpec
-
-
-@dataclass
-class Progress:
-    """What a run knows of itself besides its tensors; saved in the header.
-
-    Attributes:
-        step: optimizer steps taken.
-        best: lowest validation loss so far, None before the first.
-        best_epoch: when that was.
-        waited: epochs since, for early stopping.
-        skipped: steps that were dropped because they were not finite, and how many of them were the last ones.
-        rollbacks: how often the run went back because a step was not finite; each halves the learning rate.
-    """
-
-    step: int = 0
-    best: float | None = None
-    best_epoch: int = 0
-    waited: int = 0
-    skipped: int = 0
-    skipped_in_row: int = 0
-    rollbacks: int = 0
-
-
-_MOST_SKIPPED = 25  # in a row
-_MOST_ROLLBACKS = 3
-
-
-def step_seed(seed: int, rank: int, step: int) -> int:
-    """One number of three; odd multipliers keep them apart."""
-    return (seed * 0x9E3779B97F4A7C15 + rank * 0xBF58476D1CE4E5B9 + step * 0x94D049BB133111EB) % 2**63
-
-
-def seed_step(seed: int, rank: int, step: int, device: torch.device) -> None:
-    """Set torch's random state for one step.
-
-    The generators are set one by one: `torch.manual_seed` also queues a call for devices that are not there, which costs a
-    small net a tenth of its step.
-    """
-    number = step_seed(seed, rank, step)
-    torch.default_generator.manual_seed(number)
-    if device.type != "cpu":
-        torch.get_device_module(device).manual_seed(number)
 
 
 class Trainer:
@@ -151,13 +109,11 @@ class Trainer:
         )
         self.total = settings.steps or settings.epochs * self.batches.per_epoch
         self.progress = Progress()
-        self.last_good: Path | None = None
         self.validation: dict[str, float] = {}
         self.images_per_second = 0.0
         self._recorders = [Recorder() for _ in self.players]
-        self._clock = _Clock()
-        self._writer = Writer()
-        self._stalled = 0.0
+        self._clock = Clock()
+        self.keeper = Keeper(hooks, self.notice)
 
     # ------------------------------------------------------------------------------------------------ the loop
 
@@ -172,7 +128,7 @@ class Trainer:
             self._run()
         except Exception:
             with suppress(Exception):  # what went wrong first is what matters
-                self._tell_written(wait=True)
+                self.keeper.tell(wait=True)
             raise
 
     @property
@@ -184,7 +140,7 @@ class Trainer:
         checkpoints, log, progress = self.spec.checkpoint, self.spec.log, self.progress
         self.model.train()
         self.objective.train()
-        if self.spec.train.on_nan == "rollback" and self.world.share(self.last_good) is None:
+        if self.spec.train.on_nan == "rollback" and self.world.share(self.keeper.last_good) is None:
             self.save("last")  # something to go back to
         self._clock.start()
         while progress.step < self.total:
@@ -202,7 +158,7 @@ class Trainer:
             try:
                 self.read_metrics()
                 with self._clock.paused():
-                    self._tell_written()
+                    self.keeper.tell()
                     if ends:
                         epoch = math.ceil(progress.step / self.batches.per_epoch)
                         over = self.end_epoch(epoch) or over
@@ -260,8 +216,8 @@ class Trainer:
         skips = self.spec.train.on_nan == "skip"
         for recorder in self._recorders:
             metrics.update(recorder.read(self.world, tolerate=skips))
-        if skips:
-            self._count_skipped()
+        if skips and (text := skipped(self.players, self._recorders, self.progress)):
+            self.notice(text)
         taken, seconds, waited = self._clock.read()
         if taken and metrics:
             self.images_per_second = (
@@ -272,8 +228,8 @@ class Trainer:
                 "images_per_second": round(self.images_per_second, 1),
                 "data_wait": round(waited / seconds, 4),
             }
-            if self._stalled:
-                extra["checkpoint_stall"], self._stalled = round(self._stalled, 6), 0.0
+            if self.keeper.stalled:
+                extra["checkpoint_stall"], self.keeper.stalled = round(self.keeper.stalled, 6), 0.0
             self._log("train", metrics | extra)
             self.hooks.call("aegen_step_end", step=step, metrics=metrics | extra)
 
@@ -292,27 +248,6 @@ class Trainer:
         """Tell a person something, in one sentence; what stands before its first colon is said once in a row."""
         self.hooks.call("aegen_notice", text=text, step=self.progress.step)
 
-    def _count_skipped(self) -> None:
-        """Tell of the steps that changed nothing since the last log point, and stop when all of them do."""
-        progress = self.progress
-        verdicts: dict[int, bool] = {}
-        for player in self.players:
-            for step, bad in player.guard.read() if player.guard is not None else ():
-                verdicts[step] = verdicts.get(step, False) or bad
-        for step in sorted(verdicts):
-            progress.skipped_in_row = progress.skipped_in_row + 1 if verdicts[step] else 0
-        dropped = [step for step, bad in verdicts.items() if bad]
-        progress.skipped += len(dropped)
-        if not dropped:
-            return
-        found = [recorder.found for recorder in self._recorders if recorder.found is not None]
-        what = str(found[0]) if found else f"a gradient was not finite at step {min(dropped)}"
-        if progress.skipped_in_row >= _MOST_SKIPPED:
-            self._tell_written(wait=True)
-            raise self._failure(f"the last {progress.skipped_in_row} steps were not finite, nothing changed ({what})")
-        many = f"{len(dropped)} of {len(verdicts)} steps until step {progress.step} changed nothing"
-        self.notice(f"{many}: {what}; {progress.skipped} in all")
-
     def recover(self, bad: NotFinite) -> None:
         """Go back to the last good checkpoint with half the learning rate and other noise, where `train.on_nan` asks for it.
 
@@ -321,14 +256,14 @@ class Trainer:
         """
         what = str(bad)
         with suppress(NotFinite):  # the same trouble
-            self._tell_written(wait=True)
+            self.keeper.tell(wait=True)
         count = self.progress.rollbacks
         alone = bad.weight and self.world.size > 1  # only the process that writes has looked at the weights
-        if self.spec.train.on_nan != "rollback" or count >= _MOST_ROLLBACKS or alone:
-            raise self._failure(f"{what}, after {count} rollbacks" if count else what)
-        good = self.world.share(self.last_good)
+        if self.spec.train.on_nan != "rollback" or count >= MOST_ROLLBACKS or alone:
+            raise failure(f"{what}, after {count} rollbacks" if count else what, self.keeper.last_good)
+        good = self.world.share(self.keeper.last_good)
         if good is None:
-            raise self._failure(what)
+            raise failure(what, None)
         self.restore(checkpoint.Checkpoint(good))
         self.progress.rollbacks = count + 1
         self._recorders = [Recorder() for _ in self.players]
@@ -336,15 +271,8 @@ class Trainer:
             with suppress(OSError):  # two lines for a step are no reason to stop
                 self.run_dir.forget_after(self.progress.step)
         back = f"back to step {self.progress.step}, lr {self._learning_rate(self.progress.step):.3g}"
-        self.notice(f"rollback {count + 1} of {_MOST_ROLLBACKS}: {what}; {back}")
+        self.notice(f"rollback {count + 1} of {MOST_ROLLBACKS}: {what}; {back}")
         self._clock.start()
-
-    def _failure(self, what: str) -> RunError:
-        """What is no longer finite as advice, with the last good checkpoint."""
-        good, start = "there is no checkpoint yet", ""
-        if self.last_good:
-            good, start = f"the last good checkpoint is {self.last_good}", f"--init-from {self.last_good} and "
-        return RunError(f"{what}; {good}", hint=f"try {start}a lower --lr, --set train.clip=1 or --precision fp32")
 
     def end_epoch(self, epoch: int) -> bool:
         """Validate and keep the best; whether to stop early."""
@@ -464,21 +392,7 @@ class Trainer:
         return tensors
 
     def save(self, name: str, *, final: bool = False) -> None:
-        """Copy the state and have it written to `checkpoints/<name>.safetensors`.
-
-        Args:
-            final: wait until it is whole, since nothing comes after it.
-
-        Raises:
-            RunError: it cannot be written, and it is the final one or there is none before it.
-            NotFinite: a weight is not.
-        """
-        begin = time.perf_counter()
-        writes = self.run_dir is not None and self.world.first
-        state = self.state() if writes or self.sharded else {}
-        if self.run_dir is None or not writes:
-            return
-        self._tell_written(wait=True)
+        """Have the state written to `checkpoints/<name>.safetensors`; errors are those of `Keeper.save`."""
         header = {
             **self.header,
             **asdict(self.progress),
@@ -487,30 +401,10 @@ class Trainer:
             "batch": self.batches.batch_size * self.world.size,
             "validation": self.validation,
         }
-        path = self.run_dir.checkpoints / f"{name}.safetensors"
-        self._writer.begin(path, state, header, self.progress.step)
-        self._stalled += time.perf_counter() - begin
-        if final:
-            self._tell_written(wait=True, final=True)
-
-    def _tell_written(self, *, wait: bool = False, final: bool = False) -> None:
-        """Tell of the last write, once it is over."""
-        write = self._writer.outcome(wait=wait)
-        if write is None:
-            return
-        if write.weight is not None:
-            text = f"the weight {write.weight.removeprefix('model.')} is no longer finite at step {write.step}"
-            raise NotFinite(text, weight=True)
-        if isinstance(write.error, OSError):
-            if final or self.last_good is None:
-                raise disk_error(write.error, write.path, last_good=self.last_good) from write.error
-            good = f"training goes on, the last good checkpoint is {self.last_good}"
-            self.notice(f"cannot write checkpoint: {write.path} ({reason(write.error)}); {good}")
-        elif write.error is not None:
-            raise write.error
-        else:
-            self.last_good = write.path
-            self.hooks.call("aegen_checkpoint_saved", path=write.path, step=write.step)
+        folder = self.run_dir.checkpoints if self.run_dir is not None and self.world.first else None
+        if folder is not None or self.sharded:
+            path = folder / f"{name}.safetensors" if folder is not None else None
+            self.keeper.save(path, self.state, header, self.progress.step, final=final)
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Continue from a checkpoint: weights, averages, optimizers, scalers and progress."""
@@ -529,32 +423,4 @@ class Trainer:
         for key, before in asdict(Progress()).items():
             setattr(self.progress, key, header.get(key, before))
         self.validation = header["validation"]
-        self.last_good = saved.path
-
-
-class _Clock:
-    """Steps, seconds and seconds waited for data since the last reading; validation and saving do not count."""
-
-    def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        self._begin, self._steps, self._waited = time.perf_counter(), 0, 0.0
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self._waited += time.perf_counter() - begin
-        self._steps += 1
-
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        begin = time.perf_counter()
-        yield
-        self._begin += time.perf_counter() - begin
-
-    def read(self) -> tuple[int, float, float]:
-        now = (self._steps, max(time.perf_counter() - self._begin, 1e-9), self._waited)
-        self.start()
-        return now
+        self.keeper.last_good = saved.path

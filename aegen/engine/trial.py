@@ -59,7 +59,10 @@ def settle(spec: RunSpec, model: Autoencoder, data: Data, here: World, say: Call
     with torch.random.fork_rng([here.device] if here.device.type == "cuda" else []):
         if spec.train.precision == "auto":
             spec = _precision(spec, model, data, here, say)
-        if spec.train.compile == "auto":
+        if spec.train.compile == "auto" and spec.train.parallel == "fsdp" and here.size > 1:
+            say("compile off: it does not go with --parallel fsdp")
+            spec = _with(spec, compile="off")
+        elif spec.train.compile == "auto":
             spec = _compile(spec, model, data, here, say)
     gc.collect()  # models and optimizers of the trial, which hold each other
     return spec

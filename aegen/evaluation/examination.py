@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from aegen import registry
+from aegen.atomic import write_text
 from aegen.data.batches import normalize
 from aegen.data.rows import pick
 from aegen.data.source import Data, load_data
@@ -27,7 +28,7 @@ from aegen.evaluation.seen import Seen
 from aegen.factory import create, load
 from aegen.model import build_objective
 from aegen.protocols import Metric, Objective
-from aegen.rundir import free_name, owner, write_text
+from aegen.rundir import free_name, owner
 from aegen.spec import Spec
 from aegen.use.loading import Loaded, Say, silent, writing
 from aegen.use.loading import load as load_model

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aegen.atomic import write_text
 from aegen.errors import AegenError, UsageError, did_you_mean, listing
 from aegen.evaluation import PROTOCOLS, evaluate, save
 from aegen.reporting import card, sections
@@ -14,7 +15,6 @@ from aegen.reporting.page import page
 from aegen.reporting.runs import NOT_EVALUATED, Run, read_runs
 from aegen.reporting.sights import Sights, look
 from aegen.reporting.tables import Table, tables
-from aegen.rundir import write_text
 from aegen.use.loading import Say, silent, writing
 
 _USUAL = "aegen-1"
