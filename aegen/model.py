@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
@@ -113,11 +113,20 @@ def _full_precision(x: Tensor) -> Any:
 # ---------------------------------------------------------------------------------------------------- building
 
 
-def build_model(arch: Spec, bottleneck: Spec, likelihood: Spec, image: ImageShape, *, classes: int = 0) -> Autoencoder:
+def build_model(
+    arch: Spec,
+    bottleneck: Spec,
+    likelihood: Spec,
+    image: ImageShape,
+    *,
+    classes: int = 0,
+    latent: Sequence[int] | None = None,
+) -> Autoencoder:
     """Put an autoencoder together; weights are drawn from torch's current random state.
 
     Args:
         classes: number of class labels in the data, for bottlenecks that read them.
+        latent: shape of z where it is known, else it is found by running the encoder without arithmetic.
 
     Raises:
         UsageError: unknown names or options, or parts that do not fit the image.
@@ -132,10 +141,12 @@ def build_model(arch: Spec, bottleneck: Spec, likelihood: Spec, image: ImageShap
         "arch.",
         known | {"fan_in": neck.fan_in},
     )
-    with torch.device("meta"), torch.no_grad():  # shapes without arithmetic
-        features = nets.encoder().eval()(torch.empty(1, *image))
-        z = copy.deepcopy(neck).to("meta").eval()(features).z  # not attached yet: the prior is not needed for a shape
-    latent_shape = tuple(z.shape[1:])
+    if latent is None:
+        with torch.device("meta"), torch.no_grad():
+            features = nets.encoder().eval()(torch.empty(1, *image))
+            # Not attached yet: the prior is not needed for a shape.
+            latent = copy.deepcopy(neck).to("meta").eval()(features).z.shape[1:]
+    latent_shape = tuple(latent)
     encoder = nets.encoder()
     decoder = nets.decoder(latent_shape, pixels.fan_out)
     return Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)

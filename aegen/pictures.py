@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import zlib
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -22,12 +23,14 @@ MOVING = (".gif", ".webp")
 _PAPER = 255
 _GAP = 2
 _SCREEN = 2048  # pixels a side
-_LEVEL = 1  # of PNG: a quarter of the time of the usual 6, for a tenth to a quarter more bytes
+# Of PNG: after its filters hardly anything but runs is left to find, so this is as small as level 6 in a quarter of its time.
+_PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
 
 def to_uint8(images: Tensor) -> Tensor:
     """[-1, 1] → 0…255, rounded and clamped: truncating shifts every value, and wrapping around turns white black."""
-    return images.detach().float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8).cpu()
+    values = images.detach().float().add(1)
+    return values.mul_(127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
 
 
 def to_pil(image: Tensor) -> Image.Image:
@@ -126,7 +129,7 @@ def save(image: Image.Image, path: Path) -> None:
         raise UsageError(f"cannot write a picture as {path.name}", hint=f"end its name in {', '.join(STILLS)}")
     if suffix in (".jpg", ".jpeg", ".bmp"):  # these have no alpha
         image = flat(image)
-    _write(path, [image], quality=95, compress_level=_LEVEL)
+    _write(path, [image], quality=95, **_PNG)
 
 
 def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 60) -> None:

@@ -6,16 +6,21 @@ stands in one place only: the signature.
 
 from __future__ import annotations
 
+import copy
+import functools
 import inspect
 import json
 import re
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.schedules import Schedule
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 
 @dataclass(frozen=True)
@@ -107,8 +112,6 @@ def _type_name(annotation: Any) -> str:
 
 def _adapt(annotation: Any, value: Any) -> Any:
     """`value` as `annotation`, or ValueError."""
-    from pydantic import ConfigDict, TypeAdapter  # 60 ms that help and listings need not spend
-
     branches = get_args(annotation) if get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     if (
         isinstance(value, str)
@@ -118,7 +121,14 @@ def _adapt(annotation: Any, value: Any) -> Any:
         value = json.loads(value)
     if isinstance(value, bool) and annotation in (int, float):
         raise ValueError(value)
-    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False)).validate_python(value)
+    return _validator(annotation).validate_python(value)
+
+
+@functools.cache
+def _validator(annotation: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, TypeAdapter  # 60 ms that help and listings need not spend
+
+    return TypeAdapter(annotation, config=ConfigDict(allow_inf_nan=False))
 
 
 def options_of(cls: Any, *, schedulable: bool = False) -> dict[str, Option]:
@@ -128,6 +138,11 @@ def options_of(cls: Any, *, schedulable: bool = False) -> dict[str, Option]:
         cls: a class whose docstring may have an "Options:" part, one `name: help` a line.
         schedulable: whether its `float` options also take a schedule (they do for objectives).
     """
+    return dict(_options(cls, schedulable))
+
+
+@functools.cache  # type hints are slow to read, and a load asks for those of seven classes
+def _options(cls: Any, schedulable: bool) -> dict[str, Option]:
     init = cls.__init__
     if init is object.__init__:
         return {}
@@ -207,7 +222,9 @@ def check_options(
             hint = did_you_mean(name, options) or f"{owner} takes {listing(options)}"
             raise UsageError(f"unknown option {prefix}{name}: {owner} has none of that name", hint=hint)
     return {
-        name: option.check(given[name], labels.get(prefix + name, prefix + name)) if name in given else option.default
+        name: option.check(given[name], labels.get(prefix + name, prefix + name))
+        if name in given
+        else copy.copy(option.default)
         for name, option in options.items()
     }
 

@@ -65,7 +65,7 @@ def race(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 def use(net: str, rounds: int, folder: Path) -> None:
     """Print the ratios of one net, trained for a moment on the embedded digits."""
-    options = {**NETS[net], "data.size": 28, "train.steps": 20, "train.device": "cpu", "log.images_every_epochs": 0}
+    options = {**NETS[net], "data.size": 28, "train.steps": 300, "train.device": "cpu", "log.images_every_epochs": 0}
     train(run_dir=folder / net, **options)
     loaded = load(folder / net, device="cpu")
     model = loaded.model
@@ -82,11 +82,12 @@ def use(net: str, rounds: int, folder: Path) -> None:
         for part in pixels.split(PART):
             model.encoder(part.float().div(127.5).sub(1))
 
-    def sampled() -> torch.Tensor:
-        return torch.cat(list(draw(loaded, COUNT, sampler="prior")))
+    def sampled() -> None:
+        list(draw(loaded, COUNT, sampler="prior"))
 
-    def written() -> None:
-        pictures.save(pictures.grid(sampled()), folder / "grid.png")
+    def written() -> None:  # as `aegen sample` does
+        parts = [pictures.to_uint8(part) for part in draw(loaded, COUNT, sampler="prior")]
+        pictures.save(pictures.grid(torch.cat(parts)), folder / "grid.png")
 
     @torch.no_grad()
     def encoded() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ from aegen.rundir import find_checkpoint, free_name
 from aegen.settings import RunSpec
 
 Say = Callable[[str], None]
-BATCH = 64
+_VALUES = 64 * 3 * 64 * 64  # pixel values that are encoded or decoded at a time
+_FEWEST, _MOST = 16, 256  # images
 
 
 def silent(text: str) -> None:
@@ -39,6 +41,11 @@ class Loaded:
     spec: RunSpec
     model: Autoencoder
     device: torch.device
+
+    @property
+    def batch(self) -> int:
+        """How many images are encoded or decoded at a time: more of small ones, whose net takes less time than being called."""
+        return max(_FEWEST, min(_MOST, _VALUES // math.prod(self.model.image)))
 
     def require_encoder(self, what: str) -> None:
         """Refuse what needs an encoder where none was trained.
@@ -71,7 +78,7 @@ class Loaded:
         Raises:
             RunError: a pixel is not finite.
         """
-        for part in z.split(BATCH):
+        for part in z.split(self.batch):
             images = self.model.decode(part.to(self.device)).mean.cpu()
             if not images.sum().isfinite():  # pixels are in [-1, 1], so that only NaN can do that
                 raise RunError(
@@ -109,9 +116,10 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
     file = Checkpoint(path)
     file.require_plugins(("architecture", "bottleneck", "likelihood"))
     spec, where = file.spec, choose_device(device)
-    image, classes = ImageShape(*file.header["image"]), len(file.header["data"]["classes"])
+    image, latent = ImageShape(*file.header["image"]), file.header["latent"]
+    classes = len(file.header["data"]["classes"])
     with undrawn():
-        model = build_model(spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes)
+        model = build_model(spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes, latent=latent)
     file.restore(model, "ema." if file.has("ema.") else "model.", mapped=True)
     return Loaded(path, file, spec, model.to(where).eval().requires_grad_(False), where)
 

@@ -16,7 +16,7 @@ from aegen.data.batches import normalize
 from aegen.engine.parallel import World, world
 from aegen.errors import UsageError
 from aegen.rundir import free_name
-from aegen.use.loading import BATCH, Loaded, Say, folder_for_each, load, save_each, silent, writing
+from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, silent, writing
 
 _PLACES = "give images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders or globs"
 
@@ -97,7 +97,7 @@ def encode(loaded: Loaded, pixels: Tensor, *, stochastic: bool, seed: int) -> Te
     """uint8 images (N, C, H, W) → latents (N, *z): posterior means, or draws from the posteriors."""
     loaded.require_encoder("this")
     torch.manual_seed(seed)
-    latents = (loaded.model.encode(normalize(part.to(loaded.device))) for part in pixels.split(BATCH))
+    latents = (loaded.model.encode(normalize(part.to(loaded.device))) for part in pixels.split(loaded.batch))
     return torch.cat([latent.z if stochastic else latent.mean for latent in latents])
 
 
@@ -140,7 +140,7 @@ def _reconstruct(
     if not each:
         pictures.check_room(2 * len(pixels), pixels.shape[2:], "add --each for one file an image")
     # Noise is drawn batch after batch, so that every process draws all of it, and encodes all.
-    latents = encode(loaded, pixels, stochastic=stochastic, seed=seed).split(BATCH)
+    latents = encode(loaded, pixels, stochastic=stochastic, seed=seed).split(loaded.batch)
     images = list(loaded.decode_shared(latents, here))
     if not here.first:
         return []

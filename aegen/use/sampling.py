@@ -22,10 +22,11 @@ from aegen.model import Autoencoder, build_sampler
 from aegen.protocols import Bottleneck, Sampler
 from aegen.rundir import free_name
 from aegen.spec import Spec
-from aegen.use.loading import BATCH, Loaded, Say, folder_for_each, load, save_each, silent, writing
+from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, silent, writing
 
 EX_POST = "mixture"
 _TRIES = 100
+_FITTED = 256  # images that are encoded at a time
 _MOST_EX_POST = 256  # latent dimensions: a density of more is not fitted in passing
 
 
@@ -104,7 +105,7 @@ def _sample(
         return []
     if not each:
         with writing(target):
-            pictures.save(pictures.grid(torch.cat(list(batches))), target)
+            pictures.save(pictures.grid(torch.cat([pictures.to_uint8(part) for part in batches])), target)
         return [target]
     digits = max(4, len(str(count - 1)))
     files = [target / f"{i:0{digits}d}.png" for i in range(count)]
@@ -161,7 +162,7 @@ def draw_latents(
     neck = loaded.model.bottleneck
     if wanted is not None:
         z = _of_class(neck, drawer, z, wanted, generator)
-    for part in z.split(BATCH):
+    for part in z.split(loaded.batch):
         # A density fitted ex post knows nothing of spheres and codebooks, and the decoder of nothing else.
         yield neck.nearest(part.to(loaded.device))
 
@@ -223,7 +224,7 @@ def fit_sampler(sampler: Sampler, model: Autoencoder, train: Pictures, seed: int
     """Fit on the posterior means of the training images (uint8); each process of `here` encodes a part of them."""
     device = next(model.parameters()).device
     here = here or World(device)
-    parts = train.split(BATCH * 4)
+    parts = train.split(_FITTED)
     own = [model.encode(normalize(part.to(device))).mean.cpu() for part in parts[here.rank :: here.size]]
     told = here.gather(own)
     sampler.fit(torch.cat([told[i % here.size][i // here.size] for i in range(len(parts))]), seed)
