@@ -317,6 +317,9 @@ def test_validation_is_a_mean_over_images_not_over_batches() -> None:
         ({"active_units": 1.5}, ["posterior collapse: 1.5 of 16"]),
         ({"active_units": 9.0, "usage": 0.9}, []),
         ({"usage": 0.03}, ["codebook collapse: 3.0%"]),
+        ({"kl": 0.001}, ["posterior collapse: the latents carry 0.001 nats"]),
+        ({"kl": 0.001, "active_units": 5.0}, []),
+        ({"kl": 0.02}, []),
         ({"loss": 1.0}, []),
     ],
 )
