@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from aegen.checkpoint import save as save_checkpoint
     from aegen.data.decode import SUFFIXES as IMAGE_SUFFIXES
     from aegen.data.decode import Target as Target
-    from aegen.data.decode import probe as probe_image
+    from aegen.data.decode import common_target as common_target
     from aegen.data.decode import read_many as read_images
     from aegen.data.decode import reshape as reshape_images
     from aegen.data.decode import side as image_side
@@ -94,10 +94,10 @@ _HOME = {
     "aegen.data.decode": [
         "IMAGE_SUFFIXES=SUFFIXES",
         "Target",
-        "probe_image=probe",
+        "common_target",
+        "image_side=side",
         "read_images=read_many",
         "reshape_images=reshape",
-        "image_side=side",
     ],
     "aegen.data.files": ["ImageFiles=Files"],
     "aegen.data.keep": ["keep_images=keep"],

@@ -24,7 +24,7 @@ import aegen.reporting.making as making
 from aegen import evaluate, load
 from aegen.data.batches import normalize
 from aegen.data.source import load_data
-from aegen.evaluation import save
+from aegen.evaluation import Number, save
 from aegen.pictures import to_uint8
 from aegen.reporting.card import command, known_limits
 from aegen.reporting.charts import charts, svg, thinned
@@ -405,6 +405,21 @@ def test_each_protocol_has_a_table_and_the_shared_one_is_first(two: tuple[Path, 
         ("aegen-1", ["a"]),
         ("aegen-1 with seed=1", ["alone"]),
     ]
+
+
+def test_what_two_metrics_say_stands_once_and_a_number_a_dimension_stands_last(two: tuple[Path, Path]) -> None:
+    runs = read_runs(two)
+    for run, value in zip(runs, (1.0, 2.0), strict=True):
+        (one,) = run.evaluations
+        long = [Number("each", f"kl_{i}", value) for i in range(7)]
+        same = [Number(metric, "kl", value * off) for metric, off in (("bound", 1), ("terms", 1.00001), ("other", 2))]
+        one.numbers[:] = [*long, *same]
+        one.notes[:] = ["of few images", f"of {value:g}"]
+    (table,) = tables(runs, "aegen-1")
+    shown = [(row.metric, row.name) for row in table.rows]
+    assert shown == [("bound", "kl"), ("other", "kl"), *(("each", f"kl_{i}") for i in range(7))]
+    a, b = table.runs
+    assert table.notes[-3:] == ["of few images", f"of 1 ({a})", f"of 2 ({b})"]
 
 
 def lots(runs: int, rows: int) -> Table:

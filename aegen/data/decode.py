@@ -6,7 +6,7 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -20,10 +20,12 @@ from torch.nn.functional import interpolate
 
 from aegen.errors import UsageError
 from aegen.pictures import MODES, flat
+from aegen.settings import DataSettings
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Not all that Pillow knows: its EPS reader runs a program.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_USUAL, _COLOURED = (64, 64), 3
 _SIXTEEN_BIT = 257  # 65535 / 255
 _ORIENTATION = 0x0112  # in EXIF
 _MUCH = 8  # times smaller: there Pillow's draft mode decodes a JPEG faster than anything decodes the whole
@@ -260,6 +262,28 @@ def side(size: int | list[int] | None) -> tuple[int, int] | None:
     if len(sides) != 2 or min(sides) < 1:
         raise UsageError(f"--size is {size!r}, but takes a number of pixels or [height, width]")
     return sides[0], sides[1]
+
+
+def common_target(settings: DataSettings, sources: Iterable[Path | bytes]) -> Target:
+    """The shape asked for, else the one that all images share: 64×64 where they have several sizes, colour where one has colour.
+
+    Only as many are looked at as can change that.
+
+    Raises:
+        UsageError: the `--size` asked for is none.
+    """
+    size, channels = side(settings.size), settings.channels
+    sizes: set[tuple[int, int]] = set()
+    colours, left = 0, iter(sources)
+    while (size is None and len(sizes) < 2) or (channels is None and colours < _COLOURED):
+        if (source := next(left, None)) is None:
+            break
+        if (shape := probe(source)) is not None:
+            sizes.add(shape[0])
+            colours = max(colours, shape[1])
+    if size is None:
+        size = sizes.pop() if len(sizes) == 1 else _USUAL
+    return Target(size, channels or colours or _COLOURED, settings.fit)
 
 
 def reshape(pixels: Tensor, target: Target) -> Tensor:

@@ -117,8 +117,9 @@ class Store(Rows):
         Raises:
             OSError: the disk is full, or the file may not be written.
         """
-        row = np.zeros(self._stride, np.uint8)
-        row[: self._bytes] = pixels.reshape(-1).numpy()
+        row = pixels.reshape(-1).numpy()
+        if self._stride > self._bytes or not row.flags.c_contiguous:
+            row = np.concatenate([row, np.zeros(self._stride - self._bytes, np.uint8)])
         record = np.zeros((1, _COLUMNS), np.uint64)
         record[0, :_SUM] = np.frombuffer(digest, np.uint64)
         record[0, _SUM] = row.view(np.uint64).sum()
@@ -130,12 +131,13 @@ class Store(Rows):
         self._table[number] = record[0]
 
     def finish(self, path: Path) -> None:
-        """Close the file and give it its name, once what was put is on the disk.
+        """Close the file and give it its name.
+
+        It is not flushed to the disk, which takes as long as some decoding: what a power cut takes of it has another sum.
 
         Raises:
-            OSError: it cannot be written or renamed.
+            OSError: it cannot be renamed.
         """
-        os.fsync(self._handle)
         self.close()
         os.replace(self.path, path)
 

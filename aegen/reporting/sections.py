@@ -93,7 +93,6 @@ def _one_table(table: Table, places: Mapping[str, int]) -> str:
         shown = scroll(
             ["", "value", "95 % interval"], [[_number(r), *_apart(r.cells[0])] for r in table.rows], "numbers"
         )
-    notes = [f"{n[:1].upper()}{n[1:]}." for n in table.notes]
     skipped = [
         ", ".join(one.metrics)
         + (f" of {', '.join(one.runs)}" if len(one.runs) < len(table.runs) else "")
@@ -104,7 +103,7 @@ def _one_table(table: Table, places: Mapping[str, int]) -> str:
     parts = [
         f"<h3>Protocol {text(table.protocol)}, data {text(table.data)}</h3>",
         shown,
-        listed(notes),
+        listed(table.notes),
         fold("What did not apply, and why", listed(skipped)) if skipped else "",
         fold("The rules of this protocol", say(rules + ".")),
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,6 +13,7 @@ from aegen.reporting.runs import Run
 
 _OF_THE_MODEL = ("sampler",)  # a choice that a protocol may leave to the model
 BEST, TIE = "best", "tie"
+_MANY = 6  # numbers of one metric, such as one for each dimension, beyond which they stand below the others
 
 
 @dataclass(frozen=True)
@@ -88,12 +90,18 @@ def _table(protocol: str, data: str, having: Sequence[tuple[Run, Evaluation]]) -
     for one in evaluations:
         for number in one.numbers:
             wanted.setdefault((number.metric, number.name), number.better)
-    rows = []
+    rows: list[Row] = []
     for (metric, name), better in wanted.items():
         cells = [_cell(one.numbers, metric, name) for one in evaluations]
-        rows.append(Row(metric, name, better, tuple(marked(cells, better) if fair else cells)))
+        if not any(row.name == name and _same(row.cells, cells) for row in rows):
+            rows.append(Row(metric, name, better, tuple(marked(cells, better) if fair else cells)))
+    numbers = Counter(row.metric for row in rows)
+    rows.sort(key=lambda row: numbers[row.metric] > _MANY)
+    told: dict[str, list[str]] = {}
     for one, run in zip(evaluations, names, strict=True):
-        notes += [f"{run}: {note}" if len(names) > 1 else note for note in one.notes]
+        for note in one.notes:
+            told.setdefault(note, []).append(run)
+    notes += [note if len(who) == len(names) else f"{note} ({', '.join(who)})" for note, who in told.items()]
     metrics = {metric: None for metric, _ in wanted}
     for one, run in zip(evaluations, names, strict=True):
         looked = {number.metric for number in one.numbers} | one.skipped.keys()
@@ -120,6 +128,14 @@ def _cell(numbers: Sequence[Number], metric: str, name: str) -> Cell | None:
         if (number.metric, number.name) == (metric, name):
             return Cell(number.value, number.low, number.high)
     return None
+
+
+def _same(row: Sequence[Cell | None], cells: Sequence[Cell | None]) -> bool:
+    """Whether two metrics say the same, as an objective's own terms and those of the bound often do."""
+    return all(
+        math.isclose(a.value, b.value, rel_tol=1e-4) if a is not None and b is not None else a is b
+        for a, b in zip(row, cells, strict=True)
+    )
 
 
 def _differences(names: Sequence[str], evaluations: Sequence[Evaluation]) -> tuple[list[str], bool]:

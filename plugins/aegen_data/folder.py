@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import torch
@@ -13,14 +12,10 @@ from aegen import (
     DataSettings,
     ImageFiles,
     Images,
-    Target,
     UsageError,
-    image_side,
+    common_target,
     keep_images,
-    probe_image,
 )
-
-_USUAL = (64, 64)
 
 
 class Folder(Dataset):
@@ -42,7 +37,7 @@ class Folder(Dataset):
                 f"--data {settings.name} holds no image but {have}",
                 hint="PNG, JPEG, WebP, BMP, GIF and TIFF are read, in subfolders too",
             )
-        kept = keep_images(ImageFiles(pictures), settings, lambda: _target(settings, pictures))
+        kept = keep_images(ImageFiles(pictures), settings, lambda: common_target(settings, pictures))
         bad = [f"{pictures[number].relative_to(root)} ({reason})" for number, reason in sorted(kept.bad.items())]
         if not len(kept.good):
             raise UsageError(f"none of the {len(bad)} images of --data {settings.name} can be read: {bad[0]}, …")
@@ -58,18 +53,6 @@ def _hidden(path: Path, root: Path) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(root).parts) or (
         path.name in ("Thumbs.db", "desktop.ini")
     )
-
-
-def _target(settings: DataSettings, pictures: list[Path]) -> Target:
-    """The shape asked for, or the one that all pictures share."""
-    size, channels = image_side(settings.size), settings.channels
-    if size is None or channels is None:
-        shapes = [s for s in map(probe_image, pictures) if s is not None]
-        sizes = Counter(s[0] for s in shapes)
-        if size is None:
-            size = next(iter(sizes)) if len(sizes) == 1 else _USUAL
-        channels = channels or max((s[1] for s in shapes), default=3)
-    return Target(size, channels, settings.fit)
 
 
 def _classes(pictures: list[Path], root: Path) -> list[str]:

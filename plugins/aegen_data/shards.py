@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,15 +21,12 @@ from aegen import (
     Images,
     Range,
     ShardRows,
-    Target,
     UsageError,
-    image_side,
+    common_target,
     keep_images,
-    probe_image,
     shard_contents,
 )
 
-_USUAL = (64, 64)
 _PROBED = 64  # images that tell the size and channels of the others
 
 
@@ -54,7 +52,7 @@ class Shards(Dataset):
             raise UsageError(
                 f"--data {settings.name} holds no image", hint="PNG, JPEG, WebP, BMP, GIF and TIFF are read"
             )
-        target = _target(settings, paths, look)
+        target = common_target(settings, _first(paths, look))
         trained = _split(sizes, settings.validation)
         held = [(shard, number) for shard, size in enumerate(sizes) for number in range(trained[shard], size)]
         spans = [tuple(look(shard).spans[number].tolist()) for shard, number in held]
@@ -137,18 +135,12 @@ def _look(paths: list[Path], group: Any) -> Any:
     return look
 
 
-def _target(settings: DataSettings, paths: list[Path], look: Any) -> Target:
-    """The shape asked for, or the one that the first images share."""
-    size, channels = image_side(settings.size), settings.channels
-    if size is None or channels is None:
-        first = next(n for n in range(len(paths)) if len(look(n).spans))
-        spans = [tuple(span) for span in look(first).spans[:_PROBED].tolist()]
-        files = ImageFiles([paths[first]] * len(spans), spans)
-        shapes = [s for s in (probe_image(files.content(n)) for n in range(len(spans))) if s is not None]
-        sizes = {s[0] for s in shapes}
-        size = size or (next(iter(sizes)) if len(sizes) == 1 else _USUAL)
-        channels = channels or max((s[1] for s in shapes), default=3)
-    return Target(size, channels, settings.fit)
+def _first(paths: list[Path], look: Any) -> Iterator[bytes]:
+    """The first images of the first shard that has any; nothing is looked at before one is asked for."""
+    number = next(n for n in range(len(paths)) if len(look(n).spans))
+    spans = [tuple(span) for span in look(number).spans[:_PROBED].tolist()]
+    files = ImageFiles([paths[number]] * len(spans), spans)
+    yield from (files.content(n) for n in range(len(spans)))
 
 
 def _split(sizes: list[int], share: float) -> list[int]:

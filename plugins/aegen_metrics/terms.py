@@ -7,7 +7,6 @@ has the loss that it belongs to. What is watched of whole batches is left out.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 from torch import Tensor
 
@@ -18,10 +17,12 @@ _IMAGE, _BATCH, _WATCHED = "terms.", "batch-terms.", "watched."
 
 
 class Terms(Metric):
-    """The objective's validation loss, its terms, and what it watches of each image, in nats per image."""
+    """The objective's validation loss, its terms, and what it watches of each image, in nats per image.
+
+    None is better for being lower: losses of different objectives, and of different likelihoods, cannot be compared.
+    """
 
     needs = frozenset({"objective"})
-    better: ClassVar[Mapping[str, str]] = {"loss": "lower"}
     resamples = 0
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
