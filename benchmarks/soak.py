@@ -1,6 +1,6 @@
 """A thousand short epochs: whether memory, open files or threads grow.
 
-    python benchmarks/soak.py                    # about ten minutes
+    python benchmarks/soak.py                    # about half an hour
     python benchmarks/soak.py --epochs 200
 
 Each run validates, saves two checkpoints and draws pictures at every epoch, which a run of weeks does less often. The cases: what a

@@ -108,14 +108,14 @@ def use(net: str, rounds: int, folder: Path) -> None:
 
 def growth(folder: Path | None) -> None:
     """Print the table: conv, batch 64, everything else as it is by default."""
-    print("| width | side | images | images/s | µs an image, by pixel and width² |\n|---:|---:|---:|---:|---:|")
+    print("| width | side | images | images/s | ns an image, by pixel and width² |\n|---:|---:|---:|---:|---:|")
     cases = [(w, 28, 10_000) for w in (8, 16, 32, 64, 128)] + [(16, s, 1000) for s in (28, 32, 64, 96, 128, 192, 256)]
     cases += [(16, 28, n) for n in (1_000, 10_000, 100_000)]
     for width, side, count in cases:
         pixels = torch.randint(0, 256, (count, 1, side, side), dtype=torch.uint8)
         rate = training(width, Data(pixels, pixels[:64]))
         print(
-            f"| {width} | {side} | {count:,} | {rate:,.0f} | {1e6 / rate / side**2 / width**2 * 1000:.3f}e-3 |",
+            f"| {width} | {side} | {count:,} | {rate:,.0f} | {1e9 / rate / side**2 / width**2:.2f} |",
             flush=True,
         )
     with TemporaryDirectory(dir=folder) as place:

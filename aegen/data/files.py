@@ -95,14 +95,27 @@ class Decoded(Rows):
         """As Rows has it, by several threads."""
         out = torch.empty((len(index), *self.shape[1:]), dtype=torch.uint8) if out is None else out
 
-        def one(at: int, number: int) -> None:
-            try:
-                out[at] = decode.read(self._files.content(number), self._target)
-            except Unreadable as error:
-                raise RunError(f"{self._files.paths[number]} can no longer be read ({error})") from None
+        numbers = index.tolist()
 
-        list(self._pool.map(one, range(len(index)), index.tolist()))
+        def one(at: int) -> None:
+            try:
+                out[at] = decode.read(self._files.content(numbers[at]), self._target)
+            except Unreadable as error:
+                raise RunError(f"{self._files.paths[numbers[at]]} can no longer be read ({error})") from None
+
+        for_each(self._pool, one, len(numbers))
         return out
+
+
+def for_each(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int) -> None:
+    """`work(n)` of every n below `count`, by the threads of `pool`: a few runs of numbers, as handing one over takes as long as a small image."""
+    size = max(1, count // (4 * workers()))
+
+    def run(start: int) -> None:
+        for number in range(start, min(start + size, count)):
+            work(number)
+
+    list(pool.map(run, range(0, count, size)))
 
 
 def decode_all(

@@ -22,13 +22,14 @@ from torch import Tensor
 
 from aegen.data import decode
 from aegen.data.decode import SUFFIXES, Target, Unreadable
-from aegen.data.files import say, workers
+from aegen.data.files import for_each, say, workers
 from aegen.data.rows import Rows
 from aegen.errors import RunError, UsageError
 
 TOGETHER = 8
 """Shards that are read at a time."""
 _EDGE = 2**16  # bytes of each end of a shard that tell it from others
+_SMALL = 4096  # bytes of an encoded image, below which decoding is mostly Python and threads hinder each other
 _TOLD = 5  # unreadable images that are named
 
 
@@ -159,18 +160,22 @@ class ShardRows(Rows):
         where = list(zip(shards.tolist(), inside.tolist(), strict=True))
         pieces = {key: self._piece_of(key) for key in dict.fromkeys((s, n // self._piece) for s, n in where)}
 
-        def one(at: int, place: tuple[int, int]) -> None:
-            shard, number = place
+        def one(at: int) -> None:
+            shard, number = where[at]
             out[at] = self._decoded(shard, number, pieces[shard, number // self._piece].result())
 
-        list(self._decoders.map(one, range(len(where)), where))
+        if sum(len(piece.result()[0]) for piece in pieces.values()) < _SMALL * len(pieces):
+            for at in range(len(where)):
+                one(at)
+        else:
+            for_each(self._decoders, one, len(where))
         return out
 
     def _decoded(self, shard: int, number: int, piece: list[bytes]) -> Tensor:
         at = number % self._piece
-        for content in piece[at:] + piece[:at]:
+        for step in range(len(piece)):
             try:
-                return decode.read(content, self._target)
+                return decode.read(piece[(at + step) % len(piece)], self._target)
             except Unreadable as error:
                 self._refuse(shard, number, str(error))
         raise RunError(
