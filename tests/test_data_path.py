@@ -607,6 +607,25 @@ def test_shards_hold_what_webdataset_finds_in_them(tmp_path: Path) -> None:
     assert "48 streamed from 4 shards" in data.how
 
 
+def test_large_images_of_shards_are_decoded_by_several_threads_and_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = stream(write_shards(tmp_path / "w", [20, 0, 31, 9]), size=8, channels=1).train
+    index = torch.randperm(len(images))
+    alone = images[index]
+    monkeypatch.setattr("aegen.data.shards._SMALL", 0)
+    names: set[str] = set()
+    read = decode.read
+
+    def told(*given: Any) -> Tensor:
+        names.add(threading.current_thread().name.rpartition("_")[0])
+        return read(*given)
+
+    monkeypatch.setattr(decode, "read", told)
+    assert torch.equal(images[index], alone)
+    assert names == {"aegen-decode"}
+
+
 def test_of_many_shards_some_are_held_out_whole(tmp_path: Path) -> None:
     data = stream(write_shards(tmp_path / "w", [4] * 10), validation=0.2)
     assert numbers(data.validation[0:8]) == [16, 17, 18, 19, 36, 37, 38, 39]
