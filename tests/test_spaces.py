@@ -219,6 +219,7 @@ def test_a_decoder_is_shown_only_what_its_bottleneck_can_give(
         model=SimpleNamespace(bottleneck=neck),
         device=torch.device("cpu"),
         path="run",
+        batch=64,
         decode=lambda z: parts.append(z) or iter([z]),
     )
     monkeypatch.setattr(sampling, "prepare_sampler", lambda *given: _Anywhere(latent))
