@@ -174,7 +174,8 @@ def show(found: Evaluation, file: Path) -> None:
                 {"lower": "↓", "higher": "↑"}.get(entry.better, ""),
             ]
         )
-    table(["metric", "number", "value", "95 % interval", "better"], rows)
+    if rows:
+        table(["metric", "number", "value", "95 % interval", "better"], rows)
     reasons: dict[str, list[str]] = {}
     for name, reason in found.skipped.items():
         reasons.setdefault(reason, []).append(name)

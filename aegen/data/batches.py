@@ -28,9 +28,8 @@ def normalize(pixels: Tensor) -> Tensor:
     # One pass over memory instead of three; for a small net on a CPU that is 2 % of a step.
     if pixels.device.type != "cpu":
         return torch.add(_BLACK, pixels, alpha=_STEP)
-    values = (
-        pixels.float()
-    )  # which a CPU would make beside the result, and new memory is what takes time for large images
+    # A CPU would make the float values beside the result, and new memory is what takes time for large images.
+    values = pixels.float()
     return torch.add(_BLACK, values, alpha=_STEP, out=values)
 
 

@@ -20,6 +20,8 @@ from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, sil
 
 _PLACES = "give images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders or globs"
 
+_KINDS = 5  # of size and colour, that are named
+
 
 @dataclass
 class Source:
@@ -76,11 +78,17 @@ def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[li
     """
     image = loaded.model.image
     target = decode.Target((image.height, image.width), image.channels, loaded.spec.data.fit)
+    others: dict[str, list[Path]] = {}
     for source in sources:
         shape = decode.probe(source.path)
         if shape is not None and (shape[0] != target.size or (shape[1] == 1) != (image.channels <= 2)):
             theirs = f"{shape[0][0]}×{shape[0][1]} in {'grey' if shape[1] == 1 else 'colour'}"
-            say(f"{source.path} is {theirs}, converted to the model's {image}")
+            others.setdefault(theirs, []).append(source.path)
+    for theirs, paths in list(others.items())[:_KINDS]:
+        who = f"{paths[0]} is" if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more are"
+        say(f"{who} {theirs}, converted to the model's {image}")
+    if rest := sum(len(paths) for paths in list(others.values())[_KINDS:]):
+        say(f"{rest:,} more are of other sizes, converted too")
     tensors, bad = decode.read_many([s.path for s in sources], target)
     named = {s.path for s in sources if s.named}
     for path, reason in bad:
