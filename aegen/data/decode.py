@@ -28,8 +28,8 @@ _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 _USUAL, _COLOURED = (64, 64), 3
 _SIXTEEN_BIT = 257  # 65535 / 255
 _ORIENTATION = 0x0112  # in EXIF
-_MUCH = 8  # times smaller: there Pillow's draft mode decodes a JPEG faster than anything decodes the whole
-VERSION = 1
+_DRAFT = 2  # times the size, to which a JPEG may be decoded: the last halving is left to a better filter
+VERSION = 2
 """Of what `read` makes of a file: images that were decoded by another version are decoded anew."""
 
 _BOMB = "too large to open safely"
@@ -64,16 +64,14 @@ def read(source: Path | bytes, target: Target) -> Tensor:
         with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
             if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Unreadable(_BOMB)  # Pillow refuses only twice as many
-            box = _box(image, target)
+            plain, smaller = _plain(image, target), _draft(image, target)
+            box = _box(image.size, target) if plain else None
+            if box is not None and smaller:
+                return _resized(torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1), box, target)
             decode = None if box is None else _decode_jpeg()
             if box is not None and decode is not None:
                 whole = decode(source if isinstance(source, bytes) else source.read_bytes(), image.mode)
                 return _resized(whole, box, target)
-            if target.size is not None and image.format == "JPEG":
-                # Draft decodes a JPEG at 1/2, 1/4 or 1/8, several times faster; a square covers turned ones too, and twice
-                # the size leaves the last halving to a better filter.
-                side = 2 * max(target.size)
-                image.draft(None, (side, side))
             return to_tensor(_fit(_mode(image, target.channels), target))
     except Image.DecompressionBombError:
         raise Unreadable(_BOMB) from None
@@ -94,31 +92,43 @@ def read(source: Path | bytes, target: Target) -> Tensor:
         raise Unreadable(reason.splitlines()[0] if reason else type(error).__name__) from None
 
 
-def _box(image: Image.Image, target: Target) -> tuple[int, int, int, int] | None:
-    """What torchvision's decoder and torch's filter make of a JPEG as Pillow would, only faster: (left, top, width, height) of it."""
-    if (
-        image.format != "JPEG"
-        or image.mode not in ("L", "RGB")
-        or target.channels not in (None, len(image.mode))
-        or image.getexif().get(_ORIENTATION, 1) != 1
-    ):
-        return None
-    width, height = image.size
+def _plain(image: Image.Image, target: Target) -> bool:
+    """Whether it is a JPEG that needs no change but of its size, which torch makes as Pillow would, only faster."""
+    return (
+        image.format == "JPEG"
+        and image.mode in ("L", "RGB")
+        and target.channels in (None, len(image.mode))
+        and image.getexif().get(_ORIENTATION, 1) == 1
+    )
+
+
+def _draft(image: Image.Image, target: Target) -> bool:
+    """Let a JPEG be decoded at 1/2, 1/4 or 1/8, in less time, if that is enough; whether it will be."""
+    size = image.size
+    if target.size is not None and image.format == "JPEG":
+        side = _DRAFT * max(target.size)  # a square covers turned ones too
+        image.draft(None, (side, side))
+    return image.size != size
+
+
+def _box(size: tuple[int, int], target: Target) -> tuple[int, int, int, int] | None:
+    """The part of an image of `size` (width, height) that `target` shows, as ImageOps.fit has it: (left, top, width, height).
+
+    None where it does not begin and end at whole pixels: that is Pillow's to do.
+    """
+    width, height = size
     if target.size is None or target.fit == "resize" or target.size == (height, width):
-        left, top, w, h = 0.0, 0.0, float(width), float(height)
-    else:
-        # As ImageOps.fit has it; a part that does not begin at a whole pixel is Pillow's.
-        tall, wide = target.size
-        w, h = (height * wide / tall, height) if width * tall >= height * wide else (width, width * tall / wide)
-        left, top = (width - w) / 2, (height - h) / 2
-        if not all(float(n).is_integer() for n in (left, top, w, h)):
-            return None
-    if target.size is not None and min(w, h) >= _MUCH * max(target.size):
+        return 0, 0, width, height
+    tall, wide = target.size
+    w, h = (height * wide / tall, height) if width * tall >= height * wide else (width, width * tall / wide)
+    left, top = (width - w) / 2, (height - h) / 2
+    if not all(float(n).is_integer() for n in (left, top, w, h)):
         return None
     return int(left), int(top), int(w), int(h)
 
 
 def _resized(whole: Tensor, box: tuple[int, int, int, int], target: Target) -> Tensor:
+    """A part of an image (C, H, W) in the target's size."""
     left, top, width, height = box
     part = whole[:, top : top + height, left : left + width]
     if target.size not in (None, (height, width)):
@@ -130,9 +140,8 @@ def _resized(whole: Tensor, box: tuple[int, int, int, int], target: Target) -> T
 def _decode_jpeg() -> Callable[[bytes, str], Tensor] | None:
     """torchvision's decoder of whole JPEGs, content and mode → uint8 (C, H, W), or None where there is none.
 
-    It gives Pillow's very pixels, and torch's bicubic filter Pillow's to a level or two, from 512×512 on one core in 1.1 ms where Pillow
-    takes 2.0 as they are, 1.7 instead of 4.1 at 256×256, 1.4 instead of 1.8 at 128×128 (Pillow's with draft mode, which is off by up to
-    12 levels). From eight times the size on draft mode wins: 1.1 instead of 1.5 ms at 64×64.
+    It gives Pillow's very pixels, and torch's bicubic filter Pillow's to a level, from 512×512 on one core in 1.5 ms where Pillow takes 2.0
+    as they are, and 1.7 instead of 4.1 at 256×256.
     """
     try:
         import torchvision.io  # makes the operator known; its own function warns that a later torchvision may be without

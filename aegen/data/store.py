@@ -15,6 +15,7 @@ import os
 import struct
 import threading
 import weakref
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -29,6 +30,8 @@ _COLUMNS = 5
 _SUM, _STATE, _CHECK = 2, 3, 4
 _WORD = 8
 _SEED = np.uint64(0x9E3779B97F4A7C15)
+_FACTORS = np.array([1, 3, 5, 7], np.uint64)
+_WAITING = 8  # images that wait for another thread to write them
 
 
 class Store(Rows):
@@ -48,7 +51,8 @@ class Store(Rows):
         self._stride = _stride(shape)
         self._table_at, self._pixels_at = head, head + shape[0] * _COLUMNS * _WORD
         self._table = np.zeros((shape[0], _COLUMNS), np.uint64)
-        self._lock = threading.Lock()
+        self._lock, self._writing = threading.Lock(), threading.Lock()
+        self._waiting: deque[tuple[int, np.ndarray]] = deque()
         self.mend: Callable[[int], tuple[Tensor, bytes]] | None = None
 
     @classmethod
@@ -120,15 +124,26 @@ class Store(Rows):
         row = pixels.reshape(-1).numpy()
         if self._stride > self._bytes or not row.flags.c_contiguous:
             row = np.concatenate([row, np.zeros(self._stride - self._bytes, np.uint8)])
-        record = np.zeros((1, _COLUMNS), np.uint64)
-        record[0, :_SUM] = np.frombuffer(digest, np.uint64)
-        record[0, _SUM] = row.view(np.uint64).sum()
-        record[0, _STATE] = 1
-        record[:, _CHECK] = _check(record)
+        record = self._table[number]
+        record[:_SUM] = np.frombuffer(digest, np.uint64)
+        record[_SUM] = row.view(np.uint64).sum()
+        record[_STATE] = 1
+        record[_CHECK] = _check(record)
         if self._writable:
+            self._waiting.append((number, row))
+            # The system lets one thread at a time write to a file, and others that try burn their time: they leave it to the one.
+            while self._waiting and self._writing.acquire(blocking=len(self._waiting) > _WAITING):
+                try:
+                    self._write_waiting()
+                finally:
+                    self._writing.release()
+
+    def _write_waiting(self) -> None:
+        while self._waiting:
+            number, row = self._waiting.popleft()
             self._write(row.data, self._pixels_at + number * self._stride)
+            record = self._table[number]
             self._write(record.tobytes(), self._table_at + number * record.nbytes)
-        self._table[number] = record[0]
 
     def finish(self, path: Path) -> None:
         """Close the file and give it its name.
@@ -138,6 +153,7 @@ class Store(Rows):
         Raises:
             OSError: it cannot be renamed.
         """
+        self._write_waiting()
         self.close()
         os.replace(self.path, path)
 
@@ -206,7 +222,7 @@ def _stride(shape: tuple[int, int, int, int]) -> int:
 
 
 def _check(table: np.ndarray) -> np.ndarray:
-    found: np.ndarray = (table[:, :_CHECK] * np.array([1, 3, 5, 7], np.uint64)).sum(1) ^ _SEED
+    found: np.ndarray = (table[..., :_CHECK] * _FACTORS).sum(-1) ^ _SEED
     return found
 
 
