@@ -16,7 +16,7 @@ FLOORS = [
     ["errors", "ranks", "atomic"],
     ["schedules", "noise"],
     ["spec"],
-    ["settings", "registry", "plugins", "caches", "data.rows"],
+    ["settings", "registry", "plugins", "caches", "data.rows", "data.fast"],
     ["protocols"],
     ["factory"],
     ["model", "rundir", "pictures"],
