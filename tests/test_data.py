@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
 import os
 import struct
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from threading import Event
 
@@ -16,12 +14,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import Aegen
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from aegen.data import decode, fast
+from aegen.data import decode
 from aegen.data.batches import Batches, normalize
 from aegen.data.decode import SUFFIXES, Target, Unreadable, probe, read, read_many
 from aegen.data.source import Data, load_data
@@ -236,7 +232,9 @@ def test_a_jpeg_decoded_small_looks_like_the_whole(
 @pytest.mark.parametrize("fit", ["crop", "resize"])
 def test_a_jpeg_is_what_pillow_makes_of_it(tmp_path: Path, mode: str, size: tuple[int, int] | None, fit: str) -> None:
     """60×48 pixels: some parts begin at a whole pixel, which another decoder and filter read, others at a half."""
-    path = saved(soft((60, 48), mode), tmp_path / "a.jpg", quality=95)
+    noise = np.random.default_rng(0).normal(size=(6, 5, 3)).clip(-1, 1) * 90 + 128
+    image = Image.fromarray(noise.astype(np.uint8)).resize((60, 48), Image.Resampling.BICUBIC).convert(mode)
+    path = saved(image, tmp_path / "a.jpg", quality=95)
     wanted = Image.open(path)
     if size is not None:
         turned = size[1], size[0]
@@ -255,71 +253,9 @@ def test_a_jpeg_is_the_same_where_torchvision_cannot_decode(
     path = saved(Image.linear_gradient("L").resize((60, 48)).convert("RGB"), tmp_path / "a.jpg")
     usual = read(path, Target(size)).int()
     seen: list[int] = []
-    monkeypatch.setattr("aegen.data.fast.jpeg", lambda: seen.append(1))
+    monkeypatch.setattr(decode, "_decode_jpeg", lambda: seen.append(1))
     assert (read(path, Target(size)).int() - usual).abs().max() <= (2 if size else 0)
     assert seen
-
-
-def soft(size: tuple[int, int], mode: str) -> Image.Image:
-    """Some soft spots, (width, height)."""
-    noise = np.random.default_rng(0).normal(size=(6, 5, 3)).clip(-1, 1) * 90 + 128
-    return Image.fromarray(noise.astype(np.uint8)).resize(size, Image.Resampling.BICUBIC).convert(mode)
-
-
-@pytest.mark.parametrize("mode", ["L", "RGB"])
-@pytest.mark.parametrize("size", [None, (48, 60), (20, 40), (24, 24), (90, 90)])
-def test_a_plain_png_is_what_pillow_makes_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, size: tuple[int, int] | None
-) -> None:
-    path = saved(soft((60, 48), mode), tmp_path / "a.png")
-    assert fast.png_shape(path.read_bytes()) == (1 if mode == "L" else 3, 48, 60)
-    quick = read(path, Target(size)).int()
-    monkeypatch.setattr("aegen.data.fast.png", lambda: None)
-    slow = read(path, Target(size)).int()
-    if size in (None, (48, 60)):
-        assert torch.equal(quick, slow)
-    else:  # Pillow looks across the edge of what is cut out
-        assert (quick - slow)[:, 2:-2, 2:-2].abs().max() <= 2
-    assert torch.equal(read(path, Target(size, channels=4)), read(path.read_bytes(), Target(size, channels=4)))
-
-
-def test_only_plain_pngs_are_left_to_torchvision(tmp_path: Path) -> None:
-    image = soft((60, 48), "RGB")
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    others: dict[str, tuple[Image.Image, dict[str, object]]] = {
-        "transparent": (image, {"transparency": (1, 2, 3)}),
-        "turned": (image, {"exif": exif}),
-        "profile": (image, {"icc_profile": b"not looked at"}),
-        "palette": (image.quantize(8), {}),
-        "alpha": (image.convert("RGBA"), {}),
-        "one bit": (image.convert("1"), {}),
-        "sixteen": (Image.fromarray(np.zeros((48, 60), np.uint16)), {}),
-        "moving": (image, {"save_all": True, "append_images": [image.rotate(90)]}),
-    }
-    for name, (picture, options) in others.items():
-        content = saved(picture, tmp_path / f"{name}.png", **options).read_bytes()
-        assert fast.png_shape(content) is None, name
-    plain = saved(image, tmp_path / "plain.png", dpi=(72, 72)).read_bytes()
-    assert fast.png_shape(plain) == (3, 48, 60)
-    assert fast.png_shape(b"GIF89a" + plain) is None
-
-
-@settings(max_examples=300)
-@given(data=st.data())
-def test_a_damaged_png_is_an_image_or_unreadable(data: st.DataObject) -> None:
-    """Whatever is wrong with it: bytes changed, and the end cut off."""
-    memory = io.BytesIO()
-    soft((9, 7), "RGB").save(memory, "PNG")
-    content = bytearray(memory.getvalue())
-    for place, value in data.draw(
-        st.lists(st.tuples(st.integers(0, len(content) - 1), st.integers(0, 255)), max_size=3)
-    ):
-        content[place] = value
-    kept = bytes(content[: data.draw(st.integers(0, len(content)))])
-    with suppress(Unreadable):  # and nothing else
-        found = read(kept, Target((7, 9), 3))
-        assert found.shape == (3, 7, 9) and found.dtype == torch.uint8
 
 
 def bad_files(folder: Path) -> dict[str, str]:

@@ -613,7 +613,7 @@ def test_large_images_of_shards_are_decoded_by_several_threads_and_are_the_same(
     images = stream(write_shards(tmp_path / "w", [20, 0, 31, 9]), size=8, channels=1).train
     index = torch.randperm(len(images))
     alone = images[index]
-    monkeypatch.setattr("aegen.data.files._SMALL", 0)
+    monkeypatch.setattr("aegen.data.shards._SMALL", 0)
     names: set[str] = set()
     read = decode.read
 

@@ -16,7 +16,7 @@ FLOORS = [
     ["errors", "ranks", "atomic"],
     ["schedules", "noise"],
     ["spec"],
-    ["settings", "registry", "plugins", "caches", "data.rows", "data.fast"],
+    ["settings", "registry", "plugins", "caches", "data.rows"],
     ["protocols"],
     ["factory"],
     ["model", "rundir", "pictures"],

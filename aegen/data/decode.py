@@ -6,9 +6,10 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from aegen.data import fast
 from aegen.errors import UsageError
 from aegen.pictures import MODES, flat
 from aegen.settings import DataSettings
@@ -61,26 +61,25 @@ def read(source: Path | bytes, target: Target) -> Tensor:
         Unreadable: it is empty, cut short, no image, or would decompress to an enormous one.
     """
     try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
-        if (found := _read_png(content, target)) is not None:
-            return found
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if image.width * image.height > _most_pixels():
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
+            if image.width * image.height > (Image.MAX_IMAGE_PIXELS or math.inf):
                 raise Unreadable(_BOMB)  # Pillow refuses only twice as many
             plain, smaller = _plain(image, target), _draft(image, target)
             box = _box(image.size, target) if plain else None
             if box is not None and smaller:
                 return _resized(torch.from_numpy(np.atleast_3d(np.array(image))).permute(2, 0, 1), box, target)
-            decode = None if box is None else fast.jpeg()
+            decode = None if box is None else _decode_jpeg()
             if box is not None and decode is not None:
-                return _resized(decode(content, image.mode), box, target)
+                whole = decode(source if isinstance(source, bytes) else source.read_bytes(), image.mode)
+                return _resized(whole, box, target)
             return to_tensor(_fit(_mode(image, target.channels), target))
     except Image.DecompressionBombError:
         raise Unreadable(_BOMB) from None
     except Unreadable:
         raise
     except UnidentifiedImageError:
-        raise Unreadable("not an image" if content else "empty file") from None
+        empty = not (source if isinstance(source, bytes) else source.stat().st_size)
+        raise Unreadable("empty file" if empty else "not an image") from None
     except PermissionError:
         raise Unreadable("no permission to read it") from None
     except FileNotFoundError:
@@ -91,29 +90,6 @@ def read(source: Path | bytes, target: Target) -> Tensor:
         damaged = any(word in str(error) for word in ("truncated", "broken", "decode_jpeg"))
         reason = "cut short or damaged" if damaged else str(error)
         raise Unreadable(reason.splitlines()[0] if reason else type(error).__name__) from None
-
-
-def _most_pixels() -> float:
-    return Image.MAX_IMAGE_PIXELS or math.inf
-
-
-def _read_png(content: bytes, target: Target) -> Tensor | None:
-    """A plain PNG, or None where Pillow must look at it."""
-    shape, decode = fast.png_shape(content), fast.png()
-    if (
-        shape is None
-        or decode is None
-        or target.channels not in (None, shape[0])
-        or shape[1] * shape[2] > _most_pixels()
-    ):
-        return None
-    box = _box((shape[2], shape[1]), target)
-    if box is None:
-        return None
-    try:
-        return _resized(decode(content), box, target)
-    except RuntimeError:  # it is damaged, and Pillow says how
-        return None
 
 
 def _plain(image: Image.Image, target: Target) -> bool:
@@ -158,6 +134,29 @@ def _resized(whole: Tensor, box: tuple[int, int, int, int], target: Target) -> T
     if target.size not in (None, (height, width)):
         part = interpolate(part[None], size=target.size, mode="bicubic", antialias=True)[0]
     return part.contiguous()
+
+
+@cache
+def _decode_jpeg() -> Callable[[bytes, str], Tensor] | None:
+    """torchvision's decoder of whole JPEGs, content and mode → uint8 (C, H, W), or None where there is none.
+
+    It gives Pillow's very pixels, and torch's bicubic filter Pillow's to a level, from 512×512 on one core in 1.5 ms where Pillow takes 2.0
+    as they are, and 1.7 instead of 4.1 at 256×256.
+    """
+    try:
+        import torchvision.io  # makes the operator known; its own function warns that a later torchvision may be without
+    except ImportError:
+        return None
+    operator = getattr(torch.ops.image, "decode_jpeg", None)
+    if operator is None:
+        return None
+    modes = {"L": torchvision.io.ImageReadMode.GRAY.value, "RGB": torchvision.io.ImageReadMode.RGB.value}
+
+    def decode(content: bytes, mode: str) -> Tensor:
+        found: Tensor = operator(torch.frombuffer(bytearray(content), dtype=torch.uint8), modes[mode], False)
+        return found
+
+    return decode
 
 
 def _mode(image: Image.Image, channels: int | None) -> Image.Image:

@@ -8,7 +8,6 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -22,8 +21,6 @@ from aegen.errors import RunError
 
 _EVERY = 10.0  # seconds between two words on how far decoding is
 _MISSING = "no such file"
-_SMALL = 2048  # bytes of an encoded image, below which decoding is mostly Python, and threads hinder each other
-_SAMPLE = 8
 
 say: ContextVar[Callable[[str], None]] = ContextVar("say", default=lambda text: None)
 """Who is told how far decoding is, and what goes another way than usual."""
@@ -63,14 +60,6 @@ class Files:
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
 
-    def typical(self, numbers: Sequence[int]) -> float:
-        """About how many bytes the images of `numbers` have, from the first few that can be read."""
-        sizes = []
-        for number in numbers[:_SAMPLE]:
-            with suppress(Unreadable):
-                sizes.append(len(self.content(number)))
-        return sum(sizes) / max(1, len(sizes))
-
     def key(self, asked: str) -> str:
         """A name for what these become if decoded as `asked`: of their paths, sizes, times and places, and of how they are read."""
         digest = hashlib.blake2b(f"{decode.VERSION}\n{asked}\n".encode(), digest_size=16)
@@ -99,13 +88,13 @@ class Decoded(Rows):
         assert target.size is not None and target.channels is not None
         super().__init__((len(files), target.channels, *target.size))
         self.digests, self._files, self._target = digests, files, target
-        self._size = files.typical(range(len(files)))
         self._pool = ThreadPoolExecutor(workers())
         warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd metadata, from threads that have no filters
 
     def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """As Rows has it, by several threads."""
         out = torch.empty((len(index), *self.shape[1:]), dtype=torch.uint8) if out is None else out
+
         numbers = index.tolist()
 
         def one(at: int) -> None:
@@ -114,25 +103,19 @@ class Decoded(Rows):
             except Unreadable as error:
                 raise RunError(f"{self._files.paths[numbers[at]]} can no longer be read ({error})") from None
 
-        for_each(self._pool, one, len(numbers), self._size)
+        for_each(self._pool, one, len(numbers))
         return out
 
 
-def for_each(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int, typical: float) -> None:
-    """`work(n)` of every n below `count`, on images of about `typical` bytes.
-
-    By the threads of `pool`, a few runs of numbers, as handing one over takes as long as a small image; of the smallest by this thread alone.
-    """
-    size = count if typical < _SMALL else max(1, count // (4 * workers()))
+def for_each(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int) -> None:
+    """`work(n)` of every n below `count`, by the threads of `pool`: a few runs of numbers, as handing one over takes as long as a small image."""
+    size = max(1, count // (4 * workers()))
 
     def run(start: int) -> None:
         for number in range(start, min(start + size, count)):
             work(number)
 
-    if size >= count:
-        run(0)
-    else:
-        list(pool.map(run, range(0, count, size)))
+    list(pool.map(run, range(0, count, size)))
 
 
 def decode_all(
@@ -162,11 +145,10 @@ def decode_all(
                 put(number, pixels, digest_of(content))
 
     tell = say.get()
-    threads = min(workers() if files.typical(numbers) >= _SMALL else 1, len(numbers))
     # Around the threads and not in them, since the filters belong to the whole process.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers()) as pool:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
-        jobs = {pool.submit(work) for _ in range(threads)}
+        jobs = {pool.submit(work) for _ in range(min(workers(), len(numbers)))}
         try:
             while jobs:
                 done, jobs = wait(jobs, _EVERY, FIRST_EXCEPTION)
