@@ -582,8 +582,8 @@ def seen(source: Batches, steps: range) -> list[list[int]]:
     ]
 
 
-def stream(name: str, shuffle: int = 16, **settings: Any) -> Data:
-    return load_data(DataSettings(name=name, **settings), {"shuffle": shuffle})
+def stream(name: str, shuffle: int = 16, kept_gb: float = 0, **settings: Any) -> Data:
+    return load_data(DataSettings(name=name, **settings), {"shuffle": shuffle, "kept_gb": kept_gb})
 
 
 def test_shards_hold_what_webdataset_finds_in_them(tmp_path: Path) -> None:
@@ -607,13 +607,55 @@ def test_shards_hold_what_webdataset_finds_in_them(tmp_path: Path) -> None:
     assert "48 streamed from 4 shards" in data.how
 
 
+@pytest.mark.parametrize("sizes", [False, True])
+def test_shards_of_small_images_are_kept_as_a_folder_is(tmp_path: Path, sizes: bool) -> None:
+    """An 8×8 PNG takes more room in a tar than decoded."""
+    pattern = write_shards(tmp_path / "w", [20, 0, 31, 9], sizes=sizes)
+    last, gone = tmp_path / "w/s-03.tar", as_png(58)
+    last.write_bytes(last.read_bytes().replace(gone, b"x" * len(gone)))
+    data = load_data(DataSettings(name=pattern))
+    assert "59 decoded once" in data.how and data.skipped == ["s-03.tar, image 7 (not an image)"]
+    every = [numbers(part[0 : len(part)]) for part in (data.train, data.validation)]
+    assert sorted(every[0] + every[1]) == [n for n in range(60) if n != 58] and len(every[1]) == 6
+    if sizes:
+        assert data.train_labels is None
+    else:
+        labels = [part.tolist() for part in (data.train_labels, data.validation_labels) if part is not None]
+        assert labels == [[n % 3 for n in part] for part in every] and data.classes == ["0", "1", "2"]
+    (tmp_path / "w/sizes.json").unlink(missing_ok=True)
+    assert load_data(DataSettings(name=pattern)).fingerprint() == data.fingerprint()
+    with pytest.raises(UsageError, match=r"1 file.*cannot be used: s-03.tar, image 7"):
+        load_data(DataSettings(name=pattern, strict=True))
+
+
+def test_shards_of_photographs_are_streamed(tmp_path: Path) -> None:
+    """Decoded, a JPEG takes many times its room."""
+    folder = tmp_path / "w"
+    folder.mkdir()
+    photo = io.BytesIO()
+    Image.linear_gradient("L").save(photo, "JPEG")
+    with tarfile.open(folder / "s.tar", "w") as archive:
+        for number in range(20):
+            member = tarfile.TarInfo(f"{number}.jpg")
+            member.size = len(photo.getvalue())
+            archive.addfile(member, io.BytesIO(photo.getvalue()))
+    assert "18 streamed from 1 shards" in load_data(DataSettings(name=str(folder / "s.tar"))).how
+
+
+def test_a_sizes_json_that_promises_too_much(tmp_path: Path) -> None:
+    pattern = write_shards(tmp_path / "w", [3, 4], sizes=True)
+    (tmp_path / "w/sizes.json").write_text('{"s-00.tar": 3, "s-01.tar": 5}')
+    with pytest.raises(UsageError, match=r"s-01.tar holds 4 images, but sizes.json says 5"):
+        load_data(DataSettings(name=pattern))
+
+
 def test_large_images_of_shards_are_decoded_by_several_threads_and_are_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = stream(write_shards(tmp_path / "w", [20, 0, 31, 9]), size=8, channels=1).train
     index = torch.randperm(len(images))
     alone = images[index]
-    monkeypatch.setattr("aegen.data.shards._SMALL", 0)
+    monkeypatch.setattr("aegen.data.files._SMALL", 0)
     names: set[str] = set()
     read = decode.read
 
@@ -678,7 +720,7 @@ def test_a_sizes_json_spares_looking_into_shards_before_they_are_read(
     assert data.train_labels is None
     seen(batches(data.train, 4), range(data.train.shape[0] // 4))
     assert sorted(looked) == [f"s-{n:02d}.tar" for n in range(10)]
-    told = load_data(DataSettings(name=pattern), {"labels": True})
+    told = load_data(DataSettings(name=pattern), {"labels": True, "kept_gb": 0})
     assert told.train_labels is not None and told.classes == ["0", "1", "2"]
     sizes = tmp_path / "w" / "sizes.json"
     sizes.write_text(sizes.read_text().replace('"s-03.tar": 6', '"s-03.tar": 7'))
@@ -711,7 +753,7 @@ def test_a_damaged_image_in_a_shard_is_named_and_a_neighbour_takes_its_place(tmp
     at = content.index(as_png(4))
     (tmp_path / "w/s-00.tar").write_bytes(content[: at + 8] + bytes(8) + content[at + 16 :])
     talk: list[str] = []
-    data = load_data(DataSettings(name=pattern), say=talk.append)
+    data = load_data(DataSettings(name=pattern), {"kept_gb": 0}, say=talk.append)
     assert numbers(data.train[2:7]) == [2, 3, 5, 5, 6]
     assert len(talk) == 1 and "image 4 of the shard" in talk[0] and "s-00.tar" in talk[0]
     with pytest.raises(RunError, match=r"image 4 .*--strict-data"):
@@ -818,6 +860,7 @@ def test_a_run_on_shards_resumes_to_the_bit_and_samples_and_evaluates(
     values = {
         "data.name": pattern,
         "data.shuffle": 8,
+        "data.kept_gb": 0,
         "objective.name": "conditional-vae",
         "data.flip": False,
         "data.crop": 1,

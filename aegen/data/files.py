@@ -8,9 +8,11 @@ import threading
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import suppress
 from contextvars import ContextVar
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,6 +23,8 @@ from aegen.errors import RunError
 
 _EVERY = 10.0  # seconds between two words on how far decoding is
 _MISSING = "no such file"
+_SMALL = 4096  # bytes of an encoded image, below which decoding is mostly Python, and threads hinder each other
+_SAMPLE = 8
 
 say: ContextVar[Callable[[str], None]] = ContextVar("say", default=lambda text: None)
 """Who is told how far decoding is, and what goes another way than usual."""
@@ -31,10 +35,10 @@ class Files:
 
     Args:
         paths: of the files.
-        spans: (offset, size) of each image in its file, where a file holds several.
+        spans: offset and size of each image in its file, int64 (N, 2), where a file holds several.
     """
 
-    def __init__(self, paths: Sequence[Path], spans: Sequence[tuple[int, int]] | None = None) -> None:
+    def __init__(self, paths: Sequence[Path], spans: np.ndarray | None = None) -> None:
         self.paths, self.spans = paths, spans
 
     def __len__(self) -> int:
@@ -49,7 +53,7 @@ class Files:
         try:
             if self.spans is None:
                 return self.paths[number].read_bytes()
-            offset, size = self.spans[number]
+            offset, size = self.spans[number].tolist()
             with open(self.paths[number], "rb") as file:
                 file.seek(offset)
                 return file.read(size)
@@ -60,16 +64,24 @@ class Files:
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
 
+    def typical(self, numbers: Sequence[int]) -> float:
+        """About how many bytes the images of `numbers` have, from the first few that can be read."""
+        sizes = []
+        for number in numbers[:_SAMPLE]:
+            with suppress(Unreadable):
+                sizes.append(len(self.content(number)))
+        return sum(sizes) / max(1, len(sizes))
+
     def key(self, asked: str) -> str:
         """A name for what these become if decoded as `asked`: of their paths, sizes, times and places, and of how they are read."""
         digest = hashlib.blake2b(f"{decode.VERSION}\n{asked}\n".encode(), digest_size=16)
         last, stamp = None, ""
-        for number, path in enumerate(self.paths):
+        for path in self.paths:
             if path is not last:
                 last, stamp = path, _stamp(path)
             digest.update(stamp.encode(errors="surrogateescape"))
-            if self.spans is not None:
-                digest.update(f"{self.spans[number]}\n".encode())
+        if self.spans is not None:
+            digest.update(np.ascontiguousarray(self.spans).data)
         return digest.hexdigest()
 
 
@@ -88,13 +100,13 @@ class Decoded(Rows):
         assert target.size is not None and target.channels is not None
         super().__init__((len(files), target.channels, *target.size))
         self.digests, self._files, self._target = digests, files, target
+        self._size = files.typical(range(len(files)))
         self._pool = ThreadPoolExecutor(workers())
         warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd metadata, from threads that have no filters
 
     def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
         """As Rows has it, by several threads."""
         out = torch.empty((len(index), *self.shape[1:]), dtype=torch.uint8) if out is None else out
-
         numbers = index.tolist()
 
         def one(at: int) -> None:
@@ -103,19 +115,25 @@ class Decoded(Rows):
             except Unreadable as error:
                 raise RunError(f"{self._files.paths[numbers[at]]} can no longer be read ({error})") from None
 
-        for_each(self._pool, one, len(numbers))
+        for_each(self._pool, one, len(numbers), self._size)
         return out
 
 
-def for_each(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int) -> None:
-    """`work(n)` of every n below `count`, by the threads of `pool`: a few runs of numbers, as handing one over takes as long as a small image."""
-    size = max(1, count // (4 * workers()))
+def for_each(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int, typical: float) -> None:
+    """`work(n)` of every n below `count`, on images of about `typical` bytes.
+
+    By the threads of `pool`, a few runs of numbers, as handing one over takes as long as a small image; of the smallest by this thread alone.
+    """
+    size = count if typical < _SMALL else max(1, count // (4 * workers()))
 
     def run(start: int) -> None:
         for number in range(start, min(start + size, count)):
             work(number)
 
-    list(pool.map(run, range(0, count, size)))
+    if size >= count:
+        run(0)
+    else:
+        list(pool.map(run, range(0, count, size)))
 
 
 def decode_all(
@@ -145,10 +163,11 @@ def decode_all(
                 put(number, pixels, digest_of(content))
 
     tell = say.get()
+    threads = min(workers() if files.typical(numbers) >= _SMALL else 1, len(numbers))
     # Around the threads and not in them, since the filters belong to the whole process.
     with warnings.catch_warnings(), ThreadPoolExecutor(workers()) as pool:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
-        jobs = {pool.submit(work) for _ in range(min(workers(), len(numbers)))}
+        jobs = {pool.submit(work) for _ in range(threads)}
         try:
             while jobs:
                 done, jobs = wait(jobs, _EVERY, FIRST_EXCEPTION)

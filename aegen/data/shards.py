@@ -29,7 +29,6 @@ from aegen.errors import RunError, UsageError
 TOGETHER = 8
 """Shards that are read at a time."""
 _EDGE = 2**16  # bytes of each end of a shard that tell it from others
-_SMALL = 4096  # bytes of an encoded image, below which decoding is mostly Python and threads hinder each other
 _TOLD = 5  # unreadable images that are named
 
 
@@ -164,11 +163,8 @@ class ShardRows(Rows):
             shard, number = where[at]
             out[at] = self._decoded(shard, number, pieces[shard, number // self._piece].result())
 
-        if sum(len(piece.result()[0]) for piece in pieces.values()) < _SMALL * len(pieces):
-            for at in range(len(where)):
-                one(at)
-        else:
-            for_each(self._decoders, one, len(where))
+        typical = sum(len(piece.result()[0]) for piece in pieces.values()) / max(1, len(pieces))
+        for_each(self._decoders, one, len(where), typical)
         return out
 
     def _decoded(self, shard: int, number: int, piece: list[bytes]) -> Tensor:

@@ -1,6 +1,7 @@
 """Shards: tar files of images, in webdataset's form; `0001.jpg` and `0001.cls` are one sample, of a class that is a number.
 
-Images are read and decoded while training goes on, so that sets of any size need no room. Nothing else in a shard is opened.
+Images are read and decoded while training goes on, so that sets of any size need no room; images that are hardly larger when they are
+decoded are kept as those of a folder are. Nothing else in a shard is opened.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from aegen import (
 )
 
 _PROBED = 64  # images that tell the size and channels of the others
+_LARGER = 2  # times the room of the shards, which their decoded images may take to be kept
 
 
 class Shards(Dataset):
@@ -36,42 +38,53 @@ class Shards(Dataset):
     Options:
         shuffle: how many images are mixed at a time, out of eight shards.
         labels: read classes from .cls even where a sizes.json makes it needless to look into all shards first.
+        kept_gb: decoded images of no more than this, and of no more than twice the room of their shards, are not streamed but kept as a
+            folder's are; 0 streams always.
     """
 
-    def __init__(self, *, shuffle: Annotated[int, Range(1)] = 4096, labels: bool = False) -> None:
-        self.shuffle, self.labels = shuffle, labels
+    def __init__(
+        self,
+        *,
+        shuffle: Annotated[int, Range(1)] = 4096,
+        labels: bool = False,
+        kept_gb: Annotated[float, Range(0)] = 4.0,
+    ) -> None:
+        self.shuffle, self.labels, self.kept_gb = shuffle, labels, kept_gb
 
     def load(self, settings: DataSettings) -> Images:
-        """Hold out some shards, or the end of each; those are decoded now, the others when they are asked for."""
+        """Hold out some shards, or the end of each; those are decoded now, the others when they are asked for. All of them, if they are small."""
         paths, group = _expanded(settings.name)
-        sizes = None if self.labels else _sizes(paths)
-        look = _look(paths, group)
-        if sizes is None:
-            sizes = [len(look(number).spans) for number in range(len(paths))]
+        known, look = None if self.labels else _sizes(paths), _look(paths, group)
+        sizes = known or [len(look(number).spans) for number in range(len(paths))]
         if not sum(sizes):
             raise UsageError(
                 f"--data {settings.name} holds no image", hint="PNG, JPEG, WebP, BMP, GIF and TIFF are read"
             )
         target = common_target(settings, _first(paths, look))
-        trained = _split(sizes, settings.validation)
-        held = [(shard, number) for shard, size in enumerate(sizes) for number in range(trained[shard], size)]
-        spans = [tuple(look(shard).spans[number].tolist()) for shard, number in held]
-        files = ImageFiles([paths[shard] for shard, _ in held], spans)
-        kept = keep_images(files, settings, target)
+        room = min(self.kept_gb * 1e9, _LARGER * sum(path.stat().st_size for path in paths))
+        small = sum(sizes) * target.channels * target.size[0] * target.size[1] <= room
+        trained = [0] * len(paths) if small else _split(sizes, settings.validation)
+        places, spans, others = _ends(paths, look, trained, sizes)
+        kept = keep_images(ImageFiles([paths[shard] for shard, _ in places], spans.numpy()), settings, target)
+        bad = [(*places[number], reason) for number, reason in sorted(kept.bad.items())]
+        skipped = [f"{paths[shard].name}, image {number} ({reason})" for shard, number, reason in bad]
         if not len(kept.good):
-            raise UsageError(f"none of the {len(held)} images held out of --data {settings.name} can be read")
+            which = "" if small else "held out "
+            raise UsageError(
+                f"none of the {len(places)} images {which}of --data {settings.name} can be read: {skipped[0]}, …"
+            )
+        labels, classes = None, []
+        others = others[kept.good]
+        if known is None:
+            every = torch.cat([look(shard).labels for shard in range(len(paths))])
+            if every.min() >= 0:
+                labels = torch.cat([look(shard).labels[:count] for shard, count in enumerate(trained)])
+                classes = [str(n) for n in range(1 + int(every.max()))]
+        if small:
+            return Images(kept.rows, others if classes else None, classes, skipped=skipped, how=kept.how)
         rows = ShardRows(paths, trained, look, target, shuffle=self.shuffle, strict=settings.strict)
-        skipped = [f"{paths[held[n][0]].name}, image {held[n][1]} ({reason})" for n, reason in sorted(kept.bad.items())]
         how = f"{len(rows):,} streamed from {len(paths):,} shards, and for validation {kept.how}"
-        if not self.labels and _sizes(paths) is not None:
-            return Images(rows, validation=(kept.rows, None), skipped=skipped, how=how)
-        labels = torch.cat([look(shard).labels[:count] for shard, count in enumerate(trained)])
-        every = torch.cat([look(shard).labels for shard in range(len(paths))])
-        if every.min() < 0:
-            return Images(rows, validation=(kept.rows, None), skipped=skipped, how=how)
-        others = torch.tensor([int(look(shard).labels[number]) for shard, number in held])[kept.good]
-        classes = [str(n) for n in range(1 + int(every.max()))]
-        return Images(rows, labels, classes, (kept.rows, others), skipped, how=how)
+        return Images(rows, labels, classes, (kept.rows, others if classes else None), skipped, how=how)
 
 
 def _expanded(name: str) -> tuple[list[Path], Any]:
@@ -138,9 +151,31 @@ def _look(paths: list[Path], group: Any) -> Any:
 def _first(paths: list[Path], look: Any) -> Iterator[bytes]:
     """The first images of the first shard that has any; nothing is looked at before one is asked for."""
     number = next(n for n in range(len(paths)) if len(look(n).spans))
-    spans = [tuple(span) for span in look(number).spans[:_PROBED].tolist()]
+    spans = look(number).spans[:_PROBED].numpy()
     files = ImageFiles([paths[number]] * len(spans), spans)
     yield from (files.content(n) for n in range(len(spans)))
+
+
+def _ends(
+    paths: list[Path], look: Any, starts: list[int], sizes: list[int]
+) -> tuple[list[tuple[int, int]], torch.Tensor, torch.Tensor]:
+    """(shard, number) of each shard's images from its start on, where they lie, and their labels.
+
+    Raises:
+        UsageError: a shard holds fewer than its size.
+    """
+    places, spans, labels = [], [torch.empty(0, 2, dtype=torch.int64)], [torch.empty(0, dtype=torch.int64)]
+    for shard, (start, size) in enumerate(zip(starts, sizes, strict=True)):
+        if start < size:
+            found = look(shard)
+            if len(found.spans) < size:
+                raise UsageError(
+                    f"the shard {paths[shard]} holds {len(found.spans)} images, but sizes.json says {size}"
+                )
+            places += [(shard, number) for number in range(start, size)]
+            spans.append(found.spans[start:size])
+            labels.append(found.labels[start:size])
+    return places, torch.cat(spans), torch.cat(labels)
 
 
 def _split(sizes: list[int], share: float) -> list[int]:
