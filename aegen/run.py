@@ -2,40 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
-import re
 import shlex
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
 from aegen import registry
-from aegen.atomic import sweep, write_text
-from aegen.checkpoint import Checkpoint, origins, resumable
+from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch
+from aegen.checkpoint import Checkpoint, resumable
 from aegen.config import Layer, merge_resume, resolve
-from aegen.data.source import Data, dataset_name, load_data
+from aegen.data.source import Data, load_data
 from aegen.engine import host, trial
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World, begun_run, remember_run, world
 from aegen.engine.recorder import NotFinite
+from aegen.engine.stop import Stop
 from aegen.errors import EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create
-from aegen.model import Autoencoder, build_model, build_objective, build_sampler
+from aegen.model import build_model, build_objective, build_sampler
 from aegen.plugins import Hooks
-from aegen.protocols import ImageShape, Objective
-from aegen.rundir import RUNS, RunDir, disk_error, find_checkpoint, refuse_existing
-from aegen.settings import RunSpec, to_toml
+from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing
+from aegen.settings import RunSpec
 from aegen.spec import Spec
 from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
 
@@ -111,7 +101,7 @@ def train(
             raise UsageError("--resume goes on in the run's own folder", hint="leave --init-from and --run-dir out")
         home, saved, before = resumable(resume)
         spec = merge_resume(before, layers)
-        init_from = _beginning(home) if saved is None else None
+        init_from = first_weights(home) if saved is None else None
     else:
         spec = resolve(layers).spec
     with world(spec.train.device) as here:
@@ -120,7 +110,7 @@ def train(
         begun = here.share(begun_run() if here.first and resume is None and not dry_run else None)
         if begun is not None:  # torchrun has replaced workers of this very run
             home, saved, spec = resumable(begun)
-            init_from, run_dir = _beginning(home) if saved is None else None, None
+            init_from, run_dir = first_weights(home) if saved is None else None, None
         return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, say if here.first else _silent)
 
 
@@ -138,7 +128,7 @@ def _train(
     if home is not None and saved is None:
         say(f"{home} was stopped before its first checkpoint; it begins again")
     if saved is not None:
-        spec = _same_batch(spec, saved, here)
+        spec = same_batch(spec, saved, here)
     if run_dir is not None and here.first:
         refuse_existing(run_dir)  # before minutes of reading data
     trackers = [(name, registry.get("tracker", name)) for name in spec.log.trackers if here.first]
@@ -157,10 +147,10 @@ def _train(
     for listener in listeners if here.first else ():
         hooks.add(listener, type(listener).__name__)
     fingerprint = data.fingerprint()
-    header = _header(spec, model, data, fingerprint) | {"encodes": objective.encodes}
+    header = header_of(spec, model, data, fingerprint) | {"encodes": objective.encodes}
     if saved is not None and saved.header["data"]["fingerprint"] != fingerprint:
         raise UsageError(f"--data {spec.data.name} holds other images than when {saved.path} was written")
-    stop = _Stop()
+    stop = Stop()
     trainer = Trainer(spec, model, objective, data, here, run=None, header=header, hooks=hooks, stop=stop)
     _tell_model(trainer, say)
     if saved is not None:
@@ -174,7 +164,7 @@ def _train(
             trainer.recover(bad)
         say("dry run: one step was taken, nothing was written")
         return Result(None, None, None, None, 1, 0, 0.0, trainer.validate(), here.rank)
-    opened = _open_run(spec, here, home, run_dir, trainer, source.path if source is not None else None)
+    opened = open_run(spec, here, home, run_dir, trainer, source.path if source is not None else None)
     run = RunDir(here.share(opened.path))
     if here.first and home is None:
         remember_run(run.path)
@@ -185,7 +175,7 @@ def _train(
     return _drive(trainer, run, stop, hooks, say)
 
 
-def _drive(trainer: Trainer, run: RunDir, stop: _Stop, hooks: Hooks, say: Say) -> Result:
+def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) -> Result:
     """Run the loop between the first hook and the last, and turn what ends it early into advice."""
     spec, progress = trainer.spec, trainer.progress
     error: BaseException | None = None
@@ -252,135 +242,6 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
     return picture
 
 
-# ---------------------------------------------------------------------------------------------------- beginnings
-
-
-def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spec: RunSpec) -> None:
-    """Begin with another run's weights: its averaged ones if it has them, and its objective's if that is the same.
-
-    Raises:
-        UsageError: the architectures differ.
-    """
-    theirs = source.spec
-    for key in ("arch", "bottleneck", "likelihood"):
-        mine, other = getattr(spec, key), getattr(theirs, key)
-        if mine != other:
-            raise UsageError(
-                f"--init-from {source.path} has {key} {other.name} {other.options}, this run {mine.name} {mine.options}",
-                hint="give the same --arch, --bottleneck and --likelihood with the same options",
-            )
-    image = ImageShape(*source.header["image"])
-    if image != model.image:
-        raise UsageError(
-            f"--init-from {source.path} is for images of {image}, this run's are {model.image}",
-            hint="give that model's --size and --channels",
-        )
-    source.restore(model, "ema." if source.has("ema.") else "model.")
-    if spec.objective.name == theirs.objective.name and source.has("objective."):
-        source.restore(objective, "objective.")
-
-
-def _open_run(
-    spec: RunSpec, here: World, home: Path | None, run_dir: Path | None, trainer: Trainer, source: Path | None
-) -> RunDir:
-    """The run's folder: rank 0 makes it, or finds it, and writes what the run is made of, `source` being its first weights."""
-
-    def describe(run: RunDir) -> None:
-        write_text(run.config, to_toml(spec.to_dict()))
-        about = environment(here)
-        if source is not None:
-            about["init_from"] = os.path.relpath(source, home or run_dir or RUNS / "any")
-        write_text(run.environment, json.dumps(about, indent=2) + "\n")
-
-    if not here.first:
-        return RunDir(home or run_dir or RUNS)
-    try:
-        if home is not None:
-            run = RunDir(home)
-            for folder in (run.path.parent, run.path, run.checkpoints, run.samples):
-                sweep(folder)
-            run.forget_after(trainer.progress.step)
-            describe(run)
-            return run
-        data = re.sub(r"[^A-Za-z0-9]+", "-", Path(spec.data.name).stem).strip("-") or "data"
-        stem = re.sub(r"[^A-Za-z0-9+.-]+", "-", f"{spec.arch.name}-{spec.objective.name}-{data}").strip("-.")
-        return RunDir.create(run_dir, stem, describe)
-    except OSError as error:
-        raise disk_error(error, home or run_dir or RUNS, last_good=trainer.keeper.last_good) from error
-
-
-def _same_batch(spec: RunSpec, saved: Checkpoint, here: World) -> RunSpec:
-    """With the images of a step shared by another number of processes, so that the run goes on as it began.
-
-    Raises:
-        UsageError: they cannot be shared evenly.
-    """
-    before, batch = saved.header.get("processes", here.size), saved.header.get("batch", 0)
-    if before == here.size or not batch:
-        return spec
-    if batch % here.size:
-        raise UsageError(
-            f"{saved.path} was written by a run with {batch} images a step, which {here.size} processes cannot share evenly",
-            hint=f"use {before} processes, or another number that divides {batch}",
-        )
-    return replace(spec, train=replace(spec.train, batch_size=batch // here.size))
-
-
-def _beginning(home: Path) -> Path | None:
-    """The weights that a run began with, if they were another run's."""
-    try:
-        about = json.loads((home / "environment.json").read_text(encoding="utf-8"))
-        return home / about["init_from"] if "init_from" in about else None
-    except (OSError, ValueError, TypeError) as error:
-        hint = "it took no step that was saved; begin a new one"
-        raise UsageError(f"{home / 'environment.json'} cannot be read ({error})", hint=hint) from error
-
-
-def _header(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str) -> dict[str, Any]:
-    parts = [
-        ("architecture", spec.arch.name),
-        ("bottleneck", spec.bottleneck.name),
-        ("likelihood", spec.likelihood.name),
-        *(("objective", name) for name in spec.objective.name.split("+")),
-        ("dataset", dataset_name(spec.data.name)),
-        *(("tracker", name) for name in spec.log.trackers),
-    ]
-    return {
-        "spec": spec.to_dict(),
-        "image": list(model.image),
-        "latent": list(model.latent_shape),
-        "data": {
-            "name": spec.data.name,
-            "count": len(data.train),
-            "classes": data.classes,
-            "fingerprint": fingerprint,
-        },
-        "plugins": origins(parts),
-        "samplers": {},
-        "versions": {"aegen": version("aegen"), "torch": torch.__version__},
-    }
-
-
-def environment(here: World) -> dict[str, Any]:
-    """What the run ran on: versions and device, and the command; nothing that names a person."""
-    names = ("aegen", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors")
-    device: dict[str, Any] = {
-        "type": here.device.type,
-        "processes": here.size,
-        "threads": torch.get_num_threads(),
-    }
-    if here.device.type == "cuda":
-        device["name"] = torch.cuda.get_device_name(here.device)
-    return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "versions": {name: version(name) for name in names},
-        "plugins": sorted({f"{c.package} {c.version}" for c in registry.every_component() if not c.builtin}),
-        "device": device,
-        "command": sys.argv[1:],
-    }
-
-
 def _tell_data(data: Data, spec: RunSpec, say: Say) -> None:
     classes = f", {len(data.classes)} classes" if data.classes else ""
     say(
@@ -414,32 +275,3 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
     )
     if spec.train.parallel == "fsdp" and not trainer.sharded:
         say("--parallel fsdp: there is one process, which holds the whole model")
-
-
-class _Stop:
-    """Ctrl-C, SIGTERM and SIGUSR1 ask the loop to save and stop; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self._asked = False
-
-    def __call__(self) -> bool:
-        return self._asked
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Catch the signals, in the main thread, where Python allows it."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        named = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is not known everywhere
-        before = {s: signal.signal(s, self._catch) for s in signal.Signals if s.name in named}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def _catch(self, number: int, frame: FrameType | None) -> None:
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = True

@@ -832,7 +832,7 @@ def test_the_line_that_resumes_can_be_pasted_whatever_the_folder_is_called(
     aegen: Aegen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("aegen.run._Stop.__call__", lambda self: True)
+        patch.setattr("aegen.engine.stop.Stop.__call__", lambda self: True)
         said = aegen("train", *TINY, "--run-dir", "my run", "--steps", 3)
     said.refused(130, "stopped at step 1 of 3", "the state is saved")
     line = shlex.split(said.err.rpartition("go on with: ")[2])

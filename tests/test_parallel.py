@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from aegen import noise, ranks, registry
+from aegen.beginning import same_batch
 from aegen.checkpoint import Checkpoint
 from aegen.config import resolve
 from aegen.data.batches import Batches
@@ -37,7 +38,7 @@ from aegen.errors import UsageError
 from aegen.model import build_model, build_objective
 from aegen.plugins import Hooks
 from aegen.protocols import Outcome
-from aegen.run import _same_batch, train
+from aegen.run import train
 from aegen.rundir import RunDir
 from aegen.settings import TrainSettings
 from aegen.use import load
@@ -475,10 +476,10 @@ def test_a_checkpoint_goes_from_any_number_of_processes_to_any_other(two: Pool, 
 
 def test_a_resumed_run_keeps_the_images_of_a_step(trained_run: Path) -> None:
     file = Checkpoint(trained_run / "checkpoints/last.safetensors")
-    assert _same_batch(file.spec, file, World(torch.device("cpu"))).train.batch_size == 64
-    assert _same_batch(file.spec, file, World(torch.device("cpu"), 1, 4)).train.batch_size == 16
+    assert same_batch(file.spec, file, World(torch.device("cpu"))).train.batch_size == 64
+    assert same_batch(file.spec, file, World(torch.device("cpu"), 1, 4)).train.batch_size == 16
     with pytest.raises(UsageError, match=r"64 images a step, which 3 processes cannot share evenly; use 1 processes"):
-        _same_batch(file.spec, file, World(torch.device("cpu"), 0, 3))
+        same_batch(file.spec, file, World(torch.device("cpu"), 0, 3))
 
 
 def drawn(world: World, run: Path, out: Path, each: bool) -> list[Path]:
