@@ -3,8 +3,9 @@
 #
 #     apt-get install slurm-wlm munge iproute2 && bash benchmarks/slurm.sh      # as root, with aegen's environment active
 #
-# The job is requeued in the middle, as a cluster does when it takes nodes away; the weights it ends with are those of one process on the same
-# global batch. What the page's script says of GPUs is taken out of it: one process a node, on its CPU.
+# The job is requeued in the middle, as a cluster does when it takes nodes away (Slurm lets two minutes pass before it begins again); the
+# weights it ends with are those of two processes of one machine that were left alone. What the page's script says of GPUs is taken out of it:
+# one process a node, on its CPU.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
@@ -37,7 +38,7 @@ for n in 1 2; do
 done
 
 chmod 755 "$work"
-mkdir -p /run/munge "$work/state" "$work/spool"
+mkdir -p /run/munge "$work/state" "$work/spool/${nodes[0]}" "$work/spool/${nodes[1]}"
 chown munge: /run/munge
 [ -e /etc/munge/munge.key ] || { head -c 1024 /dev/urandom >/etc/munge/munge.key && chown munge: /etc/munge/munge.key && chmod 400 /etc/munge/munge.key; }
 pgrep -x munged >/dev/null || setpriv --reuid munge --regid munge --clear-groups munged
@@ -55,25 +56,29 @@ SlurmdLogFile=$work/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+MpiDefault=none
+MailProg=/bin/true
 ReturnToService=2
 KillWait=20
-NodeName=${nodes[0]} NodeAddr=$base.11 CPUs=1 State=UNKNOWN
-NodeName=${nodes[1]} NodeAddr=$base.12 CPUs=1 State=UNKNOWN
+NodeName=${nodes[0]} NodeAddr=$base.11 CPUs=2 CoresPerSocket=2 State=UNKNOWN
+NodeName=${nodes[1]} NodeAddr=$base.12 CPUs=2 CoresPerSocket=2 State=UNKNOWN
 PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 END
+printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=yes\n' >"$work/cgroup.conf"
 export SLURM_CONF=$work/slurm.conf
 unshare -u sh -c 'hostname aegen-ctl && exec slurmctld -f "$SLURM_CONF"'
 for node in "${nodes[@]}"; do
-  ip netns exec "$node" unshare -u sh -c "hostname $node && exec slurmd -f '$SLURM_CONF'"
+  ip netns exec "$node" unshare -um sh -c "hostname $node; mount -t tmpfs none /sys/fs/cgroup; exec slurmd -f '$SLURM_CONF'"
 done
 for _ in $(seq 30); do [ "$(sinfo -h -t idle -o %D)" = 2 ] && break || sleep 1; done
 sinfo
 
 # The page's own script, on CPUs; --set words come after those of the page.
 cd "$work"
-more='--set train.epochs=30 --set checkpoint.every_steps=20 --device cpu --quiet'
+more='--set train.epochs=100 --set checkpoint.every_steps=200 --device cpu'
 sed -n '/^### Slurm/,/^### /p' "$here/docs/cluster.md" | sed -n '/^```sh/,/^```/p' | sed '1d;$d' |
-  sed "s/ --gpus-per-node=8 --cpus-per-task=64/ --cpus-per-task=1 --output=$(sed 's/\//\\\//g' <<<"$work")\/job.log --open-mode=append/; s/per-node gpu/per-node 1/; s/--size 256/--size 16 --arch mlp --objective vae --batch-size 16 $more/" >job.sh
+  sed "s/ --gpus-per-node=8 --cpus-per-task=64/ --cpus-per-task=2 --output=$(sed 's/\//\\\//g' <<<"$work")\/job.log --open-mode=append/; s/per-node gpu/per-node 1/; s/--size 256/--size 16 --arch mlp --objective vae --batch-size 16 $more/" >job.sh
 cat job.sh
 python - <<END
 from pathlib import Path
@@ -93,11 +98,11 @@ for _ in $(seq 600); do
   case $state in COMPLETED | FAILED | CANCELLED | TIMEOUT | NODE_FAIL) break ;; *) sleep 0.5 ;; esac
 done
 echo "job $job: $state, $(scontrol show job "$job" | grep -oP 'Restarts=\d+'), nodes $(scontrol show job "$job" | grep -oP ' NodeList=\K\S+')"
-sed 's/^/  | /' job.log
-python -m aegen train --data photos/ --size 16 --arch mlp --objective vae --batch-size 32 $more --run-dir runs/alone
+grep -v "^epoch\|^ *File\|^    \|^W1\|^\[W1" job.log | sed 's/^/  | /'
+torchrun --nproc-per-node 2 -m aegen train --data photos/ --size 16 --arch mlp --objective vae --batch-size 16 $more --run-dir runs/alone >alone.log 2>&1
 python - <<END
 from safetensors.torch import load_file
 one, two = (load_file(f"runs/{name}/checkpoints/last.safetensors") for name in ("alone", "faces"))
 assert one.keys() == two.keys()
-print("apart from one process:", max((one[k].double() - two[k].double()).abs().max().item() for k in one if one[k].is_floating_point()))
+print("apart from a run left alone:", max((one[k].double() - two[k].double()).abs().max().item() for k in one if one[k].is_floating_point()))
 END

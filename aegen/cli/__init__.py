@@ -26,13 +26,15 @@ def main(args: Sequence[str] | None = None) -> None:
     import typer
 
     from aegen.cli.app import build
-    from aegen.errors import AegenError
+    from aegen.errors import AegenError, Interrupted, UsageError
 
     try:
         sys.exit(build(words)(args=words, prog_name="aegen", standalone_mode=False) or 0)
     except AegenError as error:
         if debug:
             raise
+        if isinstance(error, Interrupted | UsageError) and os.environ.get("LOCAL_RANK", "0") != "0":
+            sys.exit(error.exit_code)  # all of torchrun's processes have it, and the first of each machine says it
         fail(f"{error}", error.exit_code)
     except MemoryError:
         fail("there is not enough memory for this; use smaller images, a smaller model or fewer at once", 4)
