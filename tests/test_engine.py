@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 import torch
 from conftest import SMALL
 
+from aegen import threads
 from aegen.checkpoint import Checkpoint
 from aegen.data.source import Data
 from aegen.engine import optim
@@ -399,3 +401,18 @@ def test_an_interrupted_run_goes_on_bit_for_bit(number: int, tmp_path: Path) -> 
     files = [Checkpoint(tmp_path / name / "checkpoints/last.safetensors") for name in ("cut", "whole")]
     assert_same(*(file.tensors("model.") for file in files))
     assert_same(*(file.tensors("optim/") for file in files))
+
+
+def test_a_thread_beside_the_loop_computes_alone_and_others_as_before() -> None:
+    """Of libraries that are known; what the thread computed makes no difference."""
+    assert threads._openmp() or sys.platform != "linux"
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threads.pool(1, "alone") as alone, ThreadPoolExecutor(1) as other:
+            for helper, count in ((alone, 1 if threads._openmp() else 2), (other, 2)):
+                helper.submit(lambda: torch.randn(400, 400).sum()).result()
+                assert helper.submit(torch.get_num_threads).result() == count
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

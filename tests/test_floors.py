@@ -13,7 +13,7 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks", "atomic"],
+    ["errors", "ranks", "atomic", "threads"],
     ["schedules", "noise"],
     ["spec"],
     ["settings", "registry", "plugins", "caches", "data.rows"],
@@ -49,6 +49,8 @@ FLOORS = [
     ["use", "evaluation"],
     ["beginning"],
     ["run"],
+    ["testing.models"],
+    ["testing.metrics", "testing.objectives", "testing.parts"],
     ["testing"],
     ["reporting"],
     ["cli"],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from aegen import threads
 
 T = TypeVar("T")
 
@@ -18,13 +20,13 @@ class Ahead(Generic[T]):
     Args:
         make: safe in several threads.
         depth: how many are made ahead.
-        threads: that make them.
+        count: of the threads that make them.
     """
 
-    def __init__(self, make: Callable[[int], T], depth: int, threads: int = 1) -> None:
+    def __init__(self, make: Callable[[int], T], depth: int, count: int = 1) -> None:
         self._make, self._depth = make, depth
         self._coming: dict[int, Future[T]] = {}
-        self._pool = ThreadPoolExecutor(threads, "aegen-data")
+        self._pool = threads.pool(count, "aegen-data")
 
     def take(self, number: int) -> T:
         """What `make(number)` gives; waits if it is not ready."""

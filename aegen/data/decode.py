@@ -7,7 +7,6 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch.nn.functional import interpolate
 from aegen.errors import UsageError
 from aegen.pictures import MODES, flat
 from aegen.settings import DataSettings
+from aegen.threads import pool
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Not all that Pillow knows: its EPS reader runs a program.
@@ -233,9 +233,9 @@ def read_many(paths: Sequence[Path], target: Target) -> tuple[list[Tensor | None
             return str(error)
 
     # Around the threads and not in them, since the filters belong to the whole process.
-    with warnings.catch_warnings(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with warnings.catch_warnings(), pool(min(16, os.cpu_count() or 1), "aegen-decode") as helpers:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
-        results = list(pool.map(one, paths))
+        results = list(helpers.map(one, paths))
     bad = [(p, r) for p, r in zip(paths, results, strict=True) if isinstance(r, str)]
     return [None if isinstance(r, str) else r for r in results], bad
 

@@ -20,6 +20,7 @@ from aegen.data import decode
 from aegen.data.decode import Target, Unreadable
 from aegen.data.rows import Rows
 from aegen.errors import RunError
+from aegen.threads import pool
 
 _EVERY = 10.0  # seconds between two words on how far decoding is
 _MISSING = "no such file"
@@ -101,7 +102,7 @@ class Decoded(Rows):
         super().__init__((len(files), target.channels, *target.size))
         self.digests, self._files, self._target = digests, files, target
         self._size = files.typical(range(len(files)))
-        self._pool = ThreadPoolExecutor(workers())
+        self._pool = pool(workers(), "aegen-decode")
         warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on odd metadata, from threads that have no filters
 
     def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
@@ -119,10 +120,10 @@ class Decoded(Rows):
         return out
 
 
-def for_each(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int, typical: float) -> None:
+def for_each(helpers: ThreadPoolExecutor, work: Callable[[int], None], count: int, typical: float) -> None:
     """`work(n)` of every n below `count`, on images of about `typical` bytes.
 
-    By the threads of `pool`, a few runs of numbers, as handing one over takes as long as a small image; of the smallest by this thread alone.
+    By the threads of `helpers`, a few runs of numbers, as handing one over takes as long as a small image; of the smallest by this thread alone.
     """
     size = count if typical < _SMALL else max(1, count // (4 * workers()))
 
@@ -133,7 +134,7 @@ def for_each(pool: ThreadPoolExecutor, work: Callable[[int], None], count: int, 
     if size >= count:
         run(0)
     else:
-        list(pool.map(run, range(0, count, size)))
+        list(helpers.map(run, range(0, count, size)))
 
 
 def decode_all(
@@ -163,11 +164,11 @@ def decode_all(
                 put(number, pixels, digest_of(content))
 
     tell = say.get()
-    threads = min(workers() if files.typical(numbers) >= _SMALL else 1, len(numbers))
+    threads = max(1, min(workers() if files.typical(numbers) >= _SMALL else 1, len(numbers)))
     # Around the threads and not in them, since the filters belong to the whole process.
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers()) as pool:
+    with warnings.catch_warnings(), pool(threads, "aegen-decode") as helpers:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
-        jobs = {pool.submit(work) for _ in range(threads)}
+        jobs = {helpers.submit(work) for _ in range(threads)}
         try:
             while jobs:
                 done, jobs = wait(jobs, _EVERY, FIRST_EXCEPTION)

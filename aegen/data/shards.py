@@ -13,7 +13,7 @@ import threading
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from aegen.data.decode import SUFFIXES, Target, Unreadable
 from aegen.data.files import for_each, say, workers
 from aegen.data.rows import Rows
 from aegen.errors import RunError, UsageError
+from aegen.threads import pool
 
 TOGETHER = 8
 """Shards that are read at a time."""
@@ -120,7 +121,7 @@ class ShardRows(Rows):
         self._lock = threading.Lock()
         self._pieces: OrderedDict[tuple[int, int], Future[list[bytes]]] = OrderedDict()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # as in Decoded
-        self._decoders = ThreadPoolExecutor(workers(), "aegen-decode")
+        self._decoders = pool(workers(), "aegen-decode")
 
     @property
     def mark(self) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import checkpoint
+from aegen import checkpoint, threads
 
 
 @dataclass
@@ -68,6 +68,7 @@ class Writer:
             torch.cuda.current_stream().synchronize()
 
     def _run(self, write: Write, header: Mapping[str, Any]) -> None:
+        threads.compute_alone()
         try:
             write.weight = next((name for name, value in self._copies.items() if _broken(name, value)), None)
             if write.weight is None:

@@ -1,0 +1,32 @@
+"""The contract, for authors of plugins: one line in a test gives a component everything that aegen promises of it.
+
+    from aegen.testing import check_objective
+    from my_package import MyLoss
+
+    def test_my_loss() -> None:
+        check_objective(MyLoss)
+
+Each check builds tiny models on the CPU and raises AssertionError with what does not hold.
+"""
+
+from aegen.testing.metrics import check_metric
+from aegen.testing.models import check_options
+from aegen.testing.objectives import check_objective
+from aegen.testing.parts import (
+    check_architecture,
+    check_bottleneck,
+    check_features,
+    check_likelihood,
+    check_sampler,
+)
+
+__all__ = [
+    "check_architecture",
+    "check_bottleneck",
+    "check_features",
+    "check_likelihood",
+    "check_metric",
+    "check_objective",
+    "check_options",
+    "check_sampler",
+]

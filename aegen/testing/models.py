@@ -1,0 +1,60 @@
+"""What all checks share: the options, and tiny models that a component is checked on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from aegen import registry
+from aegen.factory import load
+from aegen.model import Autoencoder, build_model
+from aegen.protocols import Bottleneck, ImageShape, Objective
+from aegen.spec import Spec, options_of, positional_of
+
+SHAPES = [ImageShape(1, 8, 8), ImageShape(3, 9, 13), ImageShape(2, 16, 11), ImageShape(4, 12, 12)]
+SMALL = ImageShape(1, 12, 12)
+BATCH = 6
+CLASSES = 3
+_ARCH = Spec("mlp", {"hidden": [24]})
+
+
+def check_options(cls: type) -> None:
+    """Every option has a type and a default that is a JSON value and that its own check accepts."""
+    for option in options_of(cls, schedulable=issubclass(cls, Objective)).values():
+        again = json.loads(json.dumps(option.default))
+        assert again == option.default, f"default of {option.name} is no JSON value: {option.default!r}"
+        if option.default is not None:
+            assert option.check(option.default, option.name) == option.default, f"default of {option.name} is refused"
+
+
+def labels(count: int) -> Tensor:
+    """Classes of that many images, int64 (count,)."""
+    return torch.arange(count) % CLASSES
+
+
+def models(
+    objective: type[Objective] | None = None, image: ImageShape = SMALL, needs: frozenset[str] = frozenset()
+) -> Iterator[Autoencoder]:
+    """A tiny model with each bottleneck, a vector and (with `conv`) a feature map."""
+    likelihood = Spec(objective.likelihood if objective is not None else "gaussian")
+    for name in registry.names("bottleneck"):
+        if needs and not needs <= load("bottleneck", name, Bottleneck).offers:
+            continue
+        torch.manual_seed(0)
+        model = build_model(_ARCH, Spec(name), likelihood, image, classes=CLASSES)
+        model.labels = labels(BATCH)
+        yield model
+    if not needs <= load("bottleneck", "gaussian", Bottleneck).offers:
+        return
+    spatial = Spec("conv", {"width": 4, "depth": 1, "spatial": True})
+    yield build_model(spatial, Spec("gaussian", {"dim": 2}), likelihood, image)
+
+
+def made(cls: Any, model: Autoencoder, extra: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    """A component of a model, of options and of what it takes by position."""
+    known = {"image": model.image, "latent": model.latent_shape, "size": 100, "model": model, **extra}
+    return cls(*(known[name] for name in positional_of(cls)), **options)

@@ -1,0 +1,45 @@
+"""Threads beside the one that trains."""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_OPENMP = re.compile(r"/lib(gomp|iomp5|omp)[-.\w]*\.so[.\d]*$")
+
+
+def pool(count: int, name: str) -> ThreadPoolExecutor:
+    """Threads that each compute alone."""
+    return ThreadPoolExecutor(count, name, initializer=compute_alone)
+
+
+def compute_alone() -> None:
+    """Let the arithmetic of the calling thread be done by itself, and by no team of threads.
+
+    OpenMP gives every thread that computes a team of its own. As soon as there are more threads in teams than cores, GNU's lets all of
+    them sleep while they wait for each other, those of the training loop too, and a small net trains at two thirds of its speed.
+    torch.set_num_threads would say it for threads that begin later, too.
+    """
+    torch.get_num_threads()  # or torch would set it anew at this thread's first operation
+    for set_threads in _openmp():
+        set_threads(1)
+
+
+@cache
+def _openmp() -> list[Callable[[int], object]]:
+    """`omp_set_num_threads` of the libraries that this process has loaded; none where that is not known."""
+    found: list[Callable[[int], object]] = []
+    with suppress(OSError):
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+        for path in sorted({line.partition("/")[1] + line.partition("/")[2] for line in maps.splitlines()}):
+            if _OPENMP.search(path):
+                with suppress(OSError, AttributeError):
+                    found.append(ctypes.CDLL(path).omp_set_num_threads)
+    return found
