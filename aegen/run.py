@@ -107,10 +107,9 @@ def train(
     with world(spec.train.device) as here:
         if here.device.type == "cpu":
             host.prepare()
+        # torchrun may have replaced workers of this very run, some of them with other words.
         begun = here.share((home or begun_run()) if here.first and not dry_run else None)
-        if (
-            begun is not None and begun != home
-        ):  # torchrun has replaced workers of this very run, some of them with other words
+        if begun is not None and begun != home:
             home, saved, spec = resumable(begun)
             init_from, run_dir = first_weights(home) if saved is None else None, None
         return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, say if here.first else _silent)
