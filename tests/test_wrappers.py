@@ -119,7 +119,7 @@ def test_contract(cls: type[Objective], options: dict[str, Any], files: dict[str
 def test_contract_of_equivariance(monkeypatch: pytest.MonkeyPatch) -> None:
     """On the models that have a feature map; the others it refuses."""
     image = ImageShape(1, 12, 12)
-    monkeypatch.setattr(testing, "_models", lambda objective=None: iter([model(image, spatial=True)]))
+    monkeypatch.setattr("aegen.testing.objectives.models", lambda objective=None: iter([model(image, spatial=True)]))
     monkeypatch.setattr(equivariance, "_SHARE", 1.0)
     testing.check_objective(Equivariance)
 
