@@ -13,14 +13,7 @@ more="--size 16 --arch mlp --batch-size 16 --device cpu --set train.epochs=200 -
 sed -n '/^                - |/,/^              resources/p' "$here/docs/cluster.md" | sed '1d;$d; s/^ *//' |
   sed "s#/data#$work#g; s/--size 256/$more/" >pod.sh
 cat pod.sh
-python - <<END
-import numpy as np
-from PIL import Image
-from pathlib import Path
-Path("photos").mkdir()
-for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (600, 16, 16), dtype=np.uint8)):
-    Image.fromarray(pixels).save(f"photos/{number:03d}.png")
-END
+python "$here/benchmarks/cluster.py" photos photos
 export OMP_NUM_THREADS=1
 pod() {
   export PET_NNODES=2:2 PET_NPROC_PER_NODE=1 PET_RDZV_BACKEND=c10d PET_RDZV_ENDPOINT=localhost:29533 PET_RDZV_ID=faces PET_MAX_RESTARTS=3
@@ -37,9 +30,4 @@ kill -9 "$agent" $(pgrep -P "$agent")
 wait $one $two
 grep -h "^run \|^error" pod1.log pod2.log
 torchrun --standalone --nproc-per-node 2 -m aegen train --data photos $more --run-dir runs/alone >alone.log 2>&1
-python - <<END
-from safetensors.torch import load_file
-one, two = (load_file(f"runs/{name}/checkpoints/last.safetensors") for name in ("alone", "faces"))
-assert one.keys() == two.keys()
-print("apart from a run left alone:", max((one[k].double() - two[k].double()).abs().max().item() for k in one if one[k].is_floating_point()))
-END
+python "$here/benchmarks/cluster.py" apart runs/alone runs/faces

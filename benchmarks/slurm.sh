@@ -80,14 +80,7 @@ more='--set train.epochs=100 --set checkpoint.every_steps=200 --device cpu'
 sed -n '/^### Slurm/,/^### /p' "$here/docs/cluster.md" | sed -n '/^```sh/,/^```/p' | sed '1d;$d' |
   sed "s/ --gpus-per-node=8 --cpus-per-task=64/ --cpus-per-task=2 --output=$(sed 's/\//\\\//g' <<<"$work")\/job.log --open-mode=append/; s/per-node gpu/per-node 1/; s/--size 256/--size 16 --arch mlp --objective vae --batch-size 16 $more/" >job.sh
 cat job.sh
-python - <<END
-from pathlib import Path
-import numpy as np
-from PIL import Image
-Path("photos").mkdir()
-for number, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (600, 16, 16), dtype=np.uint8)):
-    Image.fromarray(pixels).save(f"photos/{number:03d}.png")
-END
+python "$here/benchmarks/cluster.py" photos photos
 export OMP_NUM_THREADS=1 AEGEN_CACHE=
 job=$(sbatch --parsable --requeue job.sh)
 for _ in $(seq 240); do [ -e runs/faces/checkpoints/last.safetensors ] && break || sleep 0.5; done
@@ -100,9 +93,4 @@ done
 echo "job $job: $state, $(scontrol show job "$job" | grep -oP 'Restarts=\d+'), nodes $(scontrol show job "$job" | grep -oP ' NodeList=\K\S+')"
 grep -v "^epoch\|^ *File\|^    \|^W1\|^\[W1" job.log | sed 's/^/  | /'
 torchrun --nproc-per-node 2 -m aegen train --data photos/ --size 16 --arch mlp --objective vae --batch-size 16 $more --run-dir runs/alone >alone.log 2>&1
-python - <<END
-from safetensors.torch import load_file
-one, two = (load_file(f"runs/{name}/checkpoints/last.safetensors") for name in ("alone", "faces"))
-assert one.keys() == two.keys()
-print("apart from a run left alone:", max((one[k].double() - two[k].double()).abs().max().item() for k in one if one[k].is_floating_point()))
-END
+python "$here/benchmarks/cluster.py" apart runs/alone runs/faces
