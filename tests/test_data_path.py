@@ -232,13 +232,14 @@ def test_a_cache_cut_short_under_a_run_does_no_harm(photos: Path, cache: Path) -
 def test_a_run_that_was_killed_leaves_what_it_decoded_to_the_next(
     photos: Path, cache: Path, decoded: list[int], environment: dict[str, str]
 ) -> None:
-    """SIGKILL after the 25th image, with one thread."""
+    """SIGKILL after the 25th image, with one thread, and images written by fives."""
     code = f"""
 import os, signal
-from aegen.data import decode, files, keep
+from aegen.data import decode, files, keep, store
 from aegen.data.source import load_data
 from aegen.settings import DataSettings
 keep._LEAST, files.workers, read, seen = 0, lambda: 1, decode.read, []
+store._TOGETHER = 5 * 3 * 9 * 11
 def count(source, target):
     seen.append(1)
     if len(seen) == 26:

@@ -72,6 +72,7 @@ def keep(files: Files, settings: DataSettings, target: Target | Callable[[], Tar
                     store, bad = _build(files, settings, root, name, shape)
         if bad is None:  # what could not be read before may have become readable, and the reasons are in no cache
             bad = decode_all(files, _target(store, settings), (~store.there).nonzero()[:, 0].tolist(), store.put)
+            store.flush()
     except OSError as error:
         say.get()(f"decoded images cannot be kept in {root} ({error.strerror or error}), and the run goes on without")
         return _uncached(files, goal())

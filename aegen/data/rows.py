@@ -119,9 +119,9 @@ class MemoryRows(Rows):
 def pick(pixels: Pictures, index: Tensor) -> Pictures:
     """Some of the images: small ones copied, others by reference."""
     if isinstance(pixels, Tensor):
-        return pixels[index] if pixels.nbytes <= _COPIED else MemoryRows(pixels).pick(index)
+        return pixels.index_select(0, index) if pixels.nbytes <= _COPIED else MemoryRows(pixels).pick(index)
     if isinstance(pixels, MemoryRows) and pixels.pixels.nbytes <= _COPIED:
-        return MemoryRows(pixels.pixels[index], None if pixels.digests is None else pixels.digests[index])
+        return MemoryRows(pixels.read(index), None if pixels.digests is None else pixels.digests[index])
     return pixels.pick(index)
 
 

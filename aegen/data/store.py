@@ -18,6 +18,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -31,7 +32,8 @@ _SUM, _STATE, _CHECK = 2, 3, 4
 _WORD = 8
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.array([1, 3, 5, 7], np.uint64)
-_WAITING = 8  # images that wait for another thread to write them
+_VECTOR = 1024  # the most that the system takes in a call
+_TOGETHER = 2**18  # bytes of images that are written at once: each call costs as long as a small image, and threads wait for each other
 
 
 class Store(Rows):
@@ -116,7 +118,7 @@ class Store(Rows):
         return torch.from_numpy(self._table[:, :_SUM].astype(np.int64))
 
     def put(self, number: int, pixels: Tensor, digest: bytes) -> None:
-        """Write an image (C, H, W), decoded from something with this digest of 16 bytes.
+        """Write an image (C, H, W), decoded from something with this digest of 16 bytes; `flush` writes the last ones.
 
         Raises:
             OSError: the disk is full, or the file may not be written.
@@ -132,18 +134,34 @@ class Store(Rows):
         if self._writable:
             self._waiting.append((number, row))
             # The system lets one thread at a time write to a file, and others that try burn their time: they leave it to the one.
-            while self._waiting and self._writing.acquire(blocking=len(self._waiting) > _WAITING):
+            while (much := len(self._waiting) * self._stride // _TOGETHER) and self._writing.acquire(blocking=much > 8):
                 try:
                     self._write_waiting()
                 finally:
                     self._writing.release()
 
+    def flush(self) -> None:
+        """Write what was put; to the system, which writes it to the disk when it wants.
+
+        Raises:
+            OSError: as of `put`.
+        """
+        with self._writing:
+            self._write_waiting()
+
     def _write_waiting(self) -> None:
+        taken = []
         while self._waiting:
-            number, row = self._waiting.popleft()
-            self._write(row.data, self._pixels_at + number * self._stride)
-            record = self._table[number]
-            self._write(record.tobytes(), self._table_at + number * record.nbytes)
+            taken.append(self._waiting.popleft())
+        taken.sort(key=itemgetter(0))
+        while taken:
+            first, count = taken[0][0], 1
+            while count < min(len(taken), _VECTOR) and taken[count][0] == first + count:
+                count += 1
+            self._write_run([row for _, row in taken[:count]], self._pixels_at + first * self._stride)
+            records = self._table[first : first + count]
+            self._write(records.tobytes(), self._table_at + first * _COLUMNS * _WORD)
+            del taken[:count]
 
     def finish(self, path: Path) -> None:
         """Close the file and give it its name.
@@ -153,7 +171,7 @@ class Store(Rows):
         Raises:
             OSError: it cannot be renamed.
         """
-        self._write_waiting()
+        self.flush()
         self.close()
         os.replace(self.path, path)
 
@@ -180,6 +198,7 @@ class Store(Rows):
         pixels, digest = self.mend(number)
         with suppress(OSError):  # it is right in memory, and may be wrong in the file once more
             self.put(number, pixels, digest)
+            self.flush()
         return pixels
 
     def _fill(self, view: memoryview, place: int) -> bool:
@@ -198,6 +217,12 @@ class Store(Rows):
                 return False
             done += got
         return True
+
+    def _write_run(self, rows: list[np.ndarray], place: int) -> None:
+        if hasattr(os, "pwritev") and os.pwritev(self._handle, rows, place) == len(rows) * self._stride:
+            return
+        for number, row in enumerate(rows):
+            self._write(row.data, place + number * self._stride)
 
     def _write(self, content: bytes | memoryview, place: int) -> None:
         view, done = memoryview(content), 0
