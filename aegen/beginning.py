@@ -135,7 +135,7 @@ def header_of(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str) -
 
 def environment(here: World) -> dict[str, Any]:
     """What the run ran on: versions and device, and the command; nothing that names a person."""
-    names = ("aegen", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "safetensors")
+    names = ("aegen", "torch", "torchvision", "numpy", "pillow", "simplejpeg", "scikit-learn", "safetensors")
     device: dict[str, Any] = {
         "type": here.device.type,
         "processes": here.size,

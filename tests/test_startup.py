@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-HEAVY = {"torch", "torchvision", "numpy", "PIL", "sklearn"}
+HEAVY = {"torch", "torchvision", "numpy", "PIL", "simplejpeg", "sklearn"}
 LINES = [
     ["--help"],
     ["--version"],

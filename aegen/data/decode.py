@@ -104,7 +104,11 @@ def _plain_jpeg(content: bytes, target: Target) -> Tensor | None:
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
         channels = _CHANNELS.get(colours, 0)
-        if not channels or target.channels not in (None, channels) or width * height > (Image.MAX_IMAGE_PIXELS or math.inf):
+        if (
+            not channels
+            or target.channels not in (None, channels)
+            or width * height > (Image.MAX_IMAGE_PIXELS or math.inf)
+        ):
             return None
         part = 1  # of its side, to which it is decoded: in less time, and near enough
         if target.size is not None:

@@ -57,7 +57,7 @@ def keep(files: Files, settings: DataSettings, target: Target | Callable[[], Tar
         return _uncached(files, goal())
     root = root / "images"
     name = files.key(known)
-    how, bad = "read from the cache", None
+    how, bad, held = "read from the cache", None, None
     try:
         store = Store.open(root / f"{name}.safetensors")
         if store is None:
@@ -69,14 +69,14 @@ def keep(files: Files, settings: DataSettings, target: Target | Callable[[], Tar
                 store = Store.open(root / f"{name}.safetensors")  # which the other one may have made
                 if store is None:
                     how = "decoded once into the cache"
-                    store, bad = _build(files, settings, root, name, shape)
+                    store, bad, held = _build(files, settings, root, name, shape)
         if bad is None:  # what could not be read before may have become readable, and the reasons are in no cache
             bad = decode_all(files, _target(store, settings), (~store.there).nonzero()[:, 0].tolist(), store.put)
             store.flush()
     except OSError as error:
         say.get()(f"decoded images cannot be kept in {root} ({error.strerror or error}), and the run goes on without")
         return _uncached(files, goal())
-    return _from_store(files, settings, store, bad, how)
+    return _from_store(files, settings, store, bad, held, how)
 
 
 def _shape(files: Files, target: Target) -> tuple[int, int, int, int]:
@@ -86,8 +86,11 @@ def _shape(files: Files, target: Target) -> tuple[int, int, int, int]:
 
 def _build(
     files: Files, settings: DataSettings, root: Path, name: str, shape: tuple[int, int, int, int]
-) -> tuple[Store, dict[int, str]]:
+) -> tuple[Store, dict[int, str], Tensor | None]:
     """Go on with what another run began, or begin; the lock is held.
+
+    Returns:
+        The images in the cache, number → reason of those that cannot be read, and the images in memory if they are few.
 
     Raises:
         OSError: there is no room, or no permission.
@@ -100,8 +103,15 @@ def _build(
             reason = "too little room is left" if size > room else f"data.cache_gb is {settings.cache_gb:g}"
             raise OSError(f"they take {amount(size)}, and {reason}")
         store = Store.make(part, shape)
+    held = torch.empty(shape, dtype=torch.uint8) if size <= SMALL and not store.there.any() else None
+
+    def put(number: int, pixels: Tensor, digest: bytes) -> None:
+        store.put(number, pixels, digest)
+        if held is not None:
+            held[number] = pixels
+
     try:
-        bad = decode_all(files, _target(store, settings), (~store.there).nonzero()[:, 0].tolist(), store.put)
+        bad = decode_all(files, _target(store, settings), (~store.there).nonzero()[:, 0].tolist(), put)
         store.finish(whole)
     except OSError:
         part.unlink(missing_ok=True)  # it takes the room that others may need
@@ -111,7 +121,7 @@ def _build(
     found = Store.open(whole)
     if found is None:
         raise OSError(f"{whole} was changed by another program")
-    return found, bad
+    return found, bad, held
 
 
 def _target(store: Store, settings: DataSettings) -> Target:
@@ -120,7 +130,9 @@ def _target(store: Store, settings: DataSettings) -> Target:
     return Target((height, width), channels, settings.fit)
 
 
-def _from_store(files: Files, settings: DataSettings, store: Store, bad: dict[int, str], how: str) -> Kept:
+def _from_store(
+    files: Files, settings: DataSettings, store: Store, bad: dict[int, str], held: Tensor | None, how: str
+) -> Kept:
     goal = _target(store, settings)
 
     def mend(number: int) -> tuple[Tensor, bytes]:
@@ -138,7 +150,8 @@ def _from_store(files: Files, settings: DataSettings, store: Store, bad: dict[in
     size = len(good) * store.shape[1:].numel()
     rows: Rows
     if size <= SMALL and len(good):
-        rows, how = MemoryRows(store.read(good), store.digests[good]), f"{how} {store.path.parent}, held in memory"
+        pixels = store.read(good) if held is None else held[good] if bad else held
+        rows, how = MemoryRows(pixels, store.digests[good]), f"{how} {store.path.parent}, held in memory"
     else:
         rows, how = store.pick(good) if bad else store, f"{how} {store.path.parent}"
     return Kept(rows, good, bad, f"{len(good):,} {how}, {amount(size)}")

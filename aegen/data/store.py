@@ -33,7 +33,9 @@ _WORD = 8
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.array([1, 3, 5, 7], np.uint64)
 _VECTOR = 1024  # the most that the system takes in a call
-_TOGETHER = 2**18  # bytes of images that are written at once: each call costs as long as a small image, and threads wait for each other
+_TOGETHER = (
+    2**18
+)  # bytes of images that are written at once: each call costs as long as a small image, and threads wait for each other
 
 
 class Store(Rows):
@@ -219,7 +221,10 @@ class Store(Rows):
         return True
 
     def _write_run(self, rows: list[np.ndarray], place: int) -> None:
-        if hasattr(os, "pwritev") and os.pwritev(self._handle, rows, place) == len(rows) * self._stride:
+        if (
+            hasattr(os, "pwritev")
+            and os.pwritev(self._handle, [row.data for row in rows], place) == len(rows) * self._stride
+        ):
             return
         for number, row in enumerate(rows):
             self._write(row.data, place + number * self._stride)
