@@ -134,8 +134,6 @@ def _train(
         refuse_existing(run_dir)  # before minutes of reading data
     trackers = [(name, registry.get("tracker", name)) for name in spec.log.trackers if here.first]
     data = load_data(spec.data, spec.data_options, say)
-    if here.device.type == "cpu":
-        host.use_large_pages()
     _tell_data(data, spec, say)
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))

@@ -285,8 +285,6 @@ def contender(name: str, net: str, data_root: Path, folder: Path) -> Contender:
         return Loader(net, data_root)
     spec = run_spec(net, data_root, compiled=bool(compiled))
     data = load_data(spec.data, spec.data_options)
-    if name in ("aegen", "by hand"):
-        host.use_large_pages()
     if name == "aegen":
         return Aegen(spec, data, folder)
     return ByHand(spec, data, compiled=bool(compiled)) if name == "by hand" else Pythae(net, data, folder)

@@ -416,29 +416,3 @@ def test_a_thread_beside_the_loop_computes_alone_and_others_as_before() -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
-
-
-@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="the system has no large pages")
-@pytest.mark.parametrize("limited", [False, True])
-def test_what_a_run_allocates_lies_in_large_pages_unless_memory_is_limited(limited: bool) -> None:
-    code = f"""
-import resource
-from pathlib import Path
-import torch
-from aegen.engine import host
-host.prepare()
-size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-if {limited}:
-    resource.setrlimit(resource.RLIMIT_AS, (size + 2**29, size + 2**29))
-host.use_large_pages()
-place, large = torch.ones(2**25).data_ptr() + 2**26, None  # its middle: it may begin in a page of before
-for line in Path("/proc/self/smaps").read_text().splitlines():
-    first, _, last = line.split()[0].partition("-")
-    if last:
-        here = int(first, 16) <= place < int(last, 16)
-    elif first == "VmFlags:" and here:
-        large = "hg" in line.split()
-print(large)
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert (done.stdout, done.stderr) == (f"{not limited}\n", "")
