@@ -265,6 +265,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     whole = saved(Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)), folder / "whole.png")
     (folder / "cut.png").write_bytes(whole.read_bytes()[:3000])
     saved(Image.open(whole), folder / "cut.jpg", quality=95)
+    (folder / "head.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:30])
     (folder / "cut.jpg").write_bytes((folder / "cut.jpg").read_bytes()[:2000])
     whole.unlink()
     (folder / "zero.png").touch()
@@ -278,6 +279,7 @@ def bad_files(folder: Path) -> dict[str, str]:
     return {
         "cut.png": "cut short",
         "cut.jpg": "cut short",
+        "head.jpg": "cut short",
         "zero.png": "empty",
         "text.jpg": "not an image",
         "bomb.png": "too large",

@@ -88,7 +88,7 @@ def read(source: Path | bytes, target: Target) -> Tensor:
     except (
         Exception
     ) as error:  # decoders raise anything on damaged data: OSError, SyntaxError, ValueError, struct.error
-        damaged = any(word in str(error) for word in ("truncated", "broken"))
+        damaged = any(word in str(error).lower() for word in ("truncated", "broken"))
         reason = "cut short or damaged" if damaged else str(error)
         raise Unreadable(reason.splitlines()[0] if reason else type(error).__name__) from None
 
