@@ -259,6 +259,16 @@ def test_a_jpeg_of_odd_bytes_is_what_pillow_makes_of_it(tmp_path: Path, size: tu
     assert torch.equal(read(odd, Target(size)), usual)
 
 
+@pytest.mark.parametrize(("mode", "target"), [("RGB", Target((16, 16), 3)), ("L", Target((8, 8))), ("RGB", Target())])
+def test_a_plain_jpeg_is_read_without_pillow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: str, target: Target
+) -> None:
+    """Which takes longer, so nobody would notice if it were read by it again."""
+    path = saved(Image.linear_gradient("L").resize((64, 64)).convert(mode), tmp_path / "a.jpg")
+    monkeypatch.setattr(Image, "open", lambda *args, **options: pytest.fail("Pillow was asked"))
+    assert read(path, target).shape == (len(mode), *(target.size or (64, 64)))
+
+
 def bad_files(folder: Path) -> dict[str, str]:
     """Files that are no usable images, and a word of the reason for each."""
     rng = np.random.default_rng(0)

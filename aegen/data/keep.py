@@ -150,8 +150,11 @@ def _from_store(
     size = len(good) * store.shape[1:].numel()
     rows: Rows
     if size <= SMALL and len(good):
-        pixels = store.read(good) if held is None else held[good] if bad else held
-        rows, how = MemoryRows(pixels, store.digests[good]), f"{how} {store.path.parent}, held in memory"
+        if held is None:
+            held = store.read(good)
+        elif bad:
+            held = held[good]
+        rows, how = MemoryRows(held, store.digests[good]), f"{how} {store.path.parent}, held in memory"
     else:
         rows, how = store.pick(good) if bad else store, f"{how} {store.path.parent}"
     return Kept(rows, good, bad, f"{len(good):,} {how}, {amount(size)}")

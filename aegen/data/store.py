@@ -33,9 +33,9 @@ _WORD = 8
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.array([1, 3, 5, 7], np.uint64)
 _VECTOR = 1024  # the most that the system takes in a call
-_TOGETHER = (
-    2**18
-)  # bytes of images that are written at once: each call costs as long as a small image, and threads wait for each other
+# Bytes of images that are written at once: a call takes as long as a small image, and threads wait for each other.
+_TOGETHER = 2**18
+_BEHIND = 8  # times as many wait for the thread that writes, before others wait for it too
 
 
 class Store(Rows):
@@ -136,7 +136,7 @@ class Store(Rows):
         if self._writable:
             self._waiting.append((number, row))
             # The system lets one thread at a time write to a file, and others that try burn their time: they leave it to the one.
-            while (much := len(self._waiting) * self._stride // _TOGETHER) and self._writing.acquire(blocking=much > 8):
+            while (much := len(self._waiting) * self._stride // _TOGETHER) and self._writing.acquire(much > _BEHIND):
                 try:
                     self._write_waiting()
                 finally:
