@@ -57,7 +57,8 @@ class DataNote(TypedDict):
 class Header(TypedDict):
     """The JSON of a checkpoint; what is read from a file is checked against this.
 
-    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; `batch` is of all processes; the rest is the progress of the run.
+    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; `batch` is of all processes; `unmoved` names, by turn, the
+    parameters of which the optimizer holds nothing, since no gradient has reached them; the rest is the progress of the run.
     """
 
     format: int
@@ -80,6 +81,7 @@ class Header(TypedDict):
     skipped: NotRequired[NonNegativeInt]
     skipped_in_row: NotRequired[NonNegativeInt]
     rollbacks: NotRequired[NonNegativeInt]
+    unmoved: NotRequired[dict[str, list[str]]]
 
 
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"

@@ -15,7 +15,7 @@ keyword-only, with a type and a default.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
@@ -154,6 +154,7 @@ class Turn:
             share one optimizer.
         every: taken at each so-many-th step only.
         after: not taken before this step.
+        varies: whether the loss reaches all that it trains in some steps and not in others, which several processes must know.
     """
 
     name: str
@@ -161,6 +162,7 @@ class Turn:
     trains: Sequence[str | nn.Module] = AUTOENCODER
     every: int = 1
     after: int = 0
+    varies: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------- pieces
@@ -194,6 +196,9 @@ class Bottleneck(nn.Module, ABC):
             normal, independent in every dimension, with `mean` and `std`), `penalty` (not always 0), `charges`, `codes`,
             `labels` (it reads the class labels).
         codebooks: how many codes each codebook has, if the bottleneck offers codes; of several, `codes` are (B, books, …).
+        undecayed: names of those of its own parameters that weight decay leaves alone: priors, pseudo-inputs, codebooks, shifts by
+            class, for which 0 is no simpler than another value. Any module may declare such, a layer inside this one or a net; of
+            `torch.nn`'s, embeddings need not.
 
     State that is not trained by gradients (an EMA codebook) moves only when
     `self.training and torch.is_grad_enabled()`.
@@ -202,6 +207,7 @@ class Bottleneck(nn.Module, ABC):
     fan_in: int
     offers: frozenset[str] | set[str] = frozenset()
     codebooks: Sequence[int] = ()
+    undecayed: Collection[str] = ()
 
     @abstractmethod
     def forward(self, features: Tensor) -> Latent:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from aegen.engine.keeper import Keeper
 from aegen.engine.notices import collapse
 from aegen.engine.parallel import World, shards
 from aegen.engine.progress import Clock, Progress, seed_step, step_seed
+from aegen.engine.reach import Reach
 from aegen.engine.recorder import NotFinite, Recorder
 from aegen.engine.recovery import MOST_ROLLBACKS, failure, skipped
 from aegen.engine.stage import Player, reduce
@@ -84,9 +86,18 @@ class Trainer:
         self.objective = objective.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         named = [("model", model), ("objective", objective)]
         names: dict[nn.Parameter, str] = {p: f"{k}.{n}" for k, m in named for n, p in m.named_parameters()}
-        turns = objective.turns()
+        turns, reach = objective.turns(), Reach(model, objective)
         self.players = [
-            make(model, objective, turn, settings, world, names, "" if turn is turns[0] else f"{turn.name}.")
+            make(
+                model,
+                objective,
+                turn,
+                settings,
+                world,
+                names,
+                "" if turn is turns[0] else f"{turn.name}.",
+                partial(reach.unreached, turn.name),
+            )
             for turn in turns
         ]
         first: dict[tuple[nn.Parameter, ...], Player] = {}
@@ -400,6 +411,7 @@ class Trainer:
             "processes": self.world.size,
             "batch": self.batches.batch_size * self.world.size,
             "validation": self.validation,
+            "unmoved": {player.turn.name: player.unmoved() for player in self.players},
         }
         folder = self.run_dir.checkpoints if self.run_dir is not None and self.world.first else None
         if folder is not None or self.sharded:
@@ -417,9 +429,11 @@ class Trainer:
 
                 averages = {k: sharding.part_of(v, self.ema.shadow[k]) for k, v in averages.items()}
             self.ema.restore(averages)
-        for player in self.players:
-            player.restore(saved.tensors(f"optim/{player.turn.name}/"))
         header = saved.header
+        for player in self.players:
+            said = header.get("unmoved")  # not by earlier versions
+            unmoved = None if said is None else said.get(player.turn.name, ())
+            player.restore(saved.tensors(f"optim/{player.turn.name}/"), unmoved)
         for key, before in asdict(Progress()).items():
             setattr(self.progress, key, header.get(key, before))
         self.validation = header["validation"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, cast
 
 import torch
@@ -17,12 +17,31 @@ from aegen.settings import TrainSettings
 _ALTERED = "the checkpoint was altered; resume from another, or begin a new run with --init-from"
 
 
-def build(settings: TrainSettings, parameters: list[nn.Parameter], device: torch.device) -> Optimizer:
-    """The optimizer of one turn; fused where torch has it. Weight decay is for matrices and kernels, not for biases."""
+def undecayed(*modules: nn.Module) -> set[nn.Parameter]:
+    """What weight decay leaves alone whatever its shape: embeddings, and what modules declare by the name of `undecayed`."""
+    found: set[nn.Parameter] = set()
+    for module in (part for whole in modules for part in whole.modules()):
+        own = dict(module.named_parameters(recurse=False))
+        names = own if isinstance(module, nn.Embedding | nn.EmbeddingBag) else getattr(module, "undecayed", ())
+        found.update(own[name] for name in names if name in own)
+    return found
+
+
+def build(
+    settings: TrainSettings,
+    parameters: list[nn.Parameter],
+    device: torch.device,
+    fixed: Collection[nn.Parameter] = (),
+) -> Optimizer:
+    """The optimizer of one turn; fused where torch has it.
+
+    Weight decay is for the matrices and kernels of layers: not for biases, nor for what is `fixed`, such as a prior, for which 0 is
+    no simpler than any other value.
+    """
     groups = [{"params": parameters, "weight_decay": 0.0}]
     if settings.weight_decay:
-        heavy = [p for p in parameters if p.ndim > 1]
-        light = [p for p in parameters if p.ndim <= 1]
+        heavy = [p for p in parameters if p.ndim > 1 and p not in fixed]
+        light = [p for p in parameters if p.ndim <= 1 or p in fixed]
         groups = [
             {"params": heavy, "weight_decay": settings.weight_decay},
             {"params": light, "weight_decay": 0.0},
@@ -56,16 +75,24 @@ class Stepper:
     on the same tensors, through the functional form that torch has for it.
     """
 
-    def __init__(self, settings: TrainSettings, parameters: list[nn.Parameter], device: torch.device) -> None:
-        self.optimizer = build(settings, parameters, device)
+    def __init__(
+        self,
+        settings: TrainSettings,
+        parameters: list[nn.Parameter],
+        device: torch.device,
+        fixed: Collection[nn.Parameter] = (),
+    ) -> None:
+        self.optimizer = build(settings, parameters, device, fixed)
         self._quick = isinstance(self.optimizer, Adam) and bool(self.optimizer.defaults["fused"])
         self._groups: list[tuple[dict[str, Any], list[nn.Parameter], tuple[list[Tensor], ...]]] = []
+        self._idle: list[nn.Parameter] = []  # had no gradient when the groups were made
 
     @torch.no_grad()
     def step(self, lr: float, bad: Tensor | None = None) -> None:
         """Move every parameter that has a gradient, and none if `bad`, (), is 1."""
         batches = [[p.grad for p in parameters] for _, parameters, _ in self._groups]
-        if not batches or any(gradient is None for batch in batches for gradient in batch):
+        other = any(g is None for batch in batches for g in batch) or any(p.grad is not None for p in self._idle)
+        if not batches or other:
             self.set_learning_rate(lr)
             before = None if bad is None else _Before(self.optimizer)
             self.optimizer.step()
@@ -104,15 +131,21 @@ class Stepper:
             group["lr"] = lr
 
     def _find_moments(self) -> None:
+        """Of what has a gradient now; where something else has, the groups are made again."""
+        if not self._quick:
+            return
         every = self.optimizer.state
-        groups = [(group, group["params"]) for group in self.optimizer.param_groups]
-        if self._quick and all(p in every for _, parameters in groups for p in parameters):
-            slots = ("exp_avg", "exp_avg_sq", "step")
-            self._groups = [(g, ps, tuple([every[p][slot] for p in ps] for slot in slots)) for g, ps in groups]
+        self._groups, self._idle = [], []
+        for group in self.optimizer.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            self._idle += [p for p in group["params"] if p.grad is None]
+            if moved:
+                slots = ("exp_avg", "exp_avg_sq", "step")
+                self._groups.append((group, moved, tuple([every[p][slot] for p in moved] for slot in slots)))
 
     def forget(self) -> None:
         """The optimizer was given other moments."""
-        self._groups = []
+        self._groups, self._idle = [], []
 
 
 class _Before:
@@ -146,9 +179,24 @@ def state(optimizer: Optimizer, names: Mapping[nn.Parameter, str], prefix: str) 
     }
 
 
+def unmoved(optimizer: Optimizer, names: Mapping[nn.Parameter, str]) -> list[str]:
+    """Of an optimizer that has a state: the parameters for which it has none, since they never had a gradient."""
+    every = [p for group in optimizer.param_groups for p in group["params"]]
+    return [names[p] for p in every if p not in optimizer.state] if optimizer.state else []
+
+
 @torch.no_grad()
-def restore(optimizer: Optimizer, names: Mapping[nn.Parameter, str], saved: Mapping[str, Tensor], prefix: str) -> None:
+def restore(
+    optimizer: Optimizer,
+    names: Mapping[nn.Parameter, str],
+    saved: Mapping[str, Tensor],
+    prefix: str,
+    lacking: Collection[str] = (),
+) -> None:
     """The inverse of `state`; `saved` is keyed `<parameter>/<slot>`, without its prefix.
+
+    Args:
+        lacking: names of the parameters that may have no state at all.
 
     Raises:
         UsageError: a tensor is missing or of another shape than its weight.
@@ -161,7 +209,9 @@ def restore(optimizer: Optimizer, names: Mapping[nn.Parameter, str], saved: Mapp
     every = {slot for held in slots.values() for slot in held}
     for parameter in parameters:
         held = slots.get(names[parameter], {})
-        for slot in every:  # a turn steps all of its parameters or, before it is due, none
+        if not held and names[parameter] in lacking:
+            continue
+        for slot in every:  # of what has a gradient, a turn steps all or, before it is due, none
             key = f"{prefix}/{names[parameter]}/{slot}"
             if slot not in held:
                 raise UsageError(f"the optimizer's state {key} is missing", hint=_ALTERED)

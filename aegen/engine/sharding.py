@@ -7,7 +7,7 @@ twice. Optimizers step the parts themselves, which are plain tensors that share 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import torch
 import torch.distributed as dist
@@ -126,12 +126,16 @@ class ShardedPlayer(Player):
                 found[key] = like(found[key], parameter)
         return found
 
-    def restore(self, saved: dict[str, Tensor]) -> None:
+    def may_lack(self) -> frozenset[str]:
+        """What is whole, such as a prior: copies of parts, by which one could know, cannot be made."""
+        return frozenset(self.names[p] for p in self.parameters if p not in self._parts)
+
+    def restore(self, saved: dict[str, Tensor], unmoved: Collection[str] | None = None) -> None:
         """From whole tensors."""
         for parameter in self._parts:
             for key in [k for k in saved if k.rpartition("/")[0] == self.names[parameter]]:
                 saved[key] = part_of(saved[key], parameter)
-        super().restore(saved)
+        super().restore(saved, unmoved)
 
 
 # ---------------------------------------------------------------------------------------------------- parts

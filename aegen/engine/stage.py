@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, nullcontext
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aegen.engine import optim, precision
 from aegen.engine.guard import Guard
 from aegen.engine.parallel import World
+from aegen.errors import UsageError
 from aegen.model import Autoencoder, lifted
 from aegen.protocols import Objective, Outcome, Turn
 from aegen.settings import TrainSettings
@@ -53,12 +55,19 @@ def reduce(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
     return loss, {name: value.detach() for name, value in metrics.items()}
 
 
+def trained(model: Autoencoder, turn: Turn) -> list[nn.Parameter]:
+    """The parameters of the parts that a turn trains; one that two parts share is there once."""
+    parts = [getattr(model, part) if isinstance(part, str) else part for part in turn.trains]
+    return list(dict.fromkeys(p for part in parts for p in part.parameters()))
+
+
 class Player:
     """A turn with its parameters, its optimizer and its gradient scaler.
 
     Args:
         names: of every parameter of the run, such as `model.encoder.0.weight`.
         label: put before the names of the metrics of every turn but the first.
+        unreached: finds the names of those parameters of the turn that its loss does not reach; asked only where that matters.
     """
 
     def __init__(
@@ -70,17 +79,21 @@ class Player:
         world: World,
         names: Mapping[nn.Parameter, str],
         label: str = "",
+        unreached: Callable[[], frozenset[str]] = frozenset,
     ) -> None:
         self.turn, self.settings, self.world, self.label = turn, settings, world, label
         self.names = names
-        parts = [getattr(model, part) if isinstance(part, str) else part for part in turn.trains]
-        # A parameter that two parts share is stepped once.
-        self.parameters = list(dict.fromkeys(p for part in parts for p in part.parameters()))
+        self._unreached = unreached
+        self.parameters = trained(model, turn)
         self._others = [p for p in names if p not in set(self.parameters)]
-        self.stepper = optim.Stepper(settings, self.moved(), world.device) if self.parameters else None
+        moved = self.moved()
+        kept = optim.undecayed(model, objective, *(part for part in turn.trains if isinstance(part, nn.Module)))
+        fixed = {m for p, m in zip(self.parameters, moved, strict=True) if p in kept}
+        self.stepper = optim.Stepper(settings, moved, world.device, fixed) if self.parameters else None
         self.scaler = precision.scaler(settings.precision, world.device)
         self.guard = Guard((model, objective), world) if settings.on_nan == "skip" and self.parameters else None
         self._owns = True
+        self._together = [self]  # turns that step with this one's optimizer
         self.seats()
         self.stage = self.spread(Stage(model, objective, turn))
         if settings.compile != "off":
@@ -98,7 +111,12 @@ class Player:
         if self.world.size == 1 or not self.parameters:
             return stage
         index = self.world.device.index
-        return DistributedDataParallel(stage, device_ids=[index] if index is not None else None, **_OWN_BUFFERS)
+        options: dict[str, Any] = {"device_ids": [index] if index is not None else None, **_OWN_BUFFERS}
+        # What has no gradient must be looked for in each step, or the others are waited for in vain.
+        searches = self.turn.varies or bool(self._unreached())
+        if searches:
+            warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # a step in which all have one
+        return DistributedDataParallel(stage, find_unused_parameters=searches, **options)
 
     def share(self, other: Player) -> None:
         """Step with the optimizer of another turn that trains the very same parameters.
@@ -107,6 +125,7 @@ class Player:
         own turn, such as a lazy R1, mean nothing.
         """
         self.stepper, self.scaler, self._owns = other.stepper, other.scaler, False
+        other._together.append(self)
 
     def due(self, step: int) -> bool:
         """Whether the turn is taken at `step`."""
@@ -124,7 +143,7 @@ class Player:
         with self._quiet(not last):
             if self._copies:
                 torch.compiler.cudagraph_mark_step_begin()
-            with precision.autocast(self.settings.precision, self.world.device):
+            with precision.autocast(self.settings.precision, self.world.device), self._explained():
                 loss, metrics = self.stage(x, labels)
             if self._copies:
                 metrics = {name: value.clone() for name, value in metrics.items()}
@@ -133,6 +152,19 @@ class Player:
             if self.parameters:
                 self.scaler.scale(loss * share if share != 1 else loss).backward()
         return {self.label + name: value for name, value in metrics.items()} if self.label else metrics
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """DDP notices at a step that a gradient was missing at the last one."""
+        try:
+            yield
+        except RuntimeError as error:
+            if "Expected to have finished reduction" not in str(error):
+                raise
+            raise UsageError(
+                f"the loss of turn {self.turn.name!r} reaches other parameters from one step to the next",
+                hint="declare Turn(..., varies=True), so that several processes look for them in each step",
+            ) from error
 
     def _quiet(self, quiet: bool) -> AbstractContextManager[object]:
         """DDP sums gradients at the last micro-batch of a step only."""
@@ -168,6 +200,10 @@ class Player:
             gradients[0].add_(torch.where(bad.bool(), torch.nan, 0.0))
         return bad
 
+    def may_lack(self) -> frozenset[str]:
+        """Names of the parameters that a checkpoint which does not say so may have no state of."""
+        return frozenset.intersection(*(player._unreached() for player in self._together))
+
     def clip(self) -> None:
         """Bring the norm of all gradients together down to the largest that is allowed."""
         nn.utils.clip_grad_norm_(self.parameters, self.settings.clip, foreach=True)
@@ -184,8 +220,16 @@ class Player:
             found[f"{prefix}/scaler/growth"] = torch.tensor(scale["_growth_tracker"])
         return found
 
-    def restore(self, saved: dict[str, Tensor]) -> None:
-        """Continue from a `state`, keyed without its prefix."""
+    def unmoved(self) -> list[str]:
+        """Names of the parameters for which `state` has nothing, since no gradient has reached them."""
+        return optim.unmoved(self.stepper.optimizer, self.names) if self.stepper and self._owns else []
+
+    def restore(self, saved: dict[str, Tensor], unmoved: Collection[str] | None = None) -> None:
+        """Continue from a `state`, keyed without its prefix.
+
+        Args:
+            unmoved: as it was saved; where it was not, by an earlier version, what no loss reaches may have no state.
+        """
         if not self._owns:
             return
         scale, growth = saved.pop("scaler/scale", None), saved.pop("scaler/growth", None)
@@ -193,5 +237,6 @@ class Player:
             current = self.scaler.state_dict()
             self.scaler.load_state_dict(current | {"scale": scale.item(), "_growth_tracker": int(growth.item())})
         if self.stepper is not None:
-            optim.restore(self.stepper.optimizer, self.names, saved, f"optim/{self.turn.name}")
+            lacking = self.may_lack() if unmoved is None else unmoved
+            optim.restore(self.stepper.optimizer, self.names, saved, f"optim/{self.turn.name}", lacking)
             self.stepper.forget()

@@ -38,6 +38,7 @@ class Codebook(nn.Module):
     `restart` is in batches, or in as many as bring one vector for each code, where a batch brings fewer.
     """
 
+    undecayed = frozenset({"vectors"})
     vectors: Tensor
     initialised: Tensor
     sums: Tensor

@@ -49,6 +49,7 @@ class Conditional(Bottleneck):
     """
 
     offers = frozenset({"prior", "penalty", "labels"})
+    undecayed = frozenset({"shift", "stretch"})
 
     def __init__(
         self, classes: int, *, dim: Annotated[int, Range(1)] = 16, label_weight: Annotated[float, Range(0)] = 1.0

@@ -27,6 +27,7 @@ class MixturePrior(Bottleneck):
     """
 
     offers = frozenset({"prior", "density", "diagonal", "penalty"})
+    undecayed = frozenset({"logits", "means", "logvars"})
 
     def __init__(self, *, dim: Annotated[int, Range(1)] = 16, components: Annotated[int, Range(1)] = 50) -> None:
         super().__init__()

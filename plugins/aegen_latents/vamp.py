@@ -28,6 +28,7 @@ class Vamp(Bottleneck):
     """
 
     offers = frozenset({"prior", "density", "diagonal", "penalty"})
+    undecayed = frozenset({"raw"})
 
     def __init__(
         self, image: ImageShape, *, dim: Annotated[int, Range(1)] = 16, components: Annotated[int, Range(1)] = 100
