@@ -13,9 +13,7 @@ import hashlib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import (
     Any,
@@ -30,8 +28,9 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from aegen import registry
-from aegen.atomic import draft_of, flush, sync_folder
+from aegen.atomic import drafted
 from aegen.errors import PluginError, UsageError
+from aegen.outside import parse_json, parse_toml, quoted, read_text
 from aegen.rundir import find_checkpoint, owner
 from aegen.settings import RunSpec
 
@@ -92,21 +91,13 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     Raises:
         OSError: the file cannot be written; what stood at `path` is untouched and nothing is left behind.
     """
-    temporary = draft_of(path)
     about, plain = json.dumps({"format": FORMAT, **header}), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
-    try:
+    with drafted(path) as temporary:
         try:
             save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
             raise _disk(error) from error
-        flush(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException:
-        with suppress(OSError):  # what went wrong first is what matters
-            temporary.unlink()
-        raise
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -161,7 +152,7 @@ def _checksums(metadata: Mapping[str, str]) -> dict[str, str]:
     """Digests of the tensors by key; none in a file from before there were any."""
     if "checksums" not in metadata:
         return {}
-    sums = json.loads(metadata["checksums"])
+    sums = parse_json(metadata["checksums"])
     if not isinstance(sums, dict) or sums.get("header") != _digest(metadata["aegen"].encode()):
         raise ValueError("its checksum does not fit")
     return dict(sums["tensors"])
@@ -197,7 +188,7 @@ class Checkpoint:
                 hint="give a checkpoint that `aegen train` wrote",
             )
         try:
-            raw = json.loads(metadata["aegen"])
+            raw = parse_json(metadata["aegen"])
             version = raw.get("format") if isinstance(raw, dict) else None
             if not isinstance(version, int):
                 raise ValueError("format: it takes a whole number")
@@ -327,7 +318,7 @@ def resumable(place: Path) -> tuple[Path, Checkpoint | None, RunSpec]:
     """
     if (place / "config.toml").is_file() and not any((place / "checkpoints").glob("*.safetensors")):
         try:
-            tables = tomllib.loads((place / "config.toml").read_text(encoding="utf-8"))
+            tables = parse_toml(read_text(place / "config.toml"))
             return place, None, RunSpec.from_dict(tables)
         except (OSError, ValueError) as error:
             hint = "the run took no step that was saved; begin a new one"

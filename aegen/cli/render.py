@@ -47,7 +47,9 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         from rich.text import Text  # what a name has in brackets is no markup
 
         styles = {"ok": "green", "not imported": "dim"}
-        grid = Table(*(Text(cell) for cell in head), box=None, header_style="bold", pad_edge=False)
+        grid = Table(box=None, header_style="bold", pad_edge=False)
+        for cell in head:
+            grid.add_column(Text(cell))
         for row in rows:
             grid.add_row(*(Text(cell, styles.get(cell, "")) for cell in row))
         Console().print(grid)

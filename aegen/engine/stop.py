@@ -25,8 +25,9 @@ class Stop:
             yield
             return
         named = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last two are not known everywhere
-        # What is ignored, as the hang-up under nohup, stays ignored.
-        heard = [s for s in signal.Signals if s.name in named and signal.getsignal(s) is not signal.SIG_IGN]
+        heard = [s for s in signal.Signals if s.name in named]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            heard.remove(signal.SIGHUP)  # that is what nohup is for
         before = {s: signal.signal(s, self._catch) for s in heard}
         try:
             yield
