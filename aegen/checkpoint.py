@@ -13,15 +13,17 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import (
+    Annotated,
     Any,
     NotRequired,  # pydantic asks for this one before Python 3.12
+    TypeVar,
 )
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -30,11 +32,20 @@ from typing_extensions import TypedDict
 from aegen import registry
 from aegen.atomic import drafted
 from aegen.errors import PluginError, UsageError
-from aegen.outside import parse_json, parse_toml, quoted, read_text
+from aegen.factory import TooMuch, bounded
+from aegen.outside import parse_json, parse_toml, read_text
 from aegen.rundir import find_checkpoint, owner
 from aegen.settings import RunSpec
 
 FORMAT = 1
+# What a file may say of itself. Beyond lies nothing that was trained, only arithmetic that overflows.
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
+Side = Annotated[int, Field(ge=1, le=65535)]
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+T = TypeVar("T", bound=nn.Module)
 
 
 class Origin(TypedDict):
@@ -48,7 +59,7 @@ class DataNote(TypedDict):
     """What a model was trained on."""
 
     name: str
-    count: int
+    count: Whole
     classes: list[str]
     fingerprint: str
 
@@ -61,27 +72,29 @@ class Header(TypedDict):
 
     format: int
     spec: dict[str, Any]
-    image: tuple[PositiveInt, PositiveInt, PositiveInt]
-    latent: list[PositiveInt]
+    image: tuple[Annotated[int, Field(ge=1, le=4)], Side, Side]
+    latent: Annotated[list[Size], Field(min_length=1, max_length=4)]
     data: DataNote
     plugins: dict[str, Origin]
     samplers: dict[str, dict[str, Any]]
     encodes: NotRequired[bool]
     versions: dict[str, str]
-    step: NonNegativeInt
+    step: Whole
     best: float | None
-    best_epoch: int
-    waited: int
-    per_epoch: PositiveInt
-    processes: NotRequired[PositiveInt]
-    batch: NotRequired[PositiveInt]
+    best_epoch: Annotated[int, Field(ge=-1, le=2**53)]
+    waited: Whole
+    per_epoch: Count
+    processes: NotRequired[Count]
+    batch: NotRequired[Count]
     validation: dict[str, float]
-    skipped: NotRequired[NonNegativeInt]
-    skipped_in_row: NotRequired[NonNegativeInt]
-    rollbacks: NotRequired[NonNegativeInt]
+    skipped: NotRequired[Whole]
+    skipped_in_row: NotRequired[Whole]
+    rollbacks: NotRequired[Whole]
 
 
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"
+_ALTERED = "the file was altered, or a plugin changed since it was written"
+_SPARE_LAYERS = 5000  # a frozen network that is in no checkpoint has some hundred
 _DAMAGED = "it was altered after aegen wrote it; use another checkpoint of the run"
 
 
@@ -237,23 +250,62 @@ class Checkpoint:
         """
         tensors = self.tensors(prefix)
         own = module.state_dict()
-        wrong = [f"{k} is missing" for k in own if k not in tensors]
-        wrong += [f"{k} is unknown to the model" for k in tensors if k not in own]
-        wrong += [
-            f"{k} is {tuple(tensors[k].shape)}, the model has {tuple(v.shape)}"
-            for k, v in own.items()
-            if k in tensors and tensors[k].shape != v.shape
-        ]
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise UsageError(
-                f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}",
-                hint="the file was altered, or a plugin changed since it was written",
-            )
+        self._compare(prefix, own, {k: (tuple(v.shape), v.is_floating_point()) for k, v in tensors.items()})
         mapped = mapped and os.name == "posix"  # elsewhere a file cannot be replaced while it is mapped
         if mapped:
             tensors = {k: v.to(own[k].dtype) for k, v in tensors.items()}
         module.load_state_dict({k: _like(own[k], v) for k, v in tensors.items()}, assign=mapped)
+
+    def fits(self, build: Callable[[], T], prefix: str) -> T | None:
+        """See that what `build` makes has the tensors of this file, before any of it is made; keys begin with `prefix`.
+
+        It is built on the meta device, where tensors have shapes and no values, and no further than the file can fill.
+
+        Returns:
+            What was built there; None where a plugin's code cannot be run without values.
+
+        Raises:
+            UsageError: naming the first tensor that is missing, superfluous or of another shape or kind.
+        """
+        with safe_open(self.path, "pt") as file:
+            slices = {k.removeprefix(prefix): file.get_slice(k) for k in sorted(self.keys) if k.startswith(prefix)}
+            held = {k: (tuple(s.get_shape()), s.get_dtype()[0] in "FB" and s.get_dtype() != "BOOL") for k, s in slices.items()}
+        try:
+            with bounded(_SPARE_LAYERS + 4 * len(held)), torch.device("meta"), torch.no_grad():
+                made = build()
+        except TooMuch:
+            raise UsageError(
+                f"{self.path} does not fit its own configuration: that has more layers than the file has tensors ({len(held)})",
+                hint=_ALTERED,
+            ) from None
+        except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
+            if "overflow" not in str(error).lower():
+                return None
+            raise UsageError(
+                f"{self.path} does not fit its own configuration: that is larger than any memory", hint=_ALTERED
+            ) from error
+        self._compare(prefix, made.state_dict(), held)
+        return made
+
+    def _compare(self, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]) -> None:
+        """Names, shapes, and whether they are fractions, of a module's tensors and of the file's."""
+        wrong = [f"{k} is missing" for k in own if k not in held]
+        wrong += [f"{k} is unknown to the model" for k in held if k not in own]
+        wrong += [
+            f"{k} is {held[k][0]}, the model has {tuple(v.shape)}"
+            for k, v in own.items()
+            if k in held and held[k][0] != tuple(v.shape)
+        ]
+        wrong += [
+            f"{k} holds {'fractions' if held[k][1] else 'whole numbers'}, the model has {v.dtype}"
+            for k, v in own.items()
+            if k in held and held[k][1] != v.is_floating_point()
+        ]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise UsageError(
+                f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED
+            )
 
     @property
     def spec(self) -> RunSpec:
