@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from aegen.factory import build_features
     from aegen.model import Autoencoder
     from aegen.noise import exponential_like, normal_like, uniform_like
+    from aegen.outside import parse_json, read_text
     from aegen.plugins import hookimpl
     from aegen.protocols import (
         AUTOENCODER,
@@ -83,6 +84,7 @@ _HOME = {
     "aegen.evaluation.seen": ["Seen"],
     "aegen.factory": ["build_features"],
     "aegen.noise": ["exponential_like", "normal_like", "uniform_like"],
+    "aegen.outside": ["parse_json", "read_text"],
     "aegen.plugins": ["hookimpl"],
     "aegen.ranks": ["common_generator", "gather_rows", "mean_over_ranks", "own_rows", "sum_over_ranks", "take_rows"],
     "aegen.registry": ["API_VERSION"],

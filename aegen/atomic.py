@@ -2,37 +2,78 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
+import secrets
 import shutil
+import stat
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _ABANDONED = 3600.0  # seconds after which another host's draft is nobody's
+_NAME = 120  # bytes of the name of what will be, in that of its draft
 
 
 def draft_of(path: Path) -> Path:
-    """The name under which this process writes what will be `path`: `.name.<host>-<process>.tmp` in the same folder."""
-    return path.with_name(f".{path.name}.{_host()}-{os.getpid()}.tmp")
+    """A name under which this process may make what will be `path`: `.name~<random>.<host>-<process>.tmp` in the same folder.
+
+    Nobody can guess it, so that nobody can have put a link there.
+    """
+    name = path.name.encode(errors="surrogateescape")[:_NAME].decode(errors="ignore")
+    return path.with_name(f".{name}~{secrets.token_hex(8)}.{_host()}-{os.getpid()}.tmp")
 
 
 def _host() -> str:
     return re.sub(r"\W", "_", platform.node())[:32]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file atomically, flushed to disk."""
+@contextmanager
+def drafted(path: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A new empty file to write into; it becomes `path` if the block ends well, else it is gone.
+
+    It is made exclusively, is never a link, and has the rights that the umask leaves, whatever the library that fills it does.
+
+    Args:
+        durable: have it on disk before it is renamed.
+
+    Raises:
+        OSError: it cannot be made or renamed, or another took its place; what stood at `path` is untouched.
+    """
     temporary = draft_of(path)
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
     try:
-        temporary.write_text(text, encoding="utf-8")
-        flush(temporary)
+        mode = stat.S_IMODE(os.fstat(handle).st_mode)
+        os.close(handle)
+        yield temporary
+        if not stat.S_ISREG(os.lstat(temporary).st_mode):
+            raise OSError(errno.EEXIST, "another program put something else at the place of what was written", str(path))
+        if os.name == "posix":
+            os.chmod(temporary, mode)
+        if durable:
+            flush(temporary)
         os.replace(temporary, path)
-        sync_folder(path.parent)
+        if durable:
+            sync_folder(path.parent)
     finally:
-        with suppress(OSError):
+        with suppress(OSError):  # gone if all went well; what went wrong first is what matters
             temporary.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small file atomically, flushed to disk; halves of letters, of names that are not UTF-8, are written escaped."""
+    with drafted(path) as temporary:
+        put_text(temporary, text)
+
+
+def put_text(path: Path, text: str) -> None:
+    """Fill a file that is there; no link is followed."""
+    handle = os.open(path, os.O_WRONLY | os.O_TRUNC | getattr(os, "O_NOFOLLOW", 0))
+    with open(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
+        file.write(text)
 
 
 def flush(path: Path) -> None:

@@ -22,6 +22,7 @@ from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World
 from aegen.errors import UsageError
 from aegen.model import Autoencoder
+from aegen.outside import parse_json, read_text
 from aegen.protocols import ImageShape, Objective
 from aegen.rundir import RUNS, RunDir, disk_error
 from aegen.settings import RunSpec, to_toml
@@ -101,7 +102,7 @@ def same_batch(spec: RunSpec, saved: Checkpoint, here: World) -> RunSpec:
 def first_weights(home: Path) -> Path | None:
     """The weights that a run began with, if they were another run's."""
     try:
-        about = json.loads((home / "environment.json").read_text(encoding="utf-8"))
+        about = parse_json(read_text(home / "environment.json"))
         return home / about["init_from"] if "init_from" in about else None
     except (OSError, ValueError, TypeError) as error:
         hint = "it took no step that was saved; begin a new one"

@@ -13,29 +13,39 @@ import hashlib
 import json
 import os
 import re
-import tomllib
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import (
+    Annotated,
     Any,
     NotRequired,  # pydantic asks for this one before Python 3.12
+    TypeVar,
 )
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from aegen import registry
-from aegen.atomic import draft_of, flush, sync_folder
+from aegen.atomic import drafted
 from aegen.errors import PluginError, UsageError
+from aegen.factory import TooMuch, bounded
+from aegen.outside import parse_json, parse_toml, read_text
 from aegen.rundir import find_checkpoint, owner
 from aegen.settings import RunSpec
 
 FORMAT = 1
+# What a file may say of itself. Beyond lies nothing that was trained, only arithmetic that overflows.
+Whole = Annotated[int, Field(ge=0, le=2**53)]
+Count = Annotated[int, Field(ge=1, le=2**53)]
+Side = Annotated[int, Field(ge=1, le=65535)]
+Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
+
+
+T = TypeVar("T", bound=nn.Module)
 
 
 class Origin(TypedDict):
@@ -49,7 +59,7 @@ class DataNote(TypedDict):
     """What a model was trained on."""
 
     name: str
-    count: int
+    count: Whole
     classes: list[str]
     fingerprint: str
 
@@ -63,28 +73,30 @@ class Header(TypedDict):
 
     format: int
     spec: dict[str, Any]
-    image: tuple[PositiveInt, PositiveInt, PositiveInt]
-    latent: list[PositiveInt]
+    image: tuple[Annotated[int, Field(ge=1, le=4)], Side, Side]
+    latent: Annotated[list[Size], Field(min_length=1, max_length=4)]
     data: DataNote
     plugins: dict[str, Origin]
     samplers: dict[str, dict[str, Any]]
     encodes: NotRequired[bool]
     versions: dict[str, str]
-    step: NonNegativeInt
+    step: Whole
     best: float | None
-    best_epoch: int
-    waited: int
-    per_epoch: PositiveInt
-    processes: NotRequired[PositiveInt]
-    batch: NotRequired[PositiveInt]
+    best_epoch: Annotated[int, Field(ge=-1, le=2**53)]
+    waited: Whole
+    per_epoch: Count
+    processes: NotRequired[Count]
+    batch: NotRequired[Count]
     validation: dict[str, float]
-    skipped: NotRequired[NonNegativeInt]
-    skipped_in_row: NotRequired[NonNegativeInt]
-    rollbacks: NotRequired[NonNegativeInt]
+    skipped: NotRequired[Whole]
+    skipped_in_row: NotRequired[Whole]
+    rollbacks: NotRequired[Whole]
     unmoved: NotRequired[dict[str, list[str]]]
 
 
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"
+_ALTERED = "the file was altered, or a plugin changed since it was written"
+_SPARE_LAYERS = 5000  # a frozen network that is in no checkpoint has some hundred
 _DAMAGED = "it was altered after aegen wrote it; use another checkpoint of the run"
 
 
@@ -94,21 +106,13 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     Raises:
         OSError: the file cannot be written; what stood at `path` is untouched and nothing is left behind.
     """
-    temporary = draft_of(path)
     about, plain = json.dumps({"format": FORMAT, **header}), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
-    try:
+    with drafted(path) as temporary:
         try:
             save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
             raise _disk(error) from error
-        flush(temporary)
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException:
-        with suppress(OSError):  # what went wrong first is what matters
-            temporary.unlink()
-        raise
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -163,7 +167,7 @@ def _checksums(metadata: Mapping[str, str]) -> dict[str, str]:
     """Digests of the tensors by key; none in a file from before there were any."""
     if "checksums" not in metadata:
         return {}
-    sums = json.loads(metadata["checksums"])
+    sums = parse_json(metadata["checksums"])
     if not isinstance(sums, dict) or sums.get("header") != _digest(metadata["aegen"].encode()):
         raise ValueError("its checksum does not fit")
     return dict(sums["tensors"])
@@ -199,7 +203,7 @@ class Checkpoint:
                 hint="give a checkpoint that `aegen train` wrote",
             )
         try:
-            raw = json.loads(metadata["aegen"])
+            raw = parse_json(metadata["aegen"])
             version = raw.get("format") if isinstance(raw, dict) else None
             if not isinstance(version, int):
                 raise ValueError("format: it takes a whole number")
@@ -248,23 +252,62 @@ class Checkpoint:
         """
         tensors = self.tensors(prefix)
         own = module.state_dict()
-        wrong = [f"{k} is missing" for k in own if k not in tensors]
-        wrong += [f"{k} is unknown to the model" for k in tensors if k not in own]
-        wrong += [
-            f"{k} is {tuple(tensors[k].shape)}, the model has {tuple(v.shape)}"
-            for k, v in own.items()
-            if k in tensors and tensors[k].shape != v.shape
-        ]
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise UsageError(
-                f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}",
-                hint="the file was altered, or a plugin changed since it was written",
-            )
+        self._compare(prefix, own, {k: (tuple(v.shape), v.is_floating_point()) for k, v in tensors.items()})
         mapped = mapped and os.name == "posix"  # elsewhere a file cannot be replaced while it is mapped
         if mapped:
             tensors = {k: v.to(own[k].dtype) for k, v in tensors.items()}
         module.load_state_dict({k: _like(own[k], v) for k, v in tensors.items()}, assign=mapped)
+
+    def fits(self, build: Callable[[], T], prefix: str) -> T | None:
+        """See that what `build` makes has the tensors of this file, before any of it is made; keys begin with `prefix`.
+
+        It is built on the meta device, where tensors have shapes and no values, and no further than the file can fill.
+
+        Returns:
+            What was built there; None where a plugin's code cannot be run without values.
+
+        Raises:
+            UsageError: naming the first tensor that is missing, superfluous or of another shape or kind.
+        """
+        with safe_open(self.path, "pt") as file:
+            slices = {k.removeprefix(prefix): file.get_slice(k) for k in sorted(self.keys) if k.startswith(prefix)}
+            held = {k: (tuple(s.get_shape()), s.get_dtype()[0] in "FB" and s.get_dtype() != "BOOL") for k, s in slices.items()}
+        try:
+            with bounded(_SPARE_LAYERS + 4 * len(held)), torch.device("meta"), torch.no_grad():
+                made = build()
+        except TooMuch:
+            raise UsageError(
+                f"{self.path} does not fit its own configuration: that has more layers than the file has tensors ({len(held)})",
+                hint=_ALTERED,
+            ) from None
+        except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
+            if "overflow" not in str(error).lower():
+                return None
+            raise UsageError(
+                f"{self.path} does not fit its own configuration: that is larger than any memory", hint=_ALTERED
+            ) from error
+        self._compare(prefix, made.state_dict(), held)
+        return made
+
+    def _compare(self, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]) -> None:
+        """Names, shapes, and whether they are fractions, of a module's tensors and of the file's."""
+        wrong = [f"{k} is missing" for k in own if k not in held]
+        wrong += [f"{k} is unknown to the model" for k in held if k not in own]
+        wrong += [
+            f"{k} is {held[k][0]}, the model has {tuple(v.shape)}"
+            for k, v in own.items()
+            if k in held and held[k][0] != tuple(v.shape)
+        ]
+        wrong += [
+            f"{k} holds {'fractions' if held[k][1] else 'whole numbers'}, the model has {v.dtype}"
+            for k, v in own.items()
+            if k in held and held[k][1] != v.is_floating_point()
+        ]
+        if wrong:
+            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+            raise UsageError(
+                f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED
+            )
 
     @property
     def spec(self) -> RunSpec:
@@ -329,7 +372,7 @@ def resumable(place: Path) -> tuple[Path, Checkpoint | None, RunSpec]:
     """
     if (place / "config.toml").is_file() and not any((place / "checkpoints").glob("*.safetensors")):
         try:
-            tables = tomllib.loads((place / "config.toml").read_text(encoding="utf-8"))
+            tables = parse_toml(read_text(place / "config.toml"))
             return place, None, RunSpec.from_dict(tables)
         except (OSError, ValueError) as error:
             hint = "the run took no step that was saved; begin a new one"

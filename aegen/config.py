@@ -5,7 +5,6 @@ Precedence: flag > `--set` > `--config` > what the objective suggests > default.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from aegen.data.source import dataset_name
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import load
 from aegen.model import expand, objective_classes, objective_options, short
+from aegen.outside import parse_toml, read_text
 from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
 from aegen.settings import COMPONENTS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
@@ -32,11 +32,10 @@ def read_toml(path: Path) -> Layer:
         UsageError: it is missing or is not TOML.
     """
     try:
-        with open(path, "rb") as file:
-            return path.name, flatten(tomllib.load(file))
+        return path.name, flatten(parse_toml(read_text(path)))
     except OSError as error:
         raise UsageError(f"cannot read --config {path} ({error.strerror})") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # also what is not UTF-8
         raise UsageError(f"--config {path} is not TOML ({error})") from error
 
 

@@ -52,7 +52,7 @@ class EnvironmentFault(AegenError):
 
 
 class Interrupted(AegenError):
-    """Ctrl-C, SIGTERM or SIGUSR1; the state was saved first."""
+    """A signal that asks a run to stop; the state was saved first."""
 
     exit_code = 130
 

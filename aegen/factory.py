@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
 
 from aegen import registry
 from aegen.errors import PluginError, UsageError, listing
@@ -88,6 +94,33 @@ def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str,
         assert isinstance(part, Objective)
         part.schedule(name, schedule)
     return part
+
+
+class TooMuch(Exception):
+    """More layers than were allowed."""
+
+
+@contextmanager
+def bounded(most: int) -> Iterator[None]:
+    """The context in which at most so many parameters and layers are made.
+
+    Raises:
+        TooMuch: there were more; what a file asks for is not waited for.
+    """
+    made = 0
+
+    def count(*what: object) -> None:
+        nonlocal made
+        made += 1
+        if made > most:
+            raise TooMuch
+
+    hooks = [register_module_parameter_registration_hook(count), register_module_module_registration_hook(count)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def build_features(

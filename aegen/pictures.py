@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
 import zlib
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from aegen.atomic import draft_of
+from aegen.atomic import drafted
 from aegen.errors import UsageError
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -143,15 +141,10 @@ def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 60
 
 
 def _write(path: Path, frames: list[Image.Image], **options: int) -> None:
-    temporary = draft_of(path)
     kind = Image.registered_extensions()[path.suffix.lower()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with drafted(path, durable=False) as temporary:
         if len(frames) > 1:
             frames[0].save(temporary, kind, save_all=True, append_images=frames[1:], **options)
         else:
             frames[0].save(temporary, kind, **options)
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):  # gone if all went well; what went wrong first is what matters
-            temporary.unlink()

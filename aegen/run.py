@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from aegen.errors import EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create
 from aegen.model import build_model, build_objective, build_sampler
 from aegen.plugins import Hooks
+from aegen.protocols import ImageShape
 from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing
 from aegen.settings import RunSpec
 from aegen.spec import Spec
@@ -135,6 +137,8 @@ def _train(
     trackers = [(name, registry.get("tracker", name)) for name in spec.log.trackers if here.first]
     data = load_data(spec.data, spec.data_options, say)
     _tell_data(data, spec, say)
+    if saved is not None:
+        _fits(saved)
     torch.manual_seed(spec.train.seed)
     model = build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
     if saved is None:
@@ -174,6 +178,17 @@ def _train(
         hooks.add(create(tracker, "tracker", Spec(name), "tracker.", {}), name)
     say(f"run {run.path}" + (f", from step {trainer.progress.step}" if saved else ""))
     return _drive(trainer, run, stop, hooks, say)
+
+
+def _fits(saved: Checkpoint) -> None:
+    """Refuse a checkpoint that says it holds another net than it does, before that is built.
+
+    Raises:
+        UsageError: it does.
+    """
+    spec, image = saved.spec, ImageShape(*saved.header["image"])
+    classes = len(saved.header["data"]["classes"])
+    saved.fits(partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes), "model.")
 
 
 def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) -> Result:

@@ -14,8 +14,10 @@ from typing import Any
 
 from aegen.atomic import draft_of, sweep, sync_folder, write_text
 from aegen.errors import RunError, UsageError
+from aegen.outside import parse_json, read_bytes, read_text
 
 RUNS = Path("runs")
+_METRICS = 2**32  # bytes of metrics.jsonl
 
 
 class RunDir:
@@ -93,7 +95,7 @@ class RunDir:
         try:
             temporary.symlink_to(self.path.name, target_is_directory=True)
         except OSError:
-            temporary.write_text(self.path.name, encoding="utf-8")
+            write_text(temporary, self.path.name)
         try:
             os.replace(temporary, latest)
         except OSError:  # something else of that name stands there
@@ -123,12 +125,12 @@ class RunDir:
         if not self.metrics.exists():
             return
         kept = []
-        for text in self.metrics.read_text(encoding="utf-8").splitlines():
+        for text in read_bytes(self.metrics, most=_METRICS).decode("utf-8", "replace").split("\n"):
             try:
-                if json.loads(text)["step"] <= step:
+                if parse_json(text)["step"] <= step:
                     kept.append(text)
-            except (ValueError, KeyError):
-                continue  # a line cut short by a crash
+            except (ValueError, KeyError, TypeError):
+                continue  # a line cut short by a crash, or none of a run's
         write_text(self.metrics, "".join(f"{line}\n" for line in kept))
 
 
@@ -153,9 +155,10 @@ def latest_run() -> Path:
     """
     pointer = RUNS / "latest"
     if pointer.is_file():
-        named = RUNS / pointer.read_text(encoding="utf-8").strip()
-        if named.is_dir():
-            return named
+        with suppress(OSError, ValueError):
+            named = RUNS / read_text(pointer, most=4096).strip()
+            if named.is_dir():
+                return named
     if pointer.is_dir():
         return RUNS / pointer.resolve().name if pointer.resolve().parent == RUNS.resolve() else pointer
     runs = [p.parent for p in RUNS.glob("*/config.toml")]

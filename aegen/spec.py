@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
-import json
 import re
 import types
 from collections.abc import Mapping
@@ -17,10 +16,16 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from aegen.errors import UsageError, did_you_mean, listing
+from aegen.outside import parse_json, quoted, shown
 from aegen.schedules import Schedule
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
+
+
+_LONGEST = 1000  # entries of an option that is a list
+_COUNT = 2**31 - 1
+_FLOAT = 3e38
 
 
 @dataclass(frozen=True)
@@ -88,16 +93,23 @@ class Option:
         try:
             checked = _adapt(self.type, value)
         except ValueError:
-            word = did_you_mean(str(value), self.choices)
-            raise UsageError(f"{key} is {value!r}, but takes {self.kind}", hint=word) from None
+            word = did_you_mean(shown(value, most=80), self.choices)
+            raise UsageError(f"{key} is {quoted(value)}, but takes {self.kind}", hint=word) from None
         self._check_range(checked, value, key)
         return checked
 
     def _check_range(self, checked: Any, value: Any, key: str) -> None:
         numbers = checked if isinstance(checked, list) else [checked]
+        if len(numbers) > _LONGEST:
+            raise UsageError(f"{key} has {len(numbers):,} entries, but takes at most {_LONGEST:,}")
         bad = [n for n in numbers if isinstance(n, int | float) and self.range is not None and n not in self.range]
         if bad:
-            raise UsageError(f"{key} is {value!r}, but must lie in {self.range}")
+            raise UsageError(f"{key} is {quoted(value)}, but must lie in {self.range}")
+        # Whatever a component forgets to bound: no count is larger, and float32 has no larger numbers.
+        if any(isinstance(n, int) and abs(n) > _COUNT for n in numbers) and (self.range is None or self.range.max is None):
+            raise UsageError(f"{key} is {quoted(value)}, but must lie in {Range(-_COUNT, _COUNT)}")
+        if any(isinstance(n, float) and abs(n) > _FLOAT for n in numbers):
+            raise UsageError(f"{key} is {quoted(value)}, but must lie in {Range(-_FLOAT, _FLOAT)}")
 
 
 def _type_name(annotation: Any) -> str:
@@ -118,7 +130,7 @@ def _adapt(annotation: Any, value: Any) -> Any:
         and any(get_origin(b) is list for b in branches)
         and (len(branches) == 1 or value.lstrip().startswith("["))
     ):
-        value = json.loads(value)
+        value = parse_json(value)
     if isinstance(value, bool) and annotation in (int, float):
         raise ValueError(value)
     return _validator(annotation).validate_python(value)
@@ -219,8 +231,8 @@ def check_options(
     labels = labels or {}
     for name in given:
         if name not in options:
-            hint = did_you_mean(name, options) or f"{owner} takes {listing(options)}"
-            raise UsageError(f"unknown option {prefix}{name}: {owner} has none of that name", hint=hint)
+            hint = did_you_mean(name[:80], options) or f"{owner} takes {listing(options)}"
+            raise UsageError(f"unknown option {prefix}{shown(name, most=80)}: {owner} has none of that name", hint=hint)
     return {
         name: option.check(given[name], labels.get(prefix + name, prefix + name))
         if name in given

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import aegen.run
-from aegen import checkpoint
+from aegen import atomic, checkpoint
 from aegen.atomic import draft_of
 from aegen.checkpoint import Checkpoint, digest
 from aegen.engine import loop, stage, writer
@@ -88,7 +88,7 @@ class Death:
             patch.setattr(os, name, self._mortal(getattr(os, name)))
         patch.setattr(shutil, "rmtree", self._mortal(shutil.rmtree))
         patch.setattr(checkpoint, "save_file", self._half(checkpoint.save_file))
-        patch.setattr(Path, "write_text", self._half_text(Path.write_text))
+        patch.setattr(atomic, "put_text", self._half_text(atomic.put_text))
         patch.setattr(RunDir, "log", self._half_line(RunDir.log))
         # Dying in a thread would leave the loop alive.
         patch.setattr(writer, "threading", SimpleNamespace(Thread=self._at_once))
@@ -129,11 +129,11 @@ class Death:
 
         return call
 
-    def _half_text(self, write: Callable[..., int]) -> Callable[..., int]:
-        def call(path: Path, text: str, **options: Any) -> int:
-            write(path, text[: len(text) // 2], **options)
+    def _half_text(self, write: Callable[..., None]) -> Callable[..., None]:
+        def call(path: Path, text: str) -> None:
+            write(path, text[: len(text) // 2])
             self._tick()
-            return write(path, text, **options)
+            write(path, text)
 
         return call
 

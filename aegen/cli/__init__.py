@@ -2,18 +2,84 @@
 
 from __future__ import annotations
 
+import math
 import os
+import signal
 import sys
-from collections.abc import Sequence
-from typing import Any
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any, NoReturn
 
 SPIN_COUNT = "10000"
 """Of GNU's OpenMP, whose own is 300,000: 2 % slower on an idle machine, 6 times faster beside another training."""
 
+_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+_PATIENCE = 1.0  # seconds
+
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    words = list(sys.argv[1:] if args is None else args)
+    if args is None:
+        _streams()
+    with _listening(alone=args is None) as asked:
+        try:
+            _main(list(sys.argv[1:] if args is None else args), asked)
+        except KeyboardInterrupt:  # a second one, while the first was being told
+            interrupted()
+
+
+def _streams() -> None:
+    """Something to write to, also where whoever started this closed it, and whatever letters it takes."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        with suppress(AttributeError, ValueError):
+            getattr(sys, name).reconfigure(errors="backslashreplace")
+
+
+@contextmanager
+def _listening(*, alone: bool) -> Iterator[list[int]]:
+    """Signals that end a program become KeyboardInterrupt, so that nothing half-written is left; yields those that came.
+
+    A signal that is ignored, as by `nohup`, stays so. A second one within a second, as of an impatient finger, does not disturb
+    the tidying up.
+
+    Args:
+        alone: whether the process ends with the command, so that nobody needs the handlers of before.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    latest = -math.inf
+
+    def catch(number: int, frame: FrameType | None) -> None:
+        nonlocal latest
+        asked.append(number)
+        if time.monotonic() - latest > _PATIENCE:
+            latest = time.monotonic()
+            raise KeyboardInterrupt
+
+    before = {s: signal.getsignal(s) for s in signal.Signals if s.name in _SIGNALS}
+    before = {s: handler for s, handler in before.items() if handler not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, catch)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            # Threads may still be waited for; who does not wait gets no traceback of it.
+            signal.signal(number, _leave if alone else handler)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os._exit(130)
+
+
+def _main(words: list[str], asked: list[int]) -> None:
     # These two are good anywhere on the line; that it matters where a switch stands is a trap.
     head = words[: words.index("--")] if "--" in words else words
     debug = "--debug" in head
@@ -23,33 +89,113 @@ def main(args: Sequence[str] | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin long for each other lose most of a machine that others use too; read when torch is loaded.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    import typer
+    try:
+        code = _run(words)
+    except (Exception, KeyboardInterrupt) as error:
+        if asked or isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
+            # Whatever a library made of it in whose middle it came.
+            interrupted()
+        _told(error, debug)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    if asked or code == 130:  # Typer makes an exit code of Ctrl-C
+        interrupted()
+    sys.exit(code)
+
+
+def _run(words: list[str]) -> int:
+    import typer  # noqa: F401  # here, so that Ctrl-C meanwhile is told as elsewhere
 
     from aegen.cli.app import build
+
+    code = build(words)(args=words, prog_name="aegen", standalone_mode=False) or 0
+    sys.stdout.flush()  # here, where a full disk or a reader that went away can still be told
+    return code if isinstance(code, int) else 0
+
+
+def interrupted() -> NoReturn:
+    """Say that the program was asked to stop, and stop."""
+    if threading.current_thread() is threading.main_thread():
+        for name in _SIGNALS:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), signal.SIG_IGN)  # what is being said is said
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        sys.exit(130)
+    fail("interrupted; nothing is left half-written", 130)
+
+
+def _told(error: BaseException, debug: bool) -> NoReturn:
+    """An exception as one sentence on stderr, and its exit code."""
     from aegen.errors import AegenError, Interrupted, UsageError
 
-    try:
-        sys.exit(build(words)(args=words, prog_name="aegen", standalone_mode=False) or 0)
-    except AegenError as error:
-        if debug:
-            raise
+    if isinstance(error, BrokenPipeError):  # the reader of stdout went away, as `head` does
+        _drop_stdout()
+        sys.exit(1)
+    if hasattr(error, "format_message"):  # the line is wrong: Typer's errors, whose class it does not export
+        fail(misread(error), 2)
+    if debug:
+        raise error
+    if isinstance(error, AegenError):
         if isinstance(error, Interrupted | UsageError) and os.environ.get("LOCAL_RANK", "0") != "0":
             sys.exit(error.exit_code)  # all of torchrun's processes have it, and the first of each machine says it
+        if lacks_memory(error.__cause__):
+            fail(NO_MEMORY, 4)
         fail(f"{error}", error.exit_code)
-    except MemoryError:
-        fail("there is not enough memory for this; use smaller images, a smaller model or fewer at once", 4)
-    except (KeyboardInterrupt, typer.Abort):
-        fail("interrupted", 130)
-    except BrokenPipeError:  # the reader of stdout went away, as `head` does
+    if lacks_memory(error):
+        fail(NO_MEMORY, 4)
+    if isinstance(error, OSError) and error.errno is not None:
+        fail(*_system(error))
+    if isinstance(error, RecursionError):
+        fail("something in what was given is nested too deep to be walked through; make it flatter", 2)
+    reason = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
+    fail(f"this should not have happened ({reason}); --debug shows where, please report it", 1)
+
+
+NO_MEMORY = "there is not enough memory for this; use smaller images, a smaller model or batch, or fewer at once"
+_STARVED = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Cannot allocate memory",
+    "bad_alloc",
+    "can't start new thread",
+    "storage of size 0",  # what torch says of an allocation whose size does not fit 63 bits
+    "torage size calculation overflowed",
+    "numel: integer multiplication overflow",
+    "invalid sizes, only one dimension",
+)
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an exception, of whatever library, means that memory ran out."""
+    if error is None:
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        import errno
+
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _STARVED)
+
+
+def _system(error: OSError) -> tuple[str, int]:
+    """What the system refused, where nobody else had made a sentence of it."""
+    import errno
+
+    reason = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+        if error.filename is None:  # it was stdout's
+            _drop_stdout()
+        return f"cannot write {error.filename or 'the output'} ({reason}); free space, or give another place", 1
+    where = f"{error.filename}" if error.filename is not None else "what was given"
+    return f"cannot use {where} ({reason}); check that it is there and that you may read and write it", 2
+
+
+def _drop_stdout() -> None:
+    """Let nothing more be written there, or Python would complain of it at its end."""
+    with suppress(OSError, ValueError, AttributeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
-    except Exception as error:
-        if hasattr(error, "format_message"):  # the line is wrong: Typer's errors, whose class it does not export
-            fail(misread(error), 2)
-        if debug:
-            raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        fail(f"this should not have happened ({reason}); --debug shows where, please report it", 1)
 
 
 def misread(error: Any) -> str:
@@ -64,8 +210,12 @@ def misread(error: Any) -> str:
     return f"{message[:1].lower()}{message[1:].rstrip('.')}; {hint}"
 
 
-def fail(text: str, code: int) -> None:
+def fail(text: str, code: int) -> NoReturn:
     """One sentence on stderr, and out."""
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    print(f"\033[1;31merror:\033[0m {text}" if colour else f"error: {text}", file=sys.stderr)
+    from aegen.outside import shown
+
+    with suppress(OSError, ValueError, AttributeError):  # nobody listens there
+        colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+        line = shown(text)
+        print(f"\033[1;31merror:\033[0m {line}" if colour else f"error: {line}", file=sys.stderr, flush=True)
     sys.exit(code)

@@ -160,7 +160,7 @@ def _explain(found: Evaluation) -> None:
 
 def show(found: Evaluation, file: Path) -> None:
     """A table of the numbers, what did not apply and why, and where it is written."""
-    from aegen.cli.render import number, say, table
+    from aegen.cli.render import number, say, table, tell
 
     rows = []
     for entry in found.numbers:
@@ -183,4 +183,4 @@ def show(found: Evaluation, file: Path) -> None:
         say(f"not measured: {', '.join(names)} ({reason})")
     for note in found.notes:
         say(f"note: {note}")
-    typer.echo(str(file))
+    tell(str(file))

@@ -115,23 +115,26 @@ def _goes_with(row: dict[str, Any]) -> str:
 
 def _show(found: list[Component]) -> None:
     """Everything about a component: options and defaults, documentation, source."""
+    from aegen.cli.render import tell
+
     for component in found:
-        typer.echo(f"{component.kind} {component.name}  ({component.package} {component.version})")
+        tell(f"{component.kind} {component.name}  ({component.package} {component.version})")
         state, _ = status(component)
         if state.startswith("broken"):
-            typer.echo(f"  {state}")
+            tell(f"  {state}")
             continue
         cls = registry.load(component)
         module = inspect.getmodule(cls)
         for text in ((inspect.getdoc(module) if module else None), inspect.getdoc(cls)):
-            typer.echo("".join(f"  {line}\n" for line in (text or "").partition("\nOptions:")[0].strip().splitlines()))
+            lines = (text or "").partition("\nOptions:")[0].strip().splitlines()
+            tell("".join(f"  {line}\n" for line in lines), keep="\n")
         for option in _options(component):
-            typer.echo(f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12} {option.help}")
+            tell(f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12} {option.help}")
         try:
             _, line = inspect.getsourcelines(cls)
-            typer.echo(f"  source: {inspect.getsourcefile(cls)}:{line}\n")
+            tell(f"  source: {inspect.getsourcefile(cls)}:{line}\n", keep="\n")
         except (OSError, TypeError):
-            typer.echo(f"  source: {component.value}\n")
+            tell(f"  source: {component.value}\n", keep="\n")
 
 
 def _options(component: Component) -> list[Option]:

@@ -6,19 +6,27 @@ import json
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import typer
 
+from aegen.outside import shown
 from aegen.plugins import hookimpl
 
 _QUIET_SECONDS = 30  # in a log file, between two lines of an epoch that is long
 
 
 def say(text: str) -> None:
-    """A line of talk."""
-    print(text, file=sys.stderr, flush=True)
+    """A line of talk; nothing stops because nobody can hear it."""
+    with suppress(OSError, ValueError):
+        print(shown(text), file=sys.stderr, flush=True)
+
+
+def tell(text: str, *, keep: str = "") -> None:
+    """A line of results, what is not seen in it written out; whoever needs every byte asks for --json."""
+    typer.echo(shown(text, most=10**6, keep=keep))
 
 
 def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
@@ -27,19 +35,23 @@ def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
         typer.echo(json.dumps({"files": [str(f) for f in files], **more}))
     else:
         for file in files:
-            typer.echo(str(file))
+            tell(str(file))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for eyes on a terminal, aligned columns without decoration for a pipe."""
+    head, rows = [shown(cell) for cell in head], [[shown(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text  # what a name has in brackets is no markup
 
-        grid = Table(*head, box=None, header_style="bold", pad_edge=False)
+        styles = {"ok": "green", "not imported": "dim"}
+        grid = Table(box=None, header_style="bold", pad_edge=False)
+        for cell in head:
+            grid.add_column(Text(cell))
         for row in rows:
-            good = {"ok": "[green]ok[/]", "not imported": "[dim]not imported[/]"}
-            grid.add_row(*(good.get(cell, cell.replace("[", "\\[")) for cell in row))
+            grid.add_row(*(Text(cell, styles.get(cell, "")) for cell in row))
         Console().print(grid)
         return
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
@@ -118,7 +130,7 @@ class Display:
     def _line(self, text: str) -> None:
         self._spoke = time.monotonic()
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            self._bar.console.print(shown(text), highlight=False, markup=False, soft_wrap=True)
         else:
             say(text)
 

@@ -202,7 +202,7 @@ def train(
 
     With no option at all: a convolutional VAE on the embedded digits.
     """
-    from aegen.cli.render import Display, say
+    from aegen.cli.render import Display, say, tell
     from aegen.config import resolve
 
     layers = _layers(config or [], sets or [], given)
@@ -228,5 +228,5 @@ def train(
     if as_json:
         typer.echo(json.dumps(result.to_dict()))
     elif result.run is not None:
-        typer.echo(f"checkpoint {result.checkpoint}")
-        typer.echo(f"samples    {result.samples}")
+        tell(f"checkpoint {result.checkpoint}")
+        tell(f"samples    {result.samples}")

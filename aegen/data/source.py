@@ -16,6 +16,7 @@ from aegen.data.decode import side
 from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import create, load
+from aegen.outside import quoted
 from aegen.protocols import Dataset, Images, ImageShape
 from aegen.settings import DataSettings
 from aegen.spec import Spec
@@ -78,15 +79,19 @@ def dataset_name(name: str) -> str:
         return name
     if name.endswith(".tar") and "shards" in known:
         return "shards"
-    path = Path(name).expanduser()
     try:
+        path = Path(name).expanduser()
         if path.is_dir():
             return "folder"
-        if path.suffix in (".npy", ".npz") and path.exists():
-            return "array"
         is_file = path.is_file()
+        if path.suffix in (".npy", ".npz") and is_file:
+            return "array"
+        if path.exists() and not is_file:
+            raise UsageError(f"--data {name} is a pipe or a device, but takes a folder, a .npy, a .npz or a .tar")
     except OSError as error:
         raise UsageError(f"--data {name} cannot be read ({error.strerror})") from error
+    except (ValueError, RuntimeError) as error:  # a NUL in it; ~ of a user who is not known
+        raise UsageError(f"--data {quoted(name)} is no path ({error})") from error
     named = [n for n in known if n not in ("folder", "array", "shards")]
     if is_file:
         raise UsageError(f"--data {name} is a file, but takes a folder, a .npy or a .npz", hint="give its folder")

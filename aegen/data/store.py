@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 
 from aegen.data.rows import Rows
+from aegen.outside import parse_json
 
 _COLUMNS = 5
 _SUM, _STATE, _CHECK = 2, 3, 4
@@ -91,8 +92,8 @@ class Store(Rows):
                 handle, writable = os.open(path, _flags(os.O_RDONLY)), False
             try:
                 (size,) = struct.unpack("<Q", os.read(handle, _WORD))
-                header = json.loads(os.read(handle, min(size, 2**16)))
-                shape = tuple(int(n) for n in json.loads(header["__metadata__"]["aegen"]))
+                header = parse_json(os.read(handle, min(size, 2**16)))
+                shape = tuple(int(n) for n in parse_json(header["__metadata__"]["aegen"]))
                 channels, height, width = shape[1:]
                 end = _WORD + size + header["pixels"]["data_offsets"][1]
                 whole = os.fstat(handle).st_size == end and min(shape) > 0

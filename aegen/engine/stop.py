@@ -10,7 +10,7 @@ from types import FrameType
 
 
 class Stop:
-    """Ctrl-C, SIGTERM and SIGUSR1 ask the loop to save and stop; a second Ctrl-C stops at once."""
+    """Ctrl-C, SIGTERM, SIGHUP and SIGUSR1 ask the loop to save and stop; a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
         self._asked = False
@@ -24,8 +24,11 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        named = ("SIGINT", "SIGTERM", "SIGUSR1")  # the last is not known everywhere
-        before = {s: signal.signal(s, self._catch) for s in signal.Signals if s.name in named}
+        named = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")  # the last two are not known everywhere
+        heard = [s for s in signal.Signals if s.name in named]
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+            heard.remove(signal.SIGHUP)  # that is what nohup is for
+        before = {s: signal.signal(s, self._catch) for s in heard}
         try:
             yield
         finally:

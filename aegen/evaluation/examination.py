@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -252,7 +253,9 @@ def _subject(
         f"what the images of {settings.name} were made from is not known",
     )
     loaded.file.require_plugins(("objective",))
-    objective = build_objective(loaded.spec.objective, model, size=header["data"]["count"])
+    build = partial(build_objective, loaded.spec.objective, model, size=header["data"]["count"])
+    loaded.file.fits(build, "objective.")
+    objective = build()
     loaded.file.restore(objective, "objective.")
     objective.to(loaded.device).eval().requires_grad_(False)
     objective.at(header["step"])

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,18 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
     spec, where = file.spec, choose_device(device)
     image, latent = ImageShape(*file.header["image"]), file.header["latent"]
     classes = len(file.header["data"]["classes"])
+    prefix = "ema." if file.has("ema.") else "model."
+    build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes)
+    made = file.fits(build, prefix)
+    if made is not None and list(made.latent_shape) != latent:
+        found = "×".join(map(str, made.latent_shape))
+        raise UsageError(
+            f"{path} does not fit its own configuration: its latents are {'×'.join(map(str, latent))}, the model's {found}",
+            hint="the file was altered, or a plugin changed since it was written",
+        )
     with undrawn():
-        model = build_model(spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes, latent=latent)
-    file.restore(model, "ema." if file.has("ema.") else "model.", mapped=True)
+        model = build(latent=latent)
+    file.restore(model, prefix, mapped=True)
     return Loaded(path, file, spec, model.to(where).eval().requires_grad_(False), where)
 
 

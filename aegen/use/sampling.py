@@ -199,6 +199,7 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
     """The sampler from the checkpoint, or one fitted now and kept in it."""
     kept = loaded.file.header["samplers"].get(name)
     if kept is not None and (not options or kept | options == kept):
+        loaded.file.fits(lambda: build_sampler(Spec(name, kept), loaded.model), f"sampler.{name}.")
         sampler = build_sampler(Spec(name, kept), loaded.model)
         loaded.file.restore(sampler, f"sampler.{name}.")
         return sampler

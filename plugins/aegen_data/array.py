@@ -32,6 +32,9 @@ class Array(Dataset):
         except Exception as error:  # NumPy raises OSError, ValueError, EOFError, BadZipFile
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"--data {path} cannot be read ({reason})", hint=f"it {_FORM}") from error
+        raw = [key for key, value in arrays.items() if not isinstance(value, np.ndarray)]
+        if raw:  # NumPy gives what is in the archive, whatever it is
+            raise UsageError(f"--data {path} has {raw[0]}, which is no array", hint=f"it {_FORM}")
         if "images" not in arrays:
             have = ", ".join(sorted(arrays)) or "nothing"
             raise UsageError(f"--data {path} holds {have}, but needs an array named images")

@@ -6,7 +6,7 @@ decoded are kept as those of a folder are. Nothing else in a shard is opened.
 
 from __future__ import annotations
 
-import json
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,9 +25,14 @@ from aegen import (
     UsageError,
     common_target,
     keep_images,
+    parse_json,
+    read_text,
     shard_contents,
 )
 
+_PATTERN = "several shards are written 'name-{000..009}.tar'"
+_SHARDS = 10**6
+_MOST = 2**31 - 1  # images of a shard
 _PROBED = 64  # images that tell the size and channels of the others
 _LARGER = 2  # times the room of the shards, which their decoded images may take to be kept
 
@@ -102,7 +107,15 @@ def _expanded(name: str) -> tuple[list[Path], Any]:
         ) from error
     if "://" in name or name.startswith("pipe:"):
         raise UsageError(f"--data {name} is no file, but shards are read from files", hint="fetch or mount them")
-    paths = [Path(path).expanduser() for path in expand_urls(name)]
+    try:
+        if _home(name).is_file():
+            return [_home(name)], group_by_keys
+        _check_pattern(name)
+        paths = [_home(path) for path in expand_urls(name)]
+    except OSError as error:
+        raise UsageError(f"--data {name} cannot be read ({error.strerror})") from error
+    except ValueError as error:  # also what braces make of an odd name
+        raise UsageError(f"--data {name} is no pattern of shards ({error})", hint=_PATTERN) from error
     missing = [path for path in paths if not path.is_file()]
     if missing:
         if len(paths) == 1:
@@ -110,6 +123,30 @@ def _expanded(name: str) -> tuple[list[Path], Any]:
         number = f"{len(missing):,} of {len(paths):,} shards are"
         raise UsageError(f"--data {name} means {missing[0]}, which is no file; {number} missing")
     return paths, group_by_keys
+
+
+def _check_pattern(name: str) -> None:
+    """Refuse braces that do not close, and those that mean more shards than there can be, before they are written out.
+
+    Raises:
+        UsageError: the pattern is one of those.
+    """
+    if name.count("{") != name.count("}"):
+        raise UsageError(f"--data {name} has a brace without its other half", hint=_PATTERN)
+    count = 1
+    for inside in re.findall(r"\{([^{}]*)\}", name):
+        ends = re.fullmatch(r"(-?\d{1,18})\.\.(-?\d{1,18})(?:\.\.-?\d+)?", inside)
+        count *= abs(int(ends[2]) - int(ends[1])) + 1 if ends else inside.count(",") + 1
+        if count > _SHARDS:
+            raise UsageError(f"--data {name} means more than {_SHARDS:,} shards", hint=_PATTERN)
+
+
+def _home(path: str) -> Path:
+    """With `~` as the user's folder, where there is such a user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _sizes(paths: list[Path]) -> list[int] | None:
@@ -122,12 +159,12 @@ def _sizes(paths: list[Path]) -> list[int] | None:
     for folder in {path.parent for path in paths}:
         place = folder / "sizes.json"
         try:
-            found[folder] = json.loads(place.read_text(encoding="utf-8"))
+            found[folder] = parse_json(read_text(place))
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise UsageError(f"{place} cannot be read ({error})") from error
-        bad = not isinstance(found[folder], dict) or not all(type(n) is int and n >= 0 for n in found[folder].values())
+        bad = not isinstance(found[folder], dict) or not all(type(n) is int and 0 <= n <= _MOST for n in found[folder].values())
         if bad:
             raise UsageError(f'{place} must hold the number of images by name of shard, as in {{"a-000.tar": 1000}}')
     sizes = [found[path.parent].get(path.name) for path in paths]
