@@ -151,7 +151,8 @@ def test_too_few_images_are_told_or_refused() -> None:
     assert isinstance(FID().compute(sets(real, made))["fid"], float)
     (note,) = FID().notes(sets(real, made))
     assert "30 images in 20 features" in note and "kid" in note
-    assert not FID().notes(sets(features(40, 20, 1), features(40, 20, 2)))
+    (note,) = FID().notes(sets(features(40, 20, 1), features(40, 20, 2)))
+    assert "too high because 40 images are few for 20 features" in note and "kid" in note
     with pytest.raises(UsageError, match="too few"):
         FID().compute(sets(real[:1], made))
     with pytest.raises(UsageError, match="too few"):

@@ -17,7 +17,7 @@ from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor
 
 from aegen import Range, UsageError
-from aegen_metrics.factors import OfFactors, halves
+from aegen_metrics.factors import OfFactors, halves, standard
 
 
 class DCI(OfFactors):
@@ -47,6 +47,7 @@ class DCI(OfFactors):
         code, factors, _ = self.known(rows)
         if min(code.shape[1], factors.shape[1]) < 2:
             raise UsageError("one dimension or one factor alone cannot be disentangled from others")
+        code = standard(code)
         fit, judge = halves(len(code), self.most, torch.Generator().manual_seed(0))
         weights, right = [], []
         for factor in factors.T.numpy():

@@ -1,9 +1,9 @@
 """The score of FactorVAE: Kim & Mnih, Disentangling by Factorising, 2018, section 4.
 
 The images that share a value of a factor are drawn, with replacement, from the held-out images that have it, where the paper renders new
-ones; so no score hangs on a renderer. Dimensions whose variance is below a twentieth of the largest are left out, as collapsed ones are in
-the paper. The votes that the classifier is made of are not those that it is judged by. A code that tells nothing scores about
-1 / factors.
+ones; so no score hangs on a renderer. Dimensions are divided by their standard deviations, and those that collapsed are left out, as in the
+paper: where the mean has less than a twentieth of the variance of the draws. The votes that the classifier is made of are not those that it
+is judged by. A code that tells nothing scores about 1 / factors, one that has collapsed altogether 0.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ class FactorVAEScore(OfFactors):
     def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
         """Between 0 and 1."""
         code, factors, names = self.known(rows)
-        code = active(code)
-        among = groups(factors, names)
+        code, among = active(code, rows), groups(factors, names)
+        if not code.shape[1]:
+            return {"factor_vae_score": 0.0}
         generator = torch.Generator().manual_seed(0)
         tables = [torch.zeros(code.shape[1], len(names)) for _ in range(2)]
         for table in tables:

@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from aegen import Metric, Seen, UsageError
-from aegen_metrics.latents import MEAN, flat
+from aegen_metrics.latents import DRAW, MEAN, flat
 
 FACTORS = "factors"
 _MOST = 256  # latent dimensions; each is compared with each factor
 _BINS = 20
 _LEAST = 10  # images with the same value of a factor
-_COLLAPSED = 0.05  # of the largest variance, as Locatello et al., 2019, have it of a prior's 1
+# A collapsed dimension: its mean has less than this share of the variance of its draws, which is 1 where posteriors meet the prior.
+_COLLAPSED = 0.05
+_ROUNDING = 1e-6  # of the largest value of a dimension
+_STILL = 1e-5  # variance of a mean that does not move, where there are no draws to compare it with
 
 
 class OfFactors(Metric):
@@ -28,7 +31,7 @@ class OfFactors(Metric):
     names: Sequence[str] = ()
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
-        """Codes (B, D) and factors (B, F)."""
+        """Codes (B, D), draws of the posteriors (B, D), and factors (B, F)."""
         if not seen.held_out:
             return {}
         if "labels" in seen.model.bottleneck.offers:
@@ -38,7 +41,7 @@ class OfFactors(Metric):
             raise UsageError(f"latents have {code.shape[1]} dimensions, but these comparisons take {_MOST} at most")
         assert seen.factors is not None
         self.names = seen.factor_names
-        return {MEAN: code, FACTORS: seen.factors}
+        return {MEAN: code, DRAW: flat(seen.latent.z), FACTORS: seen.factors}
 
     def known(self, rows: Mapping[str, Tensor]) -> tuple[Tensor, Tensor, list[str]]:
         """Codes (N, D) in float64, factors (N, F) counted from 0 without gaps, and their names; those alone that vary.
@@ -57,17 +60,29 @@ class OfFactors(Metric):
         return code, torch.stack(list(kept.values()), 1), list(kept)
 
 
-def active(code: Tensor) -> Tensor:
-    """Codes (N, D) less the dimensions whose variance is below a twentieth of the largest, each brought to variance 1.
+def active(code: Tensor, rows: Mapping[str, Tensor]) -> Tensor:
+    """Codes (N, D) less the collapsed dimensions, each of the others brought to variance 1; (N, 0) if all are collapsed.
+
+    Each is judged by itself, so that no score hangs on the scales of dimensions: a posterior that tells of its image has a mean that
+    moves beside the width of its draws, whatever unit the decoder has learned to read it in. Locatello et al., 2019, leave out what
+    moves by less than 0.05, where draws of all images together have the prior's 1.
 
     Raises:
-        UsageError: none is left.
+        UsageError: none moves at all.
     """
     variance = code.var(0)
-    kept = variance > _COLLAPSED * variance.max()
-    if not kept.any():
+    moves = variance > (_ROUNDING * code.abs().amax(0)).square()
+    if not moves.any():
         raise UsageError("all images have the same latent")
+    least = _COLLAPSED * rows[DRAW].double().var(0) if DRAW in rows else variance.new_tensor(_STILL)
+    kept = moves & (variance > least)
     return code[:, kept] / variance[kept].sqrt()
+
+
+def standard(code: Tensor) -> Tensor:
+    """Codes (N, D), each dimension that moves brought to mean 0 and variance 1: trees take values that differ by 1e-7 for equal."""
+    spread = code.std(0)
+    return (code - code.mean(0)) / torch.where(spread > 0, spread, 1.0)
 
 
 def binned(code: Tensor) -> Tensor:

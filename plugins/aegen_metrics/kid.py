@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from aegen import Metric, Range, Seen
+from aegen_metrics.means import of_parts
 from aegen_metrics.sets import parted, reconstructions, samples
 
 _SUBSETS = 10
@@ -57,7 +58,7 @@ class KID(Metric):
                 for i, j in zip(first.tensor_split(count), second.tensor_split(count), strict=True)
             ]
         )
-        return {self.number: (float(found.mean()), float(found.std() / count**0.5))}
+        return {self.number: of_parts(found)}
 
 
 class RKID(KID):

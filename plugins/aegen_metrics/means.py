@@ -1,8 +1,12 @@
-"""Means over images with their standard errors."""
+"""Means over images with their standard errors, and errors of what is no mean."""
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+_NORMAL = 1.96  # standard errors to either side that an interval has
+_OUTSIDE = 0.05  # of an interval
 
 
 def mean(values: Tensor) -> float | tuple[float, float]:
@@ -16,3 +20,30 @@ def around(value: float, pull: Tensor) -> float | tuple[float, float]:
     """A number, and the standard error that follows from how each of N images pulls at it, (N,)."""
     spread = mean(pull)
     return (value, spread[1]) if isinstance(spread, tuple) else value
+
+
+def of_parts(found: Tensor) -> tuple[float, float]:
+    """The mean of what few parts of the images gave, (K,), and its standard error; wider as Student's t is, for the spread is of K alone."""
+    from scipy.special import stdtrit  # not where help is asked for
+
+    found, count = found.double(), len(found)
+    wider = float(stdtrit(count - 1, 1 - _OUTSIDE / 2)) / _NORMAL
+    return float(found.mean()), wider * float(found.std()) / count**0.5
+
+
+def aware(bias: float, error: float) -> float:
+    """What to give as the standard error of a number that is off by about `bias` on average, so that its interval covers.
+
+    Armstrong & Kolesár, Simple and Honest Confidence Intervals in Nonparametric Regression, 2020, section 2: a normal error of mean b
+    and standard deviation s stays within s · cv(b / s) 95 times of a hundred, where cv is that quantile of |N(b / s, 1)|.
+    """
+    if not error > 0:
+        return max(abs(bias) / _NORMAL, error)
+    away = abs(bias) / error
+    ends = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    low, high = away, away + 2 * _NORMAL
+    for _ in range(60):
+        middle = (low + high) / 2
+        below, within = torch.special.ndtr(ends * middle - away).tolist()
+        low, high = (low, middle) if within - below > 1 - _OUTSIDE else (middle, high)
+    return high * error / _NORMAL

@@ -1,7 +1,7 @@
 """Modularity and explicitness: Ridgeway & Mozer, Learning Deep Disentangled Embeddings with the F-Statistic Loss, 2018.
 
-Modularity by mutual information with 20 bins a dimension. Dimensions whose variance is below a twentieth of the largest are left out: of a
-collapsed one there is nothing but noise to tell, and it would count as much as any. Explicitness by one logistic regression for each value of each factor against all
+Modularity by mutual information with 20 bins a dimension. Collapsed dimensions, whose mean has less than a twentieth of the variance of the
+draws, are left out: of such a one there is nothing but noise to tell, and it would count as much as any; where all collapsed it is 0. Explicitness by one logistic regression for each value of each factor against all
 others, on latents brought to mean 0 and variance 1: the area under its ROC curve, 0.5 where nothing is told. A value in the middle of a
 dimension is not explicit in this sense, since no line parts it from those on both sides. Half of the images fit, the other half judge.
 """
@@ -41,8 +41,11 @@ class Modularity(OfFactors):
         code, factors, _ = self.known(rows)
         if factors.shape[1] < 2:
             raise UsageError("only one factor varies, so every dimension tells of one factor only")
-        bins = binned(active(code))
-        told = torch.stack([pointwise(bins, factor).mean(0) for factor in factors.T], 1).clamp(min=0)
+        moving = active(code, rows)
+        told = torch.zeros(0, factors.shape[1])
+        if moving.shape[1]:
+            bins = binned(moving)
+            told = torch.stack([pointwise(bins, factor).mean(0) for factor in factors.T], 1).clamp(min=0)
         return {"modularity": modularity(told), "explicitness": explicitness(code, factors, self.most)}
 
 
