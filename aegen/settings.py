@@ -30,6 +30,8 @@ class DataSettings:
         size: side of the images in pixels, one number, or [height, width]; the data's own by default.
         channels: 1 grey, 2 grey+alpha, 3 RGB, 4 RGBA; the data's own by default.
         fit: how an image of another shape is brought to size: cut the centre square, or resize and distort.
+        white: the value that is white in images of more than 8 bits, such as 255 of floats or 4095 of 12 bits in 16; by default 1 of
+            floats and the largest that their bits can hold of whole numbers.
         strict: refuse a folder with files that cannot be read, instead of skipping them.
         validation: share of the images held out, where the data has no split of its own.
         cache: keep decoded images in the cache folder, so that they are decoded once.
@@ -44,6 +46,7 @@ class DataSettings:
     size: Annotated[int, Range(1, 8192)] | Annotated[list[int], Range(1, 8192)] | None = None
     channels: Annotated[int, Range(1, 4)] | None = None
     fit: Literal["crop", "resize"] = "crop"
+    white: Annotated[float, Range(above=0)] | None = None
     strict: bool = False
     validation: Annotated[float, Range(above=0, max=0.5)] = 0.1
     cache: bool = True

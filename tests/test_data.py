@@ -22,6 +22,7 @@ from aegen.data import decode
 from aegen.data.batches import Batches, normalize
 from aegen.data.decode import SUFFIXES, Target, Unreadable, probe, read, read_many
 from aegen.data.source import Data, load_data
+from aegen.data.values import Note
 from aegen.errors import EnvironmentFault, UsageError
 from aegen.pictures import to_uint8
 from aegen.settings import DataSettings
@@ -128,10 +129,13 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path) -> None:
     assert read(path, Target()).tolist() == [[[0, 1, 200, 255]]]
 
 
-@pytest.mark.parametrize("top", [1.0, 255.0, 65535.0])
-def test_floats_are_scaled_by_the_range_that_they_use(tmp_path: Path, top: float) -> None:
-    known = np.array([[0, 0.2 * top, top]], dtype=np.float32)
-    assert read(saved(Image.fromarray(known), tmp_path / "a.tiff"), Target()).tolist() == [[[0, 51, 255]]]
+@pytest.mark.parametrize("white", [None, 1.0, 255.0, 65535.0])
+def test_of_floats_the_same_value_is_white_in_every_file(tmp_path: Path, white: float | None) -> None:
+    top = white or 1.0
+    for most in (0.1, 1.0, 1.5, 300.0):  # whatever else a file holds
+        known = np.array([[0, 0.2 * top, top, most * top]], dtype=np.float32)
+        path = saved(Image.fromarray(known), tmp_path / "a.tiff")
+        assert read(path, Target(white=white)).tolist() == [[[0, 51, 255, min(255, round(most * 255))]]]
 
 
 def test_floats_that_are_not_finite_are_refused(tmp_path: Path) -> None:
@@ -336,7 +340,7 @@ def test_a_decompression_bomb_is_found_whatever_other_threads_do(
     good, bomb = photo(tmp_path / "good.png"), tmp_path / "large.png"
     bomb.write_bytes(png_claiming(10_000, 10_000))
     both_inside, good_left = Event(), Event()
-    opened, decoded = Image.open, decode.read
+    opened, decoded = Image.open, decode.noted
 
     def open_in_turn(path: Path, **options: object) -> Image.Image:
         if path == good:
@@ -346,7 +350,7 @@ def test_a_decompression_bomb_is_found_whatever_other_threads_do(
             good_left.wait(10)
         return opened(path, **options)
 
-    def read_and_tell(path: Path, target: Target) -> Tensor:
+    def read_and_tell(path: Path, target: Target) -> tuple[Tensor, Note]:
         try:
             return decoded(path, target)
         finally:
@@ -354,14 +358,14 @@ def test_a_decompression_bomb_is_found_whatever_other_threads_do(
                 good_left.set()
 
     monkeypatch.setattr(decode.Image, "open", open_in_turn)
-    monkeypatch.setattr(decode, "read", read_and_tell)
+    monkeypatch.setattr(decode, "noted", read_and_tell)
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pytest's own filters would hide it
         before = list(warnings.filters)
         _, bad = read_many([good, bomb], Target((8, 8)))
         assert warnings.filters == before
-    assert bad == [(bomb, "too large to open safely")]
+    assert [(path, reason.partition(":")[0]) for path, reason in bad] == [(bomb, "too large to open safely")]
 
 
 # ---------------------------------------------------------------------------------------------------- folders

@@ -64,13 +64,13 @@ def photos(tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many bytes each image had that was decoded since."""
     seen: list[int] = []
-    read = decode.read
+    noted = decode.noted
 
-    def count(source: Path | bytes, target: decode.Target) -> Tensor:
+    def count(source: Path | bytes, target: decode.Target) -> tuple[Tensor, Any]:
         seen.append(len(source) if isinstance(source, bytes) else 0)
-        return read(source, target)
+        return noted(source, target)
 
-    monkeypatch.setattr(decode, "read", count)
+    monkeypatch.setattr(decode, "noted", count)
     return seen
 
 
@@ -238,14 +238,14 @@ import os, signal
 from aegen.data import decode, files, keep, store
 from aegen.data.source import load_data
 from aegen.settings import DataSettings
-keep._LEAST, files.workers, read, seen = 0, lambda: 1, decode.read, []
+keep._LEAST, files.workers, read, seen = 0, lambda: 1, decode.noted, []
 store._TOGETHER = 5 * 3 * 9 * 11
 def count(source, target):
     seen.append(1)
     if len(seen) == 26:
         os.kill(os.getpid(), signal.SIGKILL)
     return read(source, target)
-decode.read = count
+decode.noted = count
 load_data(DataSettings(name={str(photos)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment, timeout=60, check=False)
@@ -658,13 +658,13 @@ def test_large_images_of_shards_are_decoded_by_several_threads_and_are_the_same(
     alone = images[index]
     monkeypatch.setattr("aegen.data.files._SMALL", 0)
     names: set[str] = set()
-    read = decode.read
+    noted = decode.noted
 
-    def told(*given: Any) -> Tensor:
+    def told(*given: Any) -> tuple[Tensor, Any]:
         names.add(threading.current_thread().name.rpartition("_")[0])
-        return read(*given)
+        return noted(*given)
 
-    monkeypatch.setattr(decode, "read", told)
+    monkeypatch.setattr(decode, "noted", told)
     assert torch.equal(images[index], alone)
     assert names == {"aegen-decode"}
 

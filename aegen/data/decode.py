@@ -6,242 +6,233 @@ import io
 import math
 import os
 import warnings
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import numpy as np
-import simplejpeg
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torch.nn.functional import interpolate
 
+from aegen.data import bmp, jpeg, png, tiff, tiff_page
+from aegen.data.convert import converted, fitted, in_mode, own_channels, to_tensor, turned
+from aegen.data.jpeg import ORIENTATION
+from aegen.data.jpeg import Target as Target
+from aegen.data.room import LARGE, ROOM
+from aegen.data.values import Note, remarks
+from aegen.data.values import Unreadable as Unreadable
 from aegen.errors import UsageError
-from aegen.pictures import MODES, flat
 from aegen.settings import DataSettings
 from aegen.threads import pool
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Not all that Pillow knows: its EPS reader runs a program.
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+_KNOWN = {jpeg.MAGIC: "JPEG", png.MAGIC: "PNG", b"BM": "BMP", b"GIF8": "GIF", b"RIFF": "WebP"}
+_FOREIGN = {  # what is an image, but of no format that is read
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\xff\x4f\xff\x51": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"8BPS": "Photoshop",
+    b"v/1\x01": "OpenEXR",
+    b"DDS ": "DDS",
+    b"\0\0\1\0": "icon",
+    b"<svg": "SVG",
+}
+_BOXED = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC"}
 _USUAL, _COLOURED = (64, 64), 3
-_SIXTEEN_BIT = 257  # 65535 / 255
-_ORIENTATION = 0x0112  # in EXIF
-_JPEG = b"\xff\xd8"
-_MARKER, _APP1, _SCAN = b"\xff", b"\xe1", b"\xda"
-_CHANNELS, _COLOURS = {"Gray": 1, "YCbCr": 3, "RGB": 3}, {1: "GRAY", 3: "RGB"}
-_DRAFT = 2  # times the size, to which a JPEG may be decoded: the last halving is left to a better filter
-VERSION = 3
+_HEAD = 256  # bytes that say what a file is
+VERSION = 4
 """Of what `read` makes of a file: images that were decoded by another version are decoded anew."""
-
-_BOMB = "too large to open safely"
-
-
-class Unreadable(Exception):
-    """A file that is not a usable image; the text says why."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What decoded images must be.
-
-    Attributes:
-        size: (height, width), or None for the image's own.
-        channels: 1 to 4, or None for the image's own.
-        fit: `crop` cuts the largest centred part of the right proportions, `resize` distorts.
-    """
-
-    size: tuple[int, int] | None = None
-    channels: int | None = None
-    fit: str = "crop"
 
 
 def read(source: Path | bytes, target: Target) -> Tensor:
-    """Decode one file, or its content, to uint8 (C, H, W).
+    """Decode one file, or its content, to uint8 (C, H, W); `noted` without what it notes."""
+    return noted(source, target)[0]
+
+
+def noted(source: Path | bytes, target: Target) -> tuple[Tensor, Note]:
+    """Decode one file, or its content, to uint8 (C, H, W), and say what of it was not used.
+
+    All threads together take no more memory for it than `room.MOST`, or what the largest image needs alone.
 
     Raises:
         Unreadable: it is empty, cut short, no image, or would decompress to an enormous one.
+        UsageError: AEGEN_MAX_PIXELS is no number of pixels.
     """
+    most = max_pixels()
     try:
-        content = source if isinstance(source, bytes) else source.read_bytes()
-        found = _plain_jpeg(content, target)
-        if found is not None:
-            return found
-        with Image.open(io.BytesIO(content), formats=_FORMATS) as image:
-            if _enormous(image.width, image.height):
-                raise Unreadable(_BOMB)
-            if target.size is not None and image.format == "JPEG":
-                side = _DRAFT * max(target.size)  # a square covers turned ones too
-                image.draft(None, (side, side))
-            return to_tensor(_fit(_mode(image, target.channels), target))
-    except Image.DecompressionBombError:
-        raise Unreadable(_BOMB) from None
+        with _content(source) as content:
+            if not content.startswith(jpeg.MAGIC):
+                return _decoded(content, target, most)
+            found = jpeg.read(content, target, most)
+            return (found, Note.NOTHING) if found is not None else _decoded(content, target, most)
     except Unreadable:
         raise
-    except UnidentifiedImageError:
-        raise Unreadable("not an image" if content else "empty file") from None
+    except Image.DecompressionBombError:
+        raise Unreadable(f"too large to open safely: more pixels than AEGEN_MAX_PIXELS ({most:,.0f}) allows") from None
     except PermissionError:
         raise Unreadable("no permission to read it") from None
     except FileNotFoundError:
         raise Unreadable("no such file") from None
+    except MemoryError:
+        raise Unreadable("it takes more memory than there is") from None
     except (
         Exception
     ) as error:  # decoders raise anything on damaged data: OSError, SyntaxError, ValueError, struct.error
-        damaged = any(word in str(error).lower() for word in ("truncated", "broken"))
+        damaged = any(word in str(error).lower() for word in ("truncated", "broken", "decoder error"))
         reason = "cut short or damaged" if damaged else str(error)
         raise Unreadable(reason.splitlines()[0] if reason else type(error).__name__) from None
 
 
-def _plain_jpeg(content: bytes, target: Target) -> Tensor | None:
-    """A JPEG that needs no change but of its size; None for all else, and for what is odd in any way, which is Pillow's to judge.
+def max_pixels() -> float:
+    """Pixels of the largest image that is opened: $AEGEN_MAX_PIXELS, else what Pillow takes for safe; a JPEG counts as large as it is decoded.
 
-    simplejpeg gives Pillow's very pixels without its detours, and torch's bicubic filter Pillow's to a level or two.
+    Raises:
+        UsageError: that variable is no number.
     """
-    if not content.startswith(_JPEG):
-        return None
+    text = os.environ.get("AEGEN_MAX_PIXELS", "")
+    if not text:
+        return Image.MAX_IMAGE_PIXELS or math.inf
+    if not text.isdecimal() or not int(text):
+        raise UsageError(f"AEGEN_MAX_PIXELS is {text!r}, but takes a number of pixels such as 200000000")
+    return int(text)
+
+
+@contextmanager
+def _content(source: Path | bytes) -> Iterator[bytes]:
+    if isinstance(source, bytes):
+        yield source
+        return
+    with ROOM.hold(ROOM.most if source.stat().st_size >= LARGE else 0):
+        yield source.read_bytes()
+
+
+def _decoded(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]:
+    """What is no plain JPEG."""
+    if content.startswith(tiff_page.MAGIC):
+        return _tiff(content, target, most)
+    if (layout := bmp.layout(content)) is not None:
+        _check(layout.width, layout.height, most)
+        with ROOM.hold(layout.width * layout.height * 12):
+            return to_tensor(fitted(in_mode(bmp.picture(content, layout), target.channels), target)), Note.NOTHING
     try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(content)
-        channels = _CHANNELS.get(colours)
-        if channels is None or target.channels not in (None, channels) or _enormous(width, height):
-            return None
-        part = 1  # of its side, to which it is decoded: in less time, and near enough
-        if target.size is not None:
-            part = max(n for n in (1, 2, 4, 8) if n == 1 or min(width, height) >= n * _DRAFT * max(target.size))
-        width, height = math.ceil(width / part), math.ceil(height / part)
-        box = _box((width, height), target)
-        if box is None or not _upright(content):
-            return None
-        pixels = simplejpeg.decode_jpeg(content, _COLOURS[channels], min_height=height, min_width=width)
+        return _by_pillow(content, target, most)
+    except UnidentifiedImageError:
+        raise Unreadable(_unknown(content)) from None
     except ValueError:
-        return None
-    if pixels.shape != (height, width, channels):
-        return None
-    # In a batch of one with the strides of one: torch's filter would rearrange other strides first.
-    return _resized(torch.from_numpy(pixels)[None].permute(0, 3, 1, 2), box, target)[0]
+        shorter = png.slim(content)
+        if shorter is None:
+            raise
+        return _by_pillow(shorter, target, most)
 
 
-def _upright(content: bytes) -> bool:
-    """Whether a JPEG is to be shown as it lies; what could say else is in a segment that few but cameras write."""
-    place = len(_JPEG)
-    while content[place : place + 1] == _MARKER and content[place + 1 : place + 2] != _APP1:
-        if content[place + 1 : place + 2] == _SCAN:
-            return True
-        place += 2 + int.from_bytes(content[place + 2 : place + 4], "big")
+def _tiff(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]:
+    tiff.quiet()
+    page = tiff_page.page(io.BytesIO(content))
+    _check(page.width, page.height, most)
+    note = Note.FRAMES if page.more else Note.NOTHING
+    if page.usual:
+        try:
+            return _by_pillow(content, target, most)[0], note
+        except UnidentifiedImageError:
+            pass  # of the kinds that are read below, or one whose refusal says what it is
+    with ROOM.hold(page.cost):
+        image, said = tiff.picture(content, page, target.white)
+        image = turned(image, page.orientation)
+        return to_tensor(fitted(in_mode(image, target.channels), target)), note | said
+
+
+def _by_pillow(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]:
+    with _opened(io.BytesIO(content), content.startswith(jpeg.MAGIC) or most > (Image.MAX_IMAGE_PIXELS or 0)) as image:
+        whole, held = image.width * image.height, 0
+        if image.format in ("JPEG", "MPO"):
+            if whole > most and (target.size is None or jpeg.progressive(content)):
+                _check(image.width, image.height, most)
+            if target.size is not None:
+                side = jpeg.DRAFT * max(target.size)  # a square covers turned ones too
+                image.draft(None, (side, side))
+            held = 6 * whole if jpeg.progressive(content) else 0
+        _check(image.width, image.height, most)
+        with ROOM.hold(held + image.width * image.height * _cost(image)):
+            pixels, note = converted(image, content, target)
+            return to_tensor(fitted(pixels, target)), note
+
+
+def _cost(image: Image.Image) -> int:
+    """About how many bytes a pixel takes until it is 8 bits in as many channels as are wanted."""
+    stored = 1 if image.mode in ("1", "L", "P") else 4
+    return stored + 4 + 6 + (12 if image.format in ("WEBP", "GIF") else 0)
+
+
+@contextmanager
+def _opened(file: IO[bytes], anyway: bool) -> Iterator[Image.Image]:
+    """An image with its head read; `anyway` if Pillow would not, for its size, which is then looked at by others."""
     try:
-        with Image.open(io.BytesIO(content), formats=("JPEG",)) as image:
-            return bool(image.getexif().get(_ORIENTATION, 1) == 1)
-    except Exception:  # as in read(), where the reason is told
-        return False
+        image: Image.Image = Image.open(file, formats=_FORMATS)
+    except Image.DecompressionBombError:
+        if not anyway:
+            raise
+        file.seek(0)
+        head = file.read(16)
+        file.seek(0)
+        known = [make for make, accept in map(Image.OPEN.__getitem__, _FORMATS) if accept is None or accept(head)]
+        image = known[0](file, "")
+    with image:
+        yield image
 
 
-def _enormous(width: int, height: int) -> bool:
-    """Pillow refuses only twice as many pixels."""
-    return width * height > (Image.MAX_IMAGE_PIXELS or math.inf)
+def _check(width: int, height: int, most: float) -> None:
+    if width * height > most:
+        raise Unreadable(
+            f"too large to open safely: {width}×{height} is more than the {most:,.0f} pixels that AEGEN_MAX_PIXELS allows"
+        )
 
 
-def _box(size: tuple[int, int], target: Target) -> tuple[int, int, int, int] | None:
-    """The part of an image of `size` (width, height) that `target` shows, as ImageOps.fit has it: (left, top, width, height).
-
-    None where it does not begin and end at whole pixels: that is Pillow's to do.
-    """
-    width, height = size
-    if target.size is None or target.fit == "resize" or target.size == (height, width):
-        return 0, 0, width, height
-    tall, wide = target.size
-    w, h = (height * wide / tall, height) if width * tall >= height * wide else (width, width * tall / wide)
-    left, top = (width - w) / 2, (height - h) / 2
-    if not all(float(n).is_integer() for n in (left, top, w, h)):
-        return None
-    return int(left), int(top), int(w), int(h)
+def _unknown(content: bytes) -> str:
+    """Why Pillow does not know a file for an image."""
+    if not content:
+        return "empty file"
+    name = next((name for magic, name in _KNOWN.items() if content.startswith(magic)), None)
+    if name is not None:
+        return f"a damaged {name}"
+    name = next((name for magic, name in _FOREIGN.items() if content.startswith(magic)), None)
+    name = name or (_BOXED.get(content[8:12]) if content[4:8] == b"ftyp" else None)
+    return f"an image in {name}, which is not read" if name else "not an image"
 
 
-def _resized(whole: Tensor, box: tuple[int, int, int, int], target: Target) -> Tensor:
-    """A part of images (N, C, H, W) in the target's size."""
-    left, top, width, height = box
-    part = whole[:, :, top : top + height, left : left + width]
-    if target.size not in (None, (height, width)):
-        part = interpolate(part, size=target.size, mode="bicubic", antialias=True)
-    return part.contiguous()
-
-
-def _mode(image: Image.Image, channels: int | None) -> Image.Image:
-    """Upright, 8 bits a channel, in the mode for that many channels."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
-        image = _eight_bit(image)
-    if image.mode == "P" or (image.mode in ("L", "RGB", "1") and "transparency" in image.info):
-        image = image.convert("RGBA" if "transparency" in image.info else "RGB")
-    elif image.mode == "PA":
-        image = image.convert("RGBA")
-    elif image.mode == "La":
-        image = image.convert("LA")
-    elif image.mode == "1":
-        image = image.convert("L")
-    elif image.mode not in MODES.values():
-        image = image.convert("RGB")  # CMYK, YCbCr, LAB, HSV
-    channels = channels or own_channels(image)
-    if channels in (1, 3):
-        image = flat(image)
-    if image.mode != MODES[channels]:
-        image = image.convert(MODES[channels])
-    return image
-
-
-def own_channels(image: Image.Image) -> int:
-    """1 for a grey image, 3 for one with colour; transparency is laid on white unless asked for."""
-    return 1 if image.mode in ("L", "LA", "1", "I", "F") or image.mode.startswith("I;16") else 3
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit and float greys; Pillow's own conversion clips everything above 255 to white."""
-    values = np.asarray(image, dtype=np.float64)
-    if not np.isfinite(values).all():
-        raise Unreadable("it holds values that are not finite")
-    if image.mode == "F":
-        top = 1.0 if values.max(initial=0) <= 1 else 255.0 if values.max() <= 255 else 65535.0
-        values = values / top * 255
-    else:
-        values = values / _SIXTEEN_BIT
-    return Image.fromarray(np.clip(np.rint(values), 0, 255).astype(np.uint8), "L")
-
-
-def _fit(image: Image.Image, target: Target) -> Image.Image:
-    if target.size is None or (image.height, image.width) == target.size:
-        return image
-    height, width = target.size
-    if target.fit == "resize":
-        return image.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3)
-    return ImageOps.fit(image, (width, height), Image.Resampling.BICUBIC)
-
-
-def to_tensor(image: Image.Image) -> Tensor:
-    """A PIL image → uint8 (C, H, W). Colours under full transparency, which nobody sees, are made white."""
-    array = np.array(image)
-    if array.ndim == 2:
-        array = array[:, :, None]
-    elif image.mode in ("LA", "RGBA"):
-        array[array[:, :, -1] == 0, :-1] = 255
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(2, 0, 1)))
-
-
-def read_many(paths: Sequence[Path], target: Target) -> tuple[list[Tensor | None], list[tuple[Path, str]]]:
+def read_many(
+    paths: Sequence[Path], target: Target, tell: Callable[[str], None] = lambda text: None
+) -> tuple[list[Tensor | None], list[tuple[Path, str]]]:
     """Decode files in parallel (Pillow releases the interpreter's lock).
+
+    Args:
+        tell: is told what of the images that can be read was not used.
 
     Returns:
         One tensor a file, None where it could not be read, and the unreadable files with their reasons.
     """
 
+    notes: dict[str, Note] = {}
+
     def one(path: Path) -> Tensor | str:
         try:
-            return read(path, target)
+            pixels, note = noted(path, target)
         except Unreadable as error:
             return str(error)
+        if note:
+            notes[str(path)] = note
+        return pixels
 
     # Around the threads and not in them, since the filters belong to the whole process.
     with warnings.catch_warnings(), pool(min(16, os.cpu_count() or 1), "aegen-decode") as helpers:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
         results = list(helpers.map(one, paths))
+    for text in remarks({name: notes[name] for name in map(str, paths) if name in notes}):
+        tell(text)
     bad = [(p, r) for p, r in zip(paths, results, strict=True) if isinstance(r, str)]
     return [None if isinstance(r, str) else r for r in results], bad
 
@@ -251,13 +242,37 @@ def probe(source: Path | bytes) -> tuple[tuple[int, int], int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as image:
-                turned = image.getexif().get(_ORIENTATION, 1) >= 5
-                size = (image.width, image.height) if turned else (image.height, image.width)
-                grey = own_channels(image) == 1 or (image.mode == "P" and _grey_palette(image))
-                return size, 1 if grey else 3
+            with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+                return _probed(file)
     except Exception:  # as in read(), where the reason is told
         return None
+
+
+def _probed(file: IO[bytes]) -> tuple[tuple[int, int], int]:
+    head = file.read(_HEAD)
+    file.seek(0)
+    if head.startswith(tiff_page.MAGIC):
+        page = tiff_page.page(file)
+        return page.size, 1 if page.grey else 3
+    if (layout := bmp.layout(head)) is not None:
+        return (layout.height, layout.width), 3
+    try:
+        return _shape(file, head)
+    except ValueError:
+        file.seek(0)
+        shorter = png.slim(file.read())
+        if shorter is None:
+            raise
+        return _shape(io.BytesIO(shorter), head)
+
+
+def _shape(file: IO[bytes], head: bytes) -> tuple[tuple[int, int], int]:
+    with _opened(file, True) as image:
+        turned = image.getexif().get(ORIENTATION, 1) >= 5
+        size = (image.width, image.height) if turned else (image.height, image.width)
+        grey = own_channels(image) == 1 or (image.mode == "P" and _grey_palette(image))
+        grey = grey or (image.format == "PNG" and png.kind(head)[1] == png.GREY_ALPHA)
+        return size, 1 if grey else 3
 
 
 def _grey_palette(image: Image.Image) -> bool:
@@ -298,7 +313,7 @@ def common_target(settings: DataSettings, sources: Iterable[Path | bytes]) -> Ta
             colours = max(colours, shape[1])
     if size is None:
         size = sizes.pop() if len(sizes) == 1 else _USUAL
-    return Target(size, channels or colours or _COLOURED, settings.fit)
+    return Target(size, channels or colours or _COLOURED, settings.fit, settings.white)
 
 
 def reshape(pixels: Tensor, target: Target) -> Tensor:
@@ -314,4 +329,4 @@ def reshape(pixels: Tensor, target: Target) -> Tensor:
     from aegen.pictures import to_pil
 
     channels = target.channels or pixels.shape[1]
-    return torch.stack([to_tensor(_fit(_mode(to_pil(image), channels), target)) for image in pixels])
+    return torch.stack([to_tensor(fitted(in_mode(to_pil(image), channels), target)) for image in pixels])

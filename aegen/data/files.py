@@ -6,9 +6,9 @@ import hashlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -18,7 +18,9 @@ from torch import Tensor
 
 from aegen.data import decode
 from aegen.data.decode import Target, Unreadable
+from aegen.data.room import LARGE, ROOM
 from aegen.data.rows import Rows
+from aegen.data.values import Note
 from aegen.errors import RunError
 from aegen.threads import pool
 
@@ -64,6 +66,19 @@ class Files:
             raise Unreadable("no permission to read it") from None
         except OSError as error:
             raise Unreadable(error.strerror or str(error)) from None
+
+    @contextmanager
+    def held(self, number: int) -> Iterator[bytes]:
+        """The encoded image, read while no other is decoded if it is large.
+
+        Raises:
+            Unreadable: it cannot be had.
+        """
+        size = 0
+        with suppress(OSError):  # whose reason `content` tells
+            size = int(self.spans[number, 1]) if self.spans is not None else os.stat(self.paths[number]).st_size
+        with ROOM.hold(ROOM.most if size >= LARGE else 0):
+            yield self.content(number)
 
     def typical(self, numbers: Sequence[int]) -> float:
         """About how many bytes the images of `numbers` have, from the first few that can be read."""
@@ -112,7 +127,8 @@ class Decoded(Rows):
 
         def one(at: int) -> None:
             try:
-                out[at] = decode.read(self._files.content(numbers[at]), self._target)
+                with self._files.held(numbers[at]) as content:
+                    out[at] = decode.read(content, self._target)
             except Unreadable as error:
                 raise RunError(f"{self._files.paths[numbers[at]]} can no longer be read ({error})") from None
 
@@ -138,9 +154,9 @@ def for_each(helpers: ThreadPoolExecutor, work: Callable[[int], None], count: in
 
 
 def decode_all(
-    files: Files, target: Target, numbers: Sequence[int], put: Callable[[int, Tensor, bytes], None]
+    files: Files, target: Target, numbers: Sequence[int], put: Callable[[int, Tensor, bytes, Note], None]
 ) -> dict[int, str]:
-    """Decode in parallel (decoders release the interpreter's lock) and hand each image with its digest to `put`.
+    """Decode in parallel (decoders release the interpreter's lock) and hand each image with its digest and a note to `put`.
 
     Returns:
         Number → reason, of those that cannot be read.
@@ -156,12 +172,13 @@ def decode_all(
     def work() -> None:
         while not stop.is_set() and (number := next_one()) is not None:
             try:
-                content = files.content(number)
-                pixels = decode.read(content, target)
+                with files.held(number) as content:
+                    pixels, note = decode.noted(content, target)
+                    digest = digest_of(content)
             except Unreadable as error:
                 bad[number] = str(error)
             else:
-                put(number, pixels, digest_of(content))
+                put(number, pixels, digest, note)
 
     tell = say.get()
     threads = max(1, min(workers() if files.typical(numbers) >= _SMALL else 1, len(numbers)))

@@ -17,6 +17,7 @@ from aegen.data.decode import Target, Unreadable
 from aegen.data.files import Decoded, Files, decode_all, digest_of, say
 from aegen.data.rows import MemoryRows, Rows
 from aegen.data.store import Store, size_of
+from aegen.data.values import Note, remarks
 from aegen.errors import RunError
 from aegen.settings import DataSettings
 
@@ -48,9 +49,10 @@ def keep(files: Files, settings: DataSettings, target: Target | Callable[[], Tar
 
     Args:
         target: what they become; a function is called only if they are not in the cache, and follows from the files, `size`,
-            `channels` and `fit` alone.
+            `channels`, `fit` and `white` alone.
     """
-    known = repr(target) if isinstance(target, Target) else f"{settings.size} {settings.channels} {settings.fit}"
+    shape = f"{settings.size} {settings.channels} {settings.fit} {settings.white}"
+    known = repr(target) if isinstance(target, Target) else shape
     goal = cache(target if callable(target) else lambda: target)
     root = caches.folder() if settings.cache else None
     if root is None:
@@ -61,15 +63,15 @@ def keep(files: Files, settings: DataSettings, target: Target | Callable[[], Tar
     try:
         store = Store.open(root / f"{name}.safetensors")
         if store is None:
-            shape = _shape(files, goal())
-            if size_of(shape) < _LEAST:
+            wanted = _shape(files, goal())
+            if size_of(wanted) < _LEAST:
                 return _uncached(files, goal())
             root.mkdir(parents=True, exist_ok=True)
             with caches.alone(root / f"{name}.lock", lambda: say.get()("another run decodes these images; waiting")):
                 store = Store.open(root / f"{name}.safetensors")  # which the other one may have made
                 if store is None:
                     how = "decoded once into the cache"
-                    store, bad, held = _build(files, settings, root, name, shape)
+                    store, bad, held = _build(files, settings, root, name, wanted)
         if bad is None:  # what could not be read before may have become readable, and the reasons are in no cache
             bad = decode_all(files, _target(store, settings), (~store.there).nonzero()[:, 0].tolist(), store.put)
             store.flush()
@@ -105,8 +107,8 @@ def _build(
         store = Store.make(part, shape)
     held = torch.empty(shape, dtype=torch.uint8) if size <= SMALL and not store.there.any() else None
 
-    def put(number: int, pixels: Tensor, digest: bytes) -> None:
-        store.put(number, pixels, digest)
+    def put(number: int, pixels: Tensor, digest: bytes, note: Note) -> None:
+        store.put(number, pixels, digest, note)
         if held is not None:
             held[number] = pixels
 
@@ -127,7 +129,7 @@ def _build(
 def _target(store: Store, settings: DataSettings) -> Target:
     """What the images of a store were decoded to."""
     channels, height, width = store.shape[1:]
-    return Target((height, width), channels, settings.fit)
+    return Target((height, width), channels, settings.fit, settings.white)
 
 
 def _from_store(
@@ -137,8 +139,8 @@ def _from_store(
 
     def mend(number: int) -> tuple[Tensor, bytes]:
         try:
-            content = files.content(number)
-            return decode.read(content, goal), digest_of(content)
+            with files.held(number) as content:
+                return decode.read(content, goal), digest_of(content)
         except Unreadable as error:
             raise RunError(
                 f"{files.paths[number]} is damaged in the cache {store.path} and cannot be read anew ({error})",
@@ -146,6 +148,7 @@ def _from_store(
             ) from None
 
     store.mend = mend
+    _tell(files, {number: Note(note) for number, note in store.notes.items()})
     good = store.there.nonzero()[:, 0]
     size = len(good) * store.shape[1:].numel()
     rows: Rows
@@ -167,12 +170,17 @@ def _uncached(files: Files, target: Target) -> Kept:
     holds = size <= max(SMALL, _free_memory() // 2)
     pixels = torch.empty(shape if holds else (0, *shape[1:]), dtype=torch.uint8)
 
-    def put(number: int, image: Tensor, digest: bytes) -> None:
+    notes: dict[int, Note] = {}
+
+    def put(number: int, image: Tensor, digest: bytes, note: Note) -> None:
         digests[number] = torch.frombuffer(bytearray(digest), dtype=torch.int64)
         if holds:
             pixels[number] = image
+        if note:
+            notes[number] = note
 
     bad = decode_all(files, target, range(len(files)), put)
+    _tell(files, notes)
     good = torch.tensor([n for n in range(len(files)) if n not in bad], dtype=torch.int64)
     rows: Rows
     if holds:
@@ -182,6 +190,12 @@ def _uncached(files: Files, target: Target) -> Kept:
         rows = Decoded(files, target, digests).pick(good)
         how = "decoded whenever they are asked for, being more than half of the free memory holds"
     return Kept(rows, good, bad, f"{len(good):,} {how}, {amount(size)}")
+
+
+def _tell(files: Files, notes: dict[int, Note]) -> None:
+    """Say what of the images was not used, once a file."""
+    for text in remarks({str(files.paths[number]): notes[number] for number in sorted(notes)}):
+        say.get()(text)
 
 
 def amount(size: int) -> str:

@@ -12,7 +12,7 @@ import tarfile
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,13 +23,17 @@ from torch import Tensor
 from aegen.data import decode
 from aegen.data.decode import SUFFIXES, Target, Unreadable
 from aegen.data.files import for_each, say, workers
+from aegen.data.room import LARGE, ROOM
 from aegen.data.rows import Rows
+from aegen.data.values import Note, remarks
 from aegen.errors import RunError, UsageError
 from aegen.threads import pool
 
 TOGETHER = 8
 """Shards that are read at a time."""
 _EDGE = 2**16  # bytes of each end of a shard that tell it from others
+_GAP = 2**16  # bytes between two images that are read with them
+_LONG = 2**24  # bytes that are read in one piece, and held twice for a moment
 _TOLD = 5  # unreadable images that are named
 
 
@@ -117,7 +121,7 @@ class ShardRows(Rows):
         self._ends = self._counts.cumsum(0)
         self._together = min(TOGETHER, len(paths))
         self._piece = max(1, shuffle // self._together)
-        self._tell, self._bad = say.get(), 0
+        self._tell, self._bad, self._noted = say.get(), 0, Note.NOTHING
         self._lock = threading.Lock()
         self._pieces: OrderedDict[tuple[int, int], Future[list[bytes]]] = OrderedDict()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # as in Decoded
@@ -172,7 +176,11 @@ class ShardRows(Rows):
         at = number % self._piece
         for step in range(len(piece)):
             try:
-                return decode.read(piece[(at + step) % len(piece)], self._target)
+                content = piece[(at + step) % len(piece)]
+                with ROOM.hold(ROOM.most if len(content) >= LARGE else 0):
+                    pixels, note = decode.noted(content, self._target)
+                self._note(shard, number, note)
+                return pixels
             except Unreadable as error:
                 self._refuse(shard, number, str(error))
         raise RunError(
@@ -188,6 +196,13 @@ class ShardRows(Rows):
             told = self._bad
         if told <= _TOLD:
             self._tell(f"{text}; a neighbour takes its place" + "; others are not named" * (told == _TOLD))
+
+    def _note(self, shard: int, number: int, note: Note) -> None:
+        """Say of the first image of each kind what of it was not used."""
+        with self._lock:
+            told, self._noted = self._noted, self._noted | note
+        for text in remarks({f"image {number} of the shard {self._paths[shard]}": note & ~told}):
+            self._tell(f"{text}; others are not named")
 
     def _piece_of(self, key: tuple[int, int]) -> Future[list[bytes]]:
         """A run of encoded images, read by whoever asks for it first."""
@@ -215,11 +230,24 @@ class ShardRows(Rows):
                 f"the shard {self._paths[shard]} holds {len(every)} images, but sizes.json says {count} or more"
             )
         spans = every[begin : min(begin + self._piece, count)].tolist()
-        first, last = spans[0][0], max(offset + size for offset, size in spans)
+        found: list[bytes] = []
         try:
             with open(self._paths[shard], "rb") as file:
-                file.seek(first)
-                content = memoryview(file.read(last - first))
+                for run in _runs(spans):
+                    file.seek(run[0][0])
+                    content = memoryview(file.read(sum(run[-1]) - run[0][0]))
+                    found += [bytes(content[offset - run[0][0] :][:size]) for offset, size in run]
         except OSError as error:
             raise RunError(f"the shard {self._paths[shard]} can no longer be read ({error.strerror})") from error
-        return [bytes(content[offset - first : offset - first + size]) for offset, size in spans]
+        return found
+
+
+def _runs(spans: list[list[int]]) -> Iterator[list[list[int]]]:
+    """(offset, size) of images in order, as runs that are read in one piece: not too long, and with nothing large between."""
+    run: list[list[int]] = []
+    for offset, size in spans:
+        if run and (not 0 <= offset - sum(run[-1]) <= _GAP or offset + size - run[0][0] > _LONG):
+            yield run
+            run = []
+        run.append([offset, size])
+    yield run

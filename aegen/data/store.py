@@ -1,7 +1,7 @@
 """Decoded images in one file, read by number and put there in any order: a safetensors file of a table and the pixels.
 
 The table has a row an image: a digest of what it was decoded from (2 numbers), the sum of its pixels taken as 64-bit numbers, whether
-it is there, and a sum of those four. A row is written after its pixels, so whatever is cut off in the middle is known not to be there;
+it is there and what was noted of it, and a sum of those four. A row is written after its pixels, so whatever is cut off in the middle is known not to be there;
 the sum of the pixels is looked at whenever an image is read, and an image that fails is decoded anew.
 
 Read with `pread` and not mapped: the pages of a map count as the process's own until the system wants them back, a batch is read a third
@@ -30,6 +30,7 @@ from aegen.outside import parse_json
 
 _COLUMNS = 5
 _SUM, _STATE, _CHECK = 2, 3, 4
+_THERE, _NOTES = np.uint64(1), np.uint64(8)  # of a state: its lowest bit, and where notes begin
 _WORD = 8
 _SEED = np.uint64(0x9E3779B97F4A7C15)
 _FACTORS = np.array([1, 3, 5, 7], np.uint64)
@@ -113,14 +114,20 @@ class Store(Rows):
     @property
     def there(self) -> Tensor:
         """Which images were put, bool (N,)."""
-        return torch.from_numpy(self._table[:, _STATE] == 1)
+        return torch.from_numpy(self._table[:, _STATE] & _THERE == 1)
 
     @property
     def digests(self) -> Tensor:  # type: ignore[override]
         """Of what each image was decoded from, int64 (N, 2)."""
         return torch.from_numpy(self._table[:, :_SUM].astype(np.int64))
 
-    def put(self, number: int, pixels: Tensor, digest: bytes) -> None:
+    @property
+    def notes(self) -> dict[int, int]:
+        """Number → what was noted of an image, of those of which something was."""
+        found = self._table[:, _STATE] >> _NOTES
+        return {int(number): int(found[number]) for number in np.flatnonzero(found)}
+
+    def put(self, number: int, pixels: Tensor, digest: bytes, note: int = 0) -> None:
         """Write an image (C, H, W), decoded from something with this digest of 16 bytes; `flush` writes the last ones.
 
         Raises:
@@ -132,7 +139,7 @@ class Store(Rows):
         record = self._table[number]
         record[:_SUM] = np.frombuffer(digest, np.uint64)
         record[_SUM] = row.view(np.uint64).sum()
-        record[_STATE] = 1
+        record[_STATE] = 1 | note << int(_NOTES)
         record[_CHECK] = _check(record)
         if self._writable:
             self._waiting.append((number, row))

@@ -77,7 +77,7 @@ def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[li
         UsageError: a file that the user named, or every file, cannot be read.
     """
     image = loaded.model.image
-    target = decode.Target((image.height, image.width), image.channels, loaded.spec.data.fit)
+    target = decode.Target((image.height, image.width), image.channels, loaded.spec.data.fit, loaded.spec.data.white)
     others: dict[str, list[Path]] = {}
     for source in sources:
         shape = decode.probe(source.path)
@@ -89,7 +89,7 @@ def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[li
         say(f"{who} {theirs}, converted to the model's {image}")
     if rest := sum(len(paths) for paths in list(others.values())[_KINDS:]):
         say(f"{rest:,} more are of other sizes, converted too")
-    tensors, bad = decode.read_many([s.path for s in sources], target)
+    tensors, bad = decode.read_many([s.path for s in sources], target, say)
     named = {s.path for s in sources if s.named}
     for path, reason in bad:
         if path in named or len(bad) == len(sources):

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from aegen import Dataset, DataSettings, Images, Target, UsageError, image_side, reshape_images
 
+_NAMES = ("images", "labels", "factors")
+_HELD_OUT = "validation_"
 _FORM = "takes uint8 images, (N, H, W) or (N, H, W, C) with 1 to 4 channels"
 
 
@@ -28,7 +30,11 @@ class Array(Dataset):
         try:
             with open(path, "rb") as file:  # NumPy leaves a damaged file open
                 found = np.load(file, allow_pickle=False)
-                arrays = {"images": found} if isinstance(found, np.ndarray) else {k: found[k] for k in found.files}
+                if isinstance(found, np.ndarray):
+                    arrays, named = {"images": found}, ["images"]
+                else:  # of whose members the others are left packed: they may be of any size
+                    wanted = [*_NAMES, *(_HELD_OUT + name for name in _NAMES), "factor_names"]
+                    arrays, named = {k: found[k] for k in wanted if k in found.files}, found.files
         except Exception as error:  # NumPy raises OSError, ValueError, EOFError, BadZipFile
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise UsageError(f"--data {path} cannot be read ({reason})", hint=f"it {_FORM}") from error
@@ -36,7 +42,7 @@ class Array(Dataset):
         if raw:  # NumPy gives what is in the archive, whatever it is
             raise UsageError(f"--data {path} has {raw[0]}, which is no array", hint=f"it {_FORM}")
         if "images" not in arrays:
-            have = ", ".join(sorted(arrays)) or "nothing"
+            have = ", ".join(sorted(named)) or "nothing"
             raise UsageError(f"--data {path} holds {have}, but needs an array named images")
         pixels, labels = _part(arrays, "", path, settings)
         validation = _part(arrays, "validation_", path, settings) if "validation_images" in arrays else None
