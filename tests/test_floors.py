@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
     ["errors", "ranks", "atomic", "threads"],
-    ["schedules", "noise"],
-    ["spec"],
+    ["schedules", "noise", "places"],
+    ["spec", "installed"],
     ["settings", "registry", "plugins", "caches", "data.rows"],
-    ["protocols"],
+    ["protocols", "blame"],
     ["factory"],
     ["model", "rundir", "pictures"],
     ["checkpoint", "data.decode", "data.store", "data.ahead", "data.augment"],

@@ -23,13 +23,18 @@ def main(args: Sequence[str] | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin long for each other lose most of a machine that others use too; read when torch is loaded.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    # Both read the metadata of every installed package when they are imported, and die of one that is broken.
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     import typer
 
-    from aegen.cli.app import build
+    from aegen.blame import blamed, suspected
+    from aegen.cli.app import build, is_own
     from aegen.errors import AegenError, Interrupted, UsageError
+    from aegen.places import said
 
     try:
-        sys.exit(build(words)(args=words, prog_name="aegen", standalone_mode=False) or 0)
+        code = build(words)(args=words, prog_name="aegen", standalone_mode=False) or 0
     except AegenError as error:
         if debug:
             raise
@@ -48,8 +53,16 @@ def main(args: Sequence[str] | None = None) -> None:
             fail(misread(error), 2)
         if debug:
             raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
-        fail(f"this should not have happened ({reason}); --debug shows where, please report it", 1)
+        found = blamed(error) or suspected(error)
+        if found is not None:
+            fail(f"{found}", found.exit_code)
+        fail(f"this should not have happened ({said(error)}); --debug shows where, please report it", 1)
+    except BaseException as error:  # a third party's code may leave, or raise what is no Exception
+        found = None if debug or (isinstance(error, SystemExit) and not is_own(words)) else blamed(error)
+        if found is None:
+            raise
+        fail(f"{found}", found.exit_code)
+    sys.exit(code)
 
 
 def misread(error: Any) -> str:
