@@ -8,7 +8,6 @@ import platform
 import re
 import sys
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from aegen.data.source import Data, dataset_name
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World
 from aegen.errors import UsageError
+from aegen.installed import version_of
 from aegen.model import Autoencoder
 from aegen.outside import parse_json, read_text
 from aegen.protocols import ImageShape, Objective
@@ -130,7 +130,7 @@ def header_of(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str) -
         },
         "plugins": origins(parts),
         "samplers": {},
-        "versions": {"aegen": version("aegen"), "torch": torch.__version__},
+        "versions": {"aegen": version_of("aegen"), "torch": torch.__version__},
     }
 
 
@@ -147,7 +147,7 @@ def environment(here: World) -> dict[str, Any]:
     return {
         "python": platform.python_version(),
         "system": f"{platform.system()} {platform.machine()}",
-        "versions": {name: version(name) for name in names},
+        "versions": {name: version_of(name) for name in names},
         "plugins": sorted({f"{c.package} {c.version}" for c in registry.every_component() if not c.builtin}),
         "device": device,
         "command": sys.argv[1:],

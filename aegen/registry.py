@@ -6,17 +6,20 @@ who ask for it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
+from aegen import installed
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
+from aegen.places import raised_at, said
 
 API_VERSION = 1
 """The plugin interface of this aegen. A package says which it was written for with an entry point of that name:
@@ -81,31 +84,23 @@ def disabled(package: str) -> bool:
     return package != BUILTIN and bool(words & {"1", "all", "true", package.lower()})
 
 
-def _package(entry: EntryPoint) -> tuple[str, str]:
-    return (entry.dist.name, entry.dist.version) if entry.dist is not None else ("unknown", "")
-
-
 @functools.cache
-def _apis() -> dict[str, int]:
-    found = {}
-    for entry in entry_points(group="aegen.api"):
-        if entry.name.isdecimal():
-            found[_package(entry)[0]] = int(entry.name)
-    return found
-
-
-@functools.cache
-def _scan(kind: str) -> tuple[Component, ...]:
-    found = []
-    for entry in entry_points(group=KINDS[kind]):
-        package, version = _package(entry)
-        found.append(Component(kind, entry.name, entry.value, package, version, _apis().get(package, API_VERSION)))
-    return tuple(sorted(found, key=lambda c: (not c.builtin, c.name, c.package)))
+def _scan() -> dict[str, tuple[Component, ...]]:
+    declared, _ = installed.scan()
+    apis = {d.package: int(d.name) for d in declared if d.group == "aegen.api" and d.name.isdecimal()}
+    found: dict[str, list[Component]] = {group: [] for group in KINDS.values()}
+    kinds = {group: kind for kind, group in KINDS.items()}
+    for d in declared:
+        if d.group in kinds:
+            api = apis.get(d.package, API_VERSION)
+            found[d.group].append(Component(kinds[d.group], d.name, d.value, d.package, d.version, api))
+    rank = {group: tuple(sorted(row, key=lambda c: (not c.builtin, c.name, c.package))) for group, row in found.items()}
+    return {kind: rank[group] for kind, group in KINDS.items()}
 
 
 def components(kind: str) -> list[Component]:
     """Every registered component of a kind, the built-in ones first; nothing is imported."""
-    return [c for c in _scan(kind) if not disabled(c.package)]
+    return [c for c in _scan()[kind] if not disabled(c.package)]
 
 
 def names(kind: str) -> list[str]:
@@ -121,9 +116,10 @@ def every_component() -> Iterator[Component]:
 
 def forget() -> None:
     """Read the metadata anew; for tests and notebooks that install a package while they run."""
+    installed.scan.cache_clear()
     _scan.cache_clear()
-    _apis.cache_clear()
     load.cache_clear()
+    _strangers.clear()
 
 
 # ---------------------------------------------------------------------------------------------------- finding
@@ -162,11 +158,14 @@ def find(kind: str, name: str) -> Component:
     if slash:
         owners = [c for c in owners if c.package == package]
     if len(owners) > 1:
-        ways = " or ".join(f"{c.package}/{c.name}" for c in owners)
-        raise PluginError(f"{kind} {name!r} is provided by {len(owners)} packages", hint=f"say {ways}")
+        ways = dict.fromkeys(f"{c.package}/{c.name}" for c in owners)
+        if len(ways) == 1:
+            values = " and ".join(c.value for c in owners)
+            raise PluginError(f"{owners[0].package} declares {kind} {name!r} twice, {values}", hint="mend or uninstall it")
+        raise PluginError(f"{kind} {name!r} is provided by {len(ways)} packages", hint=f"say {' or '.join(ways)}")
     if owners:
         return owners[0]
-    off = [c for c in _scan(kind) if disabled(c.package) and c.name == (short or name)]
+    off = [c for c in _scan()[kind] if disabled(c.package) and c.name == (short or name)]
     if off:
         raise PluginError(f"{kind} {name!r} is in {off[0].package}, which AEGEN_DISABLE_PLUGINS switches off")
     known = names(kind)
@@ -177,6 +176,24 @@ def find(kind: str, name: str) -> Component:
 
 
 # ---------------------------------------------------------------------------------------------------- loading
+
+
+_strangers: dict[str, Component] = {}
+
+
+def strangers() -> list[Component]:
+    """The components of third parties, files too, that this process has loaded."""
+    return list(_strangers.values())
+
+
+def is_stranger(module: str) -> bool:
+    """Whether a module is in a package, or is the file, of a third party's component that was loaded."""
+    return module.partition(".")[0] in _strangers
+
+
+def files_of_strangers() -> set[str]:
+    """The source files of all modules for which `is_stranger` holds."""
+    return {str(getattr(m, "__file__", "")) for name, m in list(sys.modules.items()) if is_stranger(name)}
 
 
 @functools.cache
@@ -192,20 +209,33 @@ def load(component: Component) -> Any:
             f"this aegen has {API_VERSION}",
             hint="pip install --upgrade aegen",
         )
+    if not component.builtin:
+        _strangers[_top(component.value)] = component
     try:
-        if is_file(component.value):
-            return _load_file(component.value)
-        return EntryPoint(component.name, component.value, KINDS[component.kind]).load()
-    except UsageError:
+        # What a module prints when it is imported is no result.
+        with contextlib.nullcontext() if component.builtin else contextlib.redirect_stdout(sys.stderr):
+            if is_file(component.value):
+                return _load_file(component.value)
+            return EntryPoint(component.name, component.value, KINDS[component.kind]).load()
+    except (UsageError, KeyboardInterrupt, MemoryError):
         raise
-    except (Exception, SystemExit) as error:  # a module that leaves takes nobody along
+    except BaseException as error:  # a module that leaves takes nobody along
         if os.environ.get("AEGEN_STRICT_PLUGINS") == "1":
             raise
-        reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise PluginError(
-            f"{component.kind} {component.name!r} of {component.package} could not be loaded ({reason})",
+            f"{component.kind} {component.name!r} of {component.package} could not be loaded "
+            f"({said(error)}{raised_at(error)})",
             hint="mend or uninstall that package; AEGEN_STRICT_PLUGINS=1 shows the traceback",
         ) from error
+
+
+def _top(value: str) -> str:
+    """The first name of the modules that a component may be made of, as `__name__` says it."""
+    return _module_of(Path(value.partition(":")[0])) if is_file(value) else value.partition(":")[0].partition(".")[0].strip()
+
+
+def _module_of(path: Path) -> str:
+    return f"aegen_file_{path.stem.replace('.', '_')}"
 
 
 def get(kind: str, name: str) -> Any:
@@ -220,7 +250,7 @@ def _load_file(value: str) -> Any:
         raise UsageError(f"there is no file {path_text}", hint="a file component is written ./mine.py:ClassName")
     if not attribute:
         raise UsageError(f"{value!r} names no class", hint=f"write {path_text}:ClassName")
-    module_name = f"aegen_file_{path.stem}"
+    module_name = _module_of(path)
     module = sys.modules.get(module_name)
     if module is None or getattr(module, "__file__", None) != str(path):
         spec = importlib.util.spec_from_file_location(module_name, path)

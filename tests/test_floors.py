@@ -14,10 +14,10 @@ ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
     ["errors", "ranks", "atomic", "threads", "outside", "memory"],
-    ["schedules", "noise"],
-    ["spec"],
+    ["schedules", "noise", "places"],
+    ["spec", "installed"],
     ["settings", "registry", "plugins", "caches", "data.rows", "data.room", "data.values"],
-    ["protocols"],
+    ["protocols", "blame"],
     ["factory"],
     ["model", "rundir", "pictures"],
     ["checkpoint", "data.bmp", "data.png", "data.jpeg", "data.tiff_page", "data.store", "data.ahead", "data.augment"],

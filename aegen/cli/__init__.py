@@ -11,7 +11,10 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from aegen.errors import AegenError
 
 SPIN_COUNT = "10000"
 """Of GNU's OpenMP, whose own is 300,000: 2 % slower on an idle machine, 6 times faster beside another training."""
@@ -89,15 +92,20 @@ def _main(words: list[str], asked: list[int]) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin long for each other lose most of a machine that others use too; read when torch is loaded.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    # Both read the metadata of every installed package when they are imported, and die of one that is broken.
+    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         code = _run(words)
-    except (Exception, KeyboardInterrupt) as error:
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if not debug and not asked and (found := _blamed(end, words)) is not None:
+            fail(f"{found}", found.exit_code)
+    except BaseException as error:
         if asked or isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
             # Whatever a library made of it in whose middle it came.
             interrupted()
         _told(error, debug)
-    except SystemExit as end:
-        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     if asked or code == 130:  # Typer makes an exit code of Ctrl-C
         interrupted()
     sys.exit(code)
@@ -113,6 +121,14 @@ def _run(words: list[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
+def _blamed(end: SystemExit, words: list[str]) -> AegenError | None:
+    """A third party's code that leaves in the middle of a command of aegen's own; its own command may."""
+    from aegen.blame import blamed
+    from aegen.cli.app import is_own
+
+    return blamed(end) if is_own(words) else None
+
+
 def interrupted() -> NoReturn:
     """Say that the program was asked to stop, and stop."""
     if threading.current_thread() is threading.main_thread():
@@ -126,7 +142,9 @@ def interrupted() -> NoReturn:
 
 def _told(error: BaseException, debug: bool) -> NoReturn:
     """An exception as one sentence on stderr, and its exit code."""
+    from aegen.blame import blamed, suspected
     from aegen.errors import AegenError, Interrupted, UsageError
+    from aegen.places import said
 
     if isinstance(error, BrokenPipeError):  # the reader of stdout went away, as `head` does
         _drop_stdout()
@@ -143,12 +161,15 @@ def _told(error: BaseException, debug: bool) -> NoReturn:
         fail(f"{error}", error.exit_code)
     if lacks_memory(error):
         fail(NO_MEMORY, 4)
+    if (found := blamed(error)) is not None:
+        fail(f"{found}", found.exit_code)
     if isinstance(error, OSError) and error.errno is not None:
         fail(*_system(error))
     if isinstance(error, RecursionError):
         fail("something in what was given is nested too deep to be walked through; make it flatter", 2)
-    reason = (f"{type(error).__name__}: {error}".splitlines() or [""])[0]
-    fail(f"this should not have happened ({reason}); --debug shows where, please report it", 1)
+    if (found := suspected(error)) is not None:
+        fail(f"{found}", found.exit_code)
+    fail(f"this should not have happened ({said(error)}); --debug shows where, please report it", 1)
 
 
 NO_MEMORY = "there is not enough memory for this; use smaller images, a smaller model or batch, or fewer at once"

@@ -54,8 +54,7 @@ def build(args: Sequence[str]) -> Any:
     )(_root)
     for name, (_, text) in COMMANDS.items():
         app.command(name, help=text)(_row)
-    first = next((a for a in args if not a.startswith("-")), None)
-    if first not in COMMANDS:  # a known command need not pay for the scan of the installed packages
+    if not is_own(args):  # a known command need not pay for the scan of the installed packages
         from aegen import registry
 
         for component in registry.components("command"):
@@ -64,14 +63,26 @@ def build(args: Sequence[str]) -> Any:
     return typer.main.get_command(app)
 
 
+def is_own(args: Sequence[str]) -> bool:
+    """Whether a line names a command of aegen's own."""
+    return next((a for a in args if not a.startswith("-")), None) in COMMANDS
+
+
 def plugin_command(name: str) -> Any:
     """A command that a package declares in `aegen.commands`: a function with Typer's annotations, or a Typer app."""
     from aegen import registry
+    from aegen.errors import PluginError
+    from aegen.places import defined, said
 
-    found = registry.get("command", name)
-    if isinstance(found, typer.Typer):
-        return typer.main.get_command(found)
-    return single(found, name)
+    component = registry.find("command", name)
+    found = registry.load(component)
+    who = f"command {name!r} of {component.package}"
+    if not isinstance(found, typer.Typer) and not callable(found):
+        raise PluginError(f"{who} is neither a function nor a Typer app ({found!r})", hint="mend or uninstall that package")
+    try:
+        return typer.main.get_command(found) if isinstance(found, typer.Typer) else single(found, name)
+    except Exception as error:  # Typer raises what it likes at a signature that it cannot read
+        raise PluginError(f"{who} cannot be read by Typer ({said(error)}): {defined(found)}") from error
 
 
 def single(function: Callable[..., Any], name: str, **options: Any) -> Any:
@@ -87,9 +98,9 @@ def _row() -> None:
 
 def _version(show: bool) -> None:
     if show:
-        from importlib.metadata import version
+        from aegen.installed import version_of
 
-        typer.echo(f"aegen {version('aegen')}")
+        typer.echo(f"aegen {version_of('aegen')}")
         raise typer.Exit
 
 

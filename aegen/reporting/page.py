@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from importlib.metadata import version
 from importlib.resources import files
 
+from aegen.installed import version_of
 from aegen.reporting.markup import text
 
 # What the page may load, said to the browser too: nothing from anywhere.
@@ -33,7 +33,7 @@ def page(kind: str, title: str, opening: str, sections: Sequence[str], command: 
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="{_POLICY}">
-<meta name="generator" content="aegen {text(version("aegen"))}">
+<meta name="generator" content="aegen {text(version_of("aegen"))}">
 <title>{text(title)}</title>
 <style>
 {_resource("page.css")}</style>
@@ -44,7 +44,7 @@ def page(kind: str, title: str, opening: str, sections: Sequence[str], command: 
 <nav aria-label="Sections">{links}</nav>
 {opening}
 {"".join(f"{part}{chr(10)}" for part in sections)}</main>
-<footer>Made by aegen {text(version("aegen"))}: <code>{text(command)}</code></footer>
+<footer>Made by aegen {text(version_of("aegen"))}: <code>{text(command)}</code></footer>
 <script>
 {_resource("page.js")}</script>
 </body>
