@@ -13,7 +13,7 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks", "atomic", "threads"],
+    ["errors", "ranks", "micro", "atomic", "threads"],
     ["schedules", "noise"],
     ["spec"],
     ["settings", "registry", "plugins", "caches", "data.rows"],
