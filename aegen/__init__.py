@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from aegen.evaluation import evaluate
     from aegen.evaluation.seen import Seen
     from aegen.factory import build_features
+    from aegen.micro import StepMean, micro_batches
     from aegen.model import Autoencoder
     from aegen.noise import exponential_like, normal_like, uniform_like
     from aegen.outside import parse_json, read_text
@@ -78,6 +79,7 @@ _HOME = {
         "Turn",
         "Wrapper",
     ],
+    "aegen.micro": ["StepMean", "micro_batches"],
     "aegen.model": ["Autoencoder"],
     "aegen.errors": ["AegenError", "EnvironmentFault", "PluginError", "RunError", "UsageError"],
     "aegen.evaluation": ["evaluate"],

@@ -66,7 +66,12 @@ class Autoencoder(nn.Module):
         return latent
 
     def decode(self, z: Tensor) -> Pixels:
-        """Latents (B, *latent_shape) → p(x|z), whose `.mean` is the image in [-1, 1]."""
+        """Latents (B, *latent_shape) → p(x|z), whose `.mean` is the image in [-1, 1].
+
+        They may be wider than the decoder's weights: a density may have needed the digits.
+        """
+        if z.dtype == torch.float64:
+            z = z.to(next((p.dtype for p in self.decoder.parameters()), z.dtype))
         parameters = self.decoder(z)
         with _full_precision(parameters):
             pixels: Pixels = self.likelihood(lifted(parameters))

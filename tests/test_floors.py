@@ -13,7 +13,7 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks", "atomic", "threads", "outside", "memory"],
+    ["errors", "ranks", "atomic", "threads", "outside", "memory", "micro"],
     ["schedules", "noise", "places"],
     ["spec", "installed"],
     ["settings", "registry", "plugins", "caches", "data.rows", "data.room", "data.values"],

@@ -243,8 +243,7 @@ def assert_same_run(several: dict[str, Any], one: dict[str, Any]) -> None:
         found = several["state"][key]
         torch.testing.assert_close(found, value, rtol=1e-9, atol=1e-12, msg=lambda m, k=key: f"{k}: {m}")
     for key, number in one["numbers"].items():
-        if key.rpartition(".")[2] not in ("perplexity", "usage"):  # those of smaller batches
-            assert math.isclose(several["numbers"][key], number, rel_tol=1e-5, abs_tol=1e-9), key
+        assert math.isclose(several["numbers"][key], number, rel_tol=1e-5, abs_tol=1e-9), key
 
 
 @pytest.mark.parametrize("mode", ["ddp", "fsdp"])

@@ -6,23 +6,21 @@ Some of these turns train parameters that their loss does not reach: `ae` has no
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from test_parallel import Pool, double, pool_of
-from torch import Tensor, nn
+from torch import Tensor
 
-from aegen import FeatureNetwork, Objective, Outcome, Turn, registry
+from aegen import FeatureNetwork, registry
 from aegen.checkpoint import Checkpoint
 from aegen.data.source import Data
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World
-from aegen.engine.reach import Reach
 from aegen.errors import UsageError
 from aegen.model import Autoencoder, build_model, build_objective, combinations, expand
 from aegen.plugins import Hooks
@@ -30,7 +28,6 @@ from aegen.protocols import ImageShape
 from aegen.rundir import RunDir
 from aegen.settings import RunSpec, TrainSettings
 from aegen.spec import Spec
-from aegen_objectives.ae import AE
 
 IMAGE = ImageShape(1, 16, 16)
 CLASSES, BATCH, STEPS, SAVED = 3, 8, 3, 2

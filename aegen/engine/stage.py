@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from aegen import micro
 from aegen.engine import optim, precision
 from aegen.engine.guard import Guard
 from aegen.engine.parallel import World
@@ -115,7 +116,9 @@ class Player:
         # What has no gradient must be looked for in each step, or the others are waited for in vain.
         searches = self.turn.varies or bool(self._unreached())
         if searches:
-            warnings.filterwarnings("ignore", "find_unused_parameters=True was specified")  # a step in which all have one
+            warnings.filterwarnings(
+                "ignore", "find_unused_parameters=True was specified"
+            )  # a step in which all have one
         return DistributedDataParallel(stage, find_unused_parameters=searches, **options)
 
     def share(self, other: Player) -> None:
@@ -140,7 +143,7 @@ class Player:
 
     def accumulate(self, x: Tensor, labels: Tensor | None, *, share: float, last: bool) -> dict[str, Tensor]:
         """Forward and backward for one micro-batch that is `share` of the step; its metrics, on the device."""
-        with self._quiet(not last):
+        with self._quiet(not last), self._part(last):
             if self._copies:
                 torch.compiler.cudagraph_mark_step_begin()
             with precision.autocast(self.settings.precision, self.world.device), self._explained():
@@ -165,6 +168,18 @@ class Player:
                 f"the loss of turn {self.turn.name!r} reaches other parameters from one step to the next",
                 hint="declare Turn(..., varies=True), so that several processes look for them in each step",
             ) from error
+
+    @contextmanager
+    def _part(self, last: bool) -> Iterator[None]:
+        """What moves in a forward pass is told of the micro-batches."""
+        if self.settings.accumulate == 1:
+            yield
+            return
+        micro.begin(self.settings.accumulate, last)
+        try:
+            yield
+        finally:
+            micro.end()
 
     def _quiet(self, quiet: bool) -> AbstractContextManager[object]:
         """DDP sums gradients at the last micro-batch of a step only."""

@@ -16,7 +16,7 @@ from typing import Annotated
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, ImageShape, Outcome, Range, mean_over_ranks
+from aegen import Autoencoder, ImageShape, Outcome, Range, StepMean, mean_over_ranks
 from aegen_adversarial.ebgan import pulling_away
 from aegen_adversarial.energy import EnergyGame
 
@@ -51,6 +51,7 @@ class BEGAN(EnergyGame):
         super().__init__(image, width, depth, code)
         self.power, self.gamma, self.lambda_k, self.pull_away = norm, gamma, lambda_k, pull_away
         self.register_buffer("k", torch.zeros(()))
+        self.excess_of_step = StepMean()
 
     def generate(self, model: Autoencoder, x: Tensor) -> Outcome:
         """The terms `generated_energy` (B,) and `pull` ()."""
@@ -72,4 +73,6 @@ class BEGAN(EnergyGame):
     @torch.no_grad()
     def balance(self, excess: Tensor) -> None:
         """Move k, in [0, 1], by what the energy of generated images falls short of gamma times that of real ones, ()."""
-        self.k.add_(self.lambda_k * mean_over_ranks(excess)).clamp_(0, 1)
+        mean = self.excess_of_step(mean_over_ranks(excess))
+        if mean is not None:
+            self.k.add_(self.lambda_k * mean).clamp_(0, 1)

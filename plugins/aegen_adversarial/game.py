@@ -3,7 +3,8 @@
 Spectral norm: Miyato et al., Spectral Normalization for Generative Adversarial Networks, 2018. R1: Mescheder et al., Which
 Training Methods for GANs do actually Converge?, 2018, eq. 9; seldom but as much stronger: Karras et al., StyleGAN2, 2020.
 Gradient penalty: Gulrajani et al., Improved Training of Wasserstein GANs, 2017, eq. 3. LeCam: Tseng et al., Regularizing
-Generative Adversarial Networks under Limited Data, 2021, each side squared only beyond the other's usual verdict.
+Generative Adversarial Networks under Limited Data, 2021, eq. 4; as in its authors' code, a verdict is squared only beyond the other side's
+usual one.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.functional import relu
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normed
 
-from aegen import Autoencoder, Objective, Outcome, Range, Turn, mean_over_ranks, uniform_like
+from aegen import Autoencoder, Objective, Outcome, Range, StepMean, Turn, mean_over_ranks, uniform_like
 from aegen_adversarial.forms import AnyForm, critic_loss
 
 Weight = Annotated[float, Range(0)]
@@ -68,7 +69,7 @@ class Game(Objective):
         r1: weight of the critic's squared slope at images.
         r1_every: steps between two turns of R1, which then weighs as much more; 1 adds it to each step of the critic.
         gradient_penalty: weight of the critic's slope's distance from 1, between images and fakes.
-        lecam: weight of the distance of the critic's mean verdicts from what they usually are.
+        lecam: weight of the squared distance of each verdict from the usual one on the other side.
     """
 
     critic: nn.Module
@@ -95,6 +96,7 @@ class Game(Objective):
         self._rules = {name for name in ("r1", "gradient_penalty", "lecam") if getattr(self, name)}
         if "lecam" in self._rules:
             self.register_buffer("usual", torch.zeros(2))
+            self.verdicts_of_step = StepMean(2)
         # torch.compile cannot derive a derivative; what needs that stays as it is written.
         self._squared_slope: Slope = torch.compiler.disable(squared_slope)
         self._unit_slope: Slope = torch.compiler.disable(unit_slope)
@@ -129,7 +131,7 @@ class Game(Objective):
         if "gradient_penalty" in self._rules:
             terms["gradient_penalty"] = self.gradient_penalty * self._unit_slope(self.verdicts, x, fake)
         if "lecam" in self._rules:
-            terms["lecam"] = self.lecam * self.unusual(on_real.mean(), on_fake.mean())
+            terms["lecam"] = self.lecam * self.unusual(on_real, on_fake)
         return Outcome(terms, watch={"real": mean_verdict(on_real), "fake": mean_verdict(on_fake)})
 
     def flatten_slope(self, model: Autoencoder, x: Tensor) -> Outcome:
@@ -137,9 +139,10 @@ class Game(Objective):
         return Outcome({"r1": self.r1_every * self.r1 * self._squared_slope(self.verdicts, x)})
 
     def unusual(self, real: Tensor, fake: Tensor) -> Tensor:
-        """LeCam without its weight, (), of the mean verdicts; they then become a little more usual."""
-        real, fake = mean_over_ranks(real), mean_over_ranks(fake)
-        loss = relu(real - self.usual[1]).square() + relu(self.usual[0] - fake).square()
+        """LeCam without its weight, (), of verdicts on images and on fakes, both (B, …); their means then become a little more usual."""
+        loss = relu(real - self.usual[1]).square().mean() + relu(self.usual[0] - fake).square().mean()
         if self.training and torch.is_grad_enabled():
-            self.usual.lerp_(torch.stack([real, fake]).detach().to(self.usual), 1 - _DECAY)
+            means = self.verdicts_of_step(mean_over_ranks(torch.stack([real.mean(), fake.mean()]).detach()))
+            if means is not None:
+                self.usual.lerp_(means.to(self.usual), 1 - _DECAY)
         return loss

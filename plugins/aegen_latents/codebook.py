@@ -2,11 +2,13 @@
 
 van den Oord et al., Neural Discrete Representation Learning, 2017, eq. 1 to 3 and appendix A.1. The averages of A.1 begin at zero and
 their quotient is taken only for codes that were just used, so they need neither a correction of the start nor smoothing.
-k-means and restarts: Łańcucki et al., Robust Training of Vector Quantized Bottleneck Models, 2020; Dhariwal et al., Jukebox, 2020. Unit
+k-means and restarts: Łańcucki et al., Robust Training of Vector Quantized Bottleneck Models, 2020; Dhariwal et al., Jukebox, 2020, whose
+code sets what it restarts beside a feature and not on it: of equal codes only one is ever chosen, and which one rounding decides. Unit
 length: Yu et al., Vector-quantized Image Modeling with Improved VQGAN, 2022. Rotation: Fifty et al., Restructuring Vector Quantization
 with the Rotation Trick, 2024, section 4.
 
-Of several processes, each holds the same codebook: uses and sums are added up over them, random picks are from the rows of all.
+Of several processes, each holds the same codebook: uses and sums are added up over them, random picks are from the rows of all. Of several
+micro-batches too; codes move with the last of them, restarts are beside its features, and the first one is k-means'.
 """
 
 from __future__ import annotations
@@ -18,10 +20,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
-from aegen import common_generator, gather_rows, sum_over_ranks, take_rows, uniform_like
+from aegen import (
+    StepMean,
+    common_generator,
+    gather_rows,
+    mean_over_ranks,
+    micro_batches,
+    sum_over_ranks,
+    take_rows,
+    uniform_like,
+)
 
 Update = Literal["ema", "gradient"]
 _SHORTEST = 1e-6
+_TINY = 1e-6  # the spread of features that are all 0
 
 
 class Quantised(NamedTuple):
@@ -69,6 +81,9 @@ class Codebook(nn.Module):
         self.register_buffer("counts", torch.zeros(codes))  # decayed uses
         self.register_buffer("idle", torch.zeros(codes))  # since the last use
         self.register_buffer("initialised", torch.tensor(kmeans_iterations == 0))
+        self.hits_of_step = StepMean(codes)
+        if not self.learned:
+            self.sums_of_step = StepMean(codes, dim)
         self._started = False
 
     def forward(self, x: Tensor) -> Quantised:
@@ -131,11 +146,15 @@ class Codebook(nn.Module):
     @torch.no_grad()
     def _learn(self, rows: Tensor, codes: Tensor) -> None:
         """Averages, then restarts."""
-        hits, sums = tally(rows, codes, len(self.vectors))
-        hits = sum_over_ranks(hits)
+        own, own_sums = tally(rows, codes, len(self.vectors))
+        hits = self.hits_of_step(own)
+        sums = hits if self.learned else self.sums_of_step(own_sums)
+        if hits is None:  # the step goes on
+            return
+        hits = sum_over_ranks(hits * micro_batches())
         self.counts.lerp_(hits, 1 - self.decay)
         if not self.learned:
-            self.sums.lerp_(sum_over_ranks(sums), 1 - self.decay)
+            self.sums.lerp_(sum_over_ranks(sums * micro_batches()), 1 - self.decay)
             means = self.sums / self.counts.clamp(min=torch.finfo(hits.dtype).tiny).unsqueeze(1)
             self.vectors.copy_(torch.where((hits > 0).unsqueeze(1), means, self.vectors))
         if not self.restart:
@@ -143,7 +162,9 @@ class Codebook(nn.Module):
         # A use is the more to be expected the more vectors a batch has, until there is one for each code.
         self.idle.add_((hits.sum() / len(hits)).clamp(max=1)).mul_(hits == 0)
         alive = self.idle < self.restart
-        self.vectors.copy_(torch.where(alive.unsqueeze(1), self.vectors, some(rows, len(hits))))
+        beside = some(rows, len(hits))
+        beside = beside + jitter(rows, beside)
+        self.vectors.copy_(torch.where(alive.unsqueeze(1), self.vectors, beside))
         self.idle.mul_(alive)
         self.counts.mul_(alive)  # the next vectors that choose it are its mean
         if not self.learned:
@@ -174,17 +195,33 @@ def some(rows: Tensor, count: int) -> Tensor:
     return take_rows(rows, order[torch.arange(count, device=rows.device) % len(order)])
 
 
+def repeats(book: Tensor) -> Tensor:
+    """Which rows of (K, D) stand in it before, (K,)."""
+    _, group = torch.unique(book, dim=0, return_inverse=True)
+    place = torch.arange(len(book), device=book.device)
+    first = torch.full_like(place, len(book)).scatter_reduce(0, group, place, "amin")
+    return place != first[group]
+
+
+def jitter(rows: Tensor, like: Tensor) -> Tensor:
+    """Noise of a hundredth of the spread of the rows (N, D) of all processes, the same in each of them, of the shape of `like` (K, D).
+
+    Rows that are all alike are taken to be spread by a tenth of their size, so that what is set beside them differs.
+    """
+    centre = mean_over_ranks(rows.mean(0))
+    spread = mean_over_ranks((rows - centre).square().mean(0)).sqrt()
+    size = mean_over_ranks(rows.square().mean()).sqrt()
+    noise = torch.randn(like.shape, dtype=like.dtype, device=like.device, generator=common_generator(like.device))
+    return 0.01 * spread.clamp(min=0.1 * size + _TINY) * noise
+
+
 def k_means(rows: Tensor, count: int, iterations: int, scaled: Callable[[Tensor], Tensor]) -> Tensor:
     """Lloyd's algorithm from random rows of all processes, (count, D); a mean that no row chooses stays where it is.
 
-    Where there are fewer rows than means, those beyond stand a hundredth of the spread beside a row.
+    Where there are fewer different rows than means, those beyond stand beside a row.
     """
-    whole = gather_rows(rows)
-    spread = 0.01 * whole.std(0, correction=0)
-    beyond = (torch.arange(count, device=rows.device) >= len(whole)).unsqueeze(1)
     book = some(rows, count)
-    noise = torch.randn(book.shape, dtype=book.dtype, device=book.device, generator=common_generator(book.device))
-    book = scaled(book + beyond * spread * noise)
+    book = scaled(book + repeats(book).unsqueeze(1) * jitter(rows, book))
     for _ in range(iterations):
         hits, sums = tally(rows, nearest(rows, book), count)
         hits, sums = sum_over_ranks(hits).unsqueeze(1), sum_over_ranks(sums)
@@ -234,9 +271,15 @@ def batch_usage(codes: Tensor, count: int) -> Tensor:
     return torch.maximum(used / count, used / counts.numel())
 
 
+def batch_watched(codes: Tensor, count: int) -> dict[str, Tensor]:
+    """Perplexity and usage, (), of the codes of all processes, out of `count`."""
+    every = gather_rows(codes)
+    return {"perplexity": perplexity(every), "usage": batch_usage(every, count)}
+
+
 def watched(books: Iterable[Codebook], codes: Iterable[Tensor]) -> dict[str, Tensor]:
     """Perplexity and usage, (), averaged over codebooks."""
     return {
-        "perplexity": torch.stack([perplexity(c) for c in codes]).mean(),
+        "perplexity": torch.stack([perplexity(gather_rows(c)) for c in codes]).mean(),
         "usage": torch.stack([book.usage() for book in books]).mean(),
     }

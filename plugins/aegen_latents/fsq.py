@@ -13,9 +13,11 @@ import torch
 from torch import Tensor
 
 from aegen import Bottleneck, Latent, Range, UsageError
-from aegen_latents.codebook import batch_usage, perplexity, straight_through
+from aegen_latents.codebook import batch_watched, straight_through
 
-_MARGIN = 1e-3  # the outermost levels are reached before tanh saturates
+# By how much the range of the tanh exceeds the outermost levels, as a share of it and in levels at most: they are reached before tanh
+# saturates, and half a level beyond is another one.
+_MARGIN, _MOST = 1e-3, 0.25
 
 
 class FSQ(Bottleneck):
@@ -39,7 +41,7 @@ class FSQ(Bottleneck):
             raise UsageError(f"fsq: levels {levels} make no code of 1 to 62 bits", hint="--bottleneck.levels [8,5,5,5]")
         self.fan_in = len(levels)
         self.codebooks = (self.size,)
-        bound = [(n - 1) * (1 + _MARGIN) / 2 for n in levels]
+        bound = [(n - 1) * (1 + _MARGIN) / 2 if (n - 1) * _MARGIN / 2 < 0.5 else (n - 1) / 2 + _MOST for n in levels]
         offset = [0.0 if n % 2 else 0.5 for n in levels]
         shift = [math.atanh(o / b) for o, b in zip(offset, bound, strict=True)]
         place = [math.prod(levels[:i]) for i in range(len(levels))]
@@ -54,14 +56,16 @@ class FSQ(Bottleneck):
 
     def forward(self, features: Tensor) -> Latent:
         """(B, len(levels), …) → z of the same shape in [-1, 1], codes (B, …)."""
-        bound, offset, shift, half, place = (
-            along(values, features) for values in (self.bound, self.offset, self.shift, self.levels // 2, self.place)
+        bound, offset, shift, half, top, place = (
+            along(values, features)
+            for values in (self.bound, self.offset, self.shift, self.levels // 2, self.levels - 1, self.place)
         )
         inside = torch.tanh(features + shift) * bound - offset
-        whole = inside.detach().round()
-        codes = ((whole.long() + half) * place).sum(1)
-        watch = {"perplexity": perplexity(codes), "usage": batch_usage(codes, self.size)}
-        z = straight_through(inside, whole) / half
+        # Of levels beyond 2^24 float32 has no half, so what is rounded may be one too far.
+        digits = (inside.detach().round().long() + half).clamp(min=0).minimum(top)
+        codes = (digits * place).sum(1)
+        watch = batch_watched(codes, self.size)
+        z = straight_through(inside, (digits - half).to(inside.dtype)) / half
         return Latent(z, features.new_zeros(len(features)), codes=codes, watch=watch)
 
     def nearest(self, z: Tensor) -> Tensor:

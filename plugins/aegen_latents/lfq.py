@@ -5,7 +5,7 @@ softmax of 2 x · c / temperature over all codes c, each position is charged E[H
 of them are. Bits are independent given x, so H(p) is the sum over them; H(E[p]) is taken over `joint` bits at a time.
 
 E[p] is the batch's in training. In evaluation it is the average over past training batches, so that an image's charge does not
-depend on the others. Every process takes its own batch's, and the average is over all of them.
+depend on the others. A batch's is that of all processes.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import softplus
 
-from aegen import Bottleneck, Latent, Range, mean_over_ranks
-from aegen_latents.codebook import batch_usage, perplexity, straight_through
+from aegen import Bottleneck, Latent, Range, StepMean, mean_over_ranks
+from aegen_latents.codebook import batch_watched, straight_through
 
 _FAINT = 1e-9  # weight of the uniform distribution with which the average begins
 
@@ -56,6 +56,7 @@ class LFQ(Bottleneck):
         self.register_buffer("place", 2 ** torch.arange(dim), persistent=False)
         groups = [torch.full((2 ** len(bits),), _FAINT / 2 ** len(bits)) for bits in self.place.split(joint)]
         self.register_buffer("average", torch.cat(groups))
+        self.shares_of_step = StepMean(len(self.average))
 
     def forward(self, features: Tensor) -> Latent:
         """(B, dim, …) → z of the same shape, codes (B, …)."""
@@ -68,7 +69,7 @@ class LFQ(Bottleneck):
         diverse = torch.stack([entropy(p) for p in self._shares(rows)]).sum()
         # H(E[p]) is charged at every position, as H(p) is.
         charge = unsure - math.prod(codes.shape[1:]) * diverse
-        watch = {"perplexity": perplexity(codes), "usage": batch_usage(codes, 2**self.dim), "entropy_of_codes": diverse}
+        watch = {**batch_watched(codes, 2**self.dim), "entropy_of_codes": diverse}
         return Latent(z, self.beta * commitment + self.entropy * charge, codes=codes, watch=watch)
 
     def nearest(self, z: Tensor) -> Tensor:
@@ -89,8 +90,9 @@ class LFQ(Bottleneck):
             mean_over_ranks(torch.softmax(2 * part @ corners(part) / self.temperature, 1).mean(0)) for part in parts
         ]
         if torch.is_grad_enabled():
-            now = torch.cat(shares).detach()
-            self.average.mul_(self.decay).add_(now, alpha=1 - self.decay)
+            now = self.shares_of_step(torch.cat(shares))
+            if now is not None:
+                self.average.mul_(self.decay).add_(now, alpha=1 - self.decay)
         return shares
 
 

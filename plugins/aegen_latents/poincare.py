@@ -51,17 +51,17 @@ class Poincare(Bottleneck):
         r = self.ball.root * length(v)
         mean = self.ball.out(v * (_FARTHEST * torch.tanh(r / _FARTHEST) / r))
         posterior = WrappedNormal(self.ball, mean, torch.exp(0.5 * hardtanh(logvar, _LOWEST, _HIGHEST)))
-        z, log_q = posterior.draw()
-        return Latent(z, log_q - self.log_prior(z), posterior)
+        z, charge = posterior.charged()
+        return Latent(self.ball.narrow(z, features.dtype), charge, posterior)
 
     def nearest(self, z: Tensor) -> Tensor:
         """What lies outside the ball is drawn to its rim."""
-        return self.ball.inside(z)
+        return self.ball.narrow(z, z.dtype)
 
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """The wrapped normal at the origin with a spread of 1, (n, *shape)."""
         return self.ball.out(torch.randn(n, *shape, generator=generator))
 
     def log_prior(self, z: Tensor) -> Tensor:
-        """log p(z) in nats to the ball's volume, (B,)."""
-        return self.ball.log_normal(self.ball.back(wide(z)), torch.ones_like(z)).to(z.dtype)
+        """log p(z) in nats to the ball's volume, (B,); of float32, points farther than 14 from the origin are taken to be there."""
+        return self.ball.log_standard(length(self.ball.back(wide(z))), z.shape[1]).to(z.dtype)
