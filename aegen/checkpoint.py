@@ -237,6 +237,15 @@ class Checkpoint:
                     found[key.removeprefix(prefix)] = tensor.to(device)
         return found
 
+    def same_weights(self, other: Checkpoint) -> bool:
+        """Whether both hold the same tensors of the model and of its objective, as far as their digests tell."""
+
+        def told(file: Checkpoint) -> dict[str, str | None]:
+            return {k: file._sums.get(k) for k in file.keys if k.startswith(("model.", "ema.", "objective."))}
+
+        own = told(self)
+        return None not in own.values() and own == told(other)
+
     def has(self, prefix: str) -> bool:
         """Whether any key begins with `prefix`."""
         return any(k.startswith(prefix) for k in self.keys)

@@ -40,6 +40,10 @@ class RunHooks:
         """Something that a person should know: the latents have collapsed, a file cannot be written, steps were skipped."""
 
     @hookspec
+    def aegen_progress(self, text: str, done: int, total: int) -> None:
+        """Something other than training takes time, as fitting a sampler does: `text` says what, and `done` of `total` is over."""
+
+    @hookspec
     def aegen_checkpoint_saved(self, path: Path, step: int) -> None:
         """A checkpoint is whole and on disk."""
 

@@ -345,10 +345,14 @@ class Sampler(nn.Module, ABC):
     Attributes:
         needs: what the bottleneck must offer.
         fitted: whether `fit` must be called with training latents before `sample`.
+        most: how many latents `fit` uses at most, so that no more images are encoded; all of them if None.
+        tell: to be called by a `fit` that takes long, as `self.tell(done, total)`; set by whoever shows progress.
     """
 
     needs: frozenset[str] | set[str] = frozenset()
     fitted: ClassVar[bool] = True
+    most: int | None = None
+    tell: Callable[[int, int], None] = staticmethod(lambda done, total: None)
 
     def fit(self, latents: Tensor, seed: int = 0) -> None:
         """Learn from the posterior means of the training images, (N, *z)."""

@@ -25,7 +25,7 @@ from aegen.errors import EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create
 from aegen.model import build_model, build_objective, build_sampler
 from aegen.plugins import Hooks
-from aegen.protocols import ImageShape
+from aegen.protocols import ImageShape, Sampler
 from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing
 from aegen.settings import RunSpec
 from aegen.spec import Spec
@@ -240,15 +240,8 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
     picture = run.path / "samples.png"
     if trainer.world.first:
         device = str(trainer.world.device)
-        for path in (run.best, run.last):
-            if not path.exists():
-                continue
-            loaded = load(path, device=device)
-            name = ex_post(loaded.model) if trainer.objective.encodes else None
-            if name is not None:
-                sampler = build_sampler(Spec(name), loaded.model)
-                fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed)
-                save_sampler(path, Spec(name), sampler)
+        _fit_samplers(trainer, run, device)
+        _progress(trainer, "drawing samples", 0, 1)
         try:
             sample_alone(load(run.path, device=device), trainer.spec.log.images, picture)
         except UsageError as error:
@@ -256,6 +249,35 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
         trainer.hooks.call("aegen_images_logged", name="samples", path=picture, step=trainer.progress.step)
     trainer.world.barrier()
     return picture
+
+
+def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
+    """One for `best` and one for `last`, or one for both where both have the same weights; none where there is one already."""
+    fitted: tuple[Checkpoint, Sampler] | None = None
+    for path in (run.best, run.last):
+        if not path.exists():
+            continue
+        loaded = load(path, device=device)
+        name = ex_post(loaded.model) if trainer.objective.encodes else None
+        if name is None or name in loaded.file.header["samplers"]:
+            continue
+        if fitted is None or not loaded.file.same_weights(fitted[0]):
+            sampler = build_sampler(Spec(name), loaded.model)
+            tell = partial(_progress, trainer)
+            fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed, tell=tell, name=name)
+            fitted = loaded.file, sampler
+        save_sampler(path, Spec(name), fitted[1])
+
+
+def _progress(trainer: Trainer, text: str, done: int, total: int) -> None:
+    """Show what is done after the last step.
+
+    Raises:
+        Interrupted: the user wants no more of it; what is left is done when the run is resumed.
+    """
+    trainer.hooks.call("aegen_progress", text=text, done=done, total=total)
+    if trainer.world.size == 1 and trainer.stop():
+        raise Interrupted(f"stopped while {text}; all steps are taken and the checkpoints are whole")
 
 
 def _tell_data(data: Data, spec: RunSpec, say: Say) -> None:

@@ -74,6 +74,7 @@ class Display:
         self._epochs = 0
         self._latest: dict[str, float] = {}
         self._noticed: set[str] = set()
+        self._doing = ""
         self._spoke = time.monotonic()
 
     @hookimpl
@@ -86,7 +87,7 @@ class Display:
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._bar = Progress(
-            TextColumn("[bold]training"),
+            TextColumn("{task.description}", style="bold", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[text]}"),
@@ -95,7 +96,7 @@ class Display:
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task("train", total=total_steps, completed=step, text="")
+        self._task = self._bar.add_task("training", total=total_steps, completed=step, text="")
 
     @hookimpl
     def aegen_step_end(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -118,6 +119,19 @@ class Display:
         loss = f"loss {number(self._latest['loss']):<7}  " if "loss" in self._latest else ""
         terms = "".join(shown.values())
         self._line(f"epoch {epoch:>3}  {loss}validation {number(metrics['loss']):<7}{terms}".rstrip())
+
+    @hookimpl
+    def aegen_progress(self, text: str, done: int, total: int) -> None:
+        """The bar, for what comes after training; in a log file a line when it begins, and now and then."""
+        begins = text != self._doing
+        self._doing = text
+        if self._bar is not None:
+            if begins:
+                self._bar.remove_task(self._task)
+                self._task = self._bar.add_task(text, total=total, completed=done, text="")
+            self._bar.update(self._task, completed=done, total=total)
+        elif begins or time.monotonic() - self._spoke > _QUIET_SECONDS:
+            self._line(text if begins else f"{text}: {done:,}/{total:,}")
 
     @hookimpl
     def aegen_notice(self, text: str) -> None:

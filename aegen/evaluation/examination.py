@@ -297,7 +297,7 @@ def _batches(subject: Subject, source: str, here: World, say: Say) -> Iterator[S
 
     if source == "samples":
         start = 0
-        drawn = draw_latents(loaded, rules.samples, sampler=subject.sampler, seed=rules.seed, here=here)
+        drawn = draw_latents(loaded, rules.samples, sampler=subject.sampler, seed=rules.seed, say=say, here=here)
         for index, z in enumerate(drawn):
             if index % here.size == here.rank:
                 one = seen(start, torch.cat(list(loaded.decode(z))), z=z, total=rules.samples)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from aegen import threads
 from aegen.engine.parallel import World
 from aegen.errors import UsageError
 from aegen.evaluation.seen import Seen
@@ -92,6 +93,10 @@ class Rows:
 
     def numbers(self, name: str, metric: Metric, seed: int) -> list[Number]:
         """What a metric makes of its rows, with intervals by resampling the images of each source."""
+        with threads.one_blas():
+            return self._numbers(name, metric, seed)
+
+    def _numbers(self, name: str, metric: Metric, seed: int) -> list[Number]:
         rows = self.of(name)
         values, errors = _parted(metric.compute(rows))
         generator = torch.Generator().manual_seed(seed)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aegen import checkpoint, pictures
+from aegen import checkpoint, pictures, threads
 from aegen.checkpoint import Checkpoint
 from aegen.data.batches import normalize
 from aegen.data.rows import Pictures
@@ -26,6 +27,7 @@ from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, sil
 
 EX_POST = "mixture"
 _TRIES = 100
+_QUIET_SECONDS = 10
 _FITTED = 256  # images that are encoded at a time
 _MOST_EX_POST = 256  # latent dimensions: a density of more is not fitted in passing
 
@@ -211,7 +213,7 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
         data = load_data(settings, loaded.spec.data_options)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
             say(f"{settings.name} holds other images than when the model was trained; the sampler is fitted on those")
-        fit_sampler(sampler, loaded.model, data.train, seed, here)
+        fit_sampler(sampler, loaded.model, data.train, seed, here, told_now_and_then(say), name)
         try:
             if here.first:
                 save_sampler(loaded.path, Spec(name, options), sampler)
@@ -220,15 +222,63 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
     return sampler
 
 
+Tell = Callable[[str, int, int], None]
+
+
+def _untold(text: str, done: int, total: int) -> None:
+    """Progress that nobody looks at."""
+
+
+def told_now_and_then(say: Say) -> Tell:
+    """A line of progress for those who have waited long for the last one."""
+    spoke = time.monotonic()
+
+    def tell(text: str, done: int, total: int) -> None:
+        nonlocal spoke
+        if time.monotonic() - spoke > _QUIET_SECONDS:
+            spoke = time.monotonic()
+            say(f"{text}: {done:,}/{total:,}")
+
+    return tell
+
+
 @torch.no_grad()
-def fit_sampler(sampler: Sampler, model: Autoencoder, train: Pictures, seed: int, here: World | None = None) -> None:
-    """Fit on the posterior means of the training images (uint8); each process of `here` encodes a part of them."""
+def fit_sampler(
+    sampler: Sampler,
+    model: Autoencoder,
+    train: Pictures,
+    seed: int,
+    here: World | None = None,
+    tell: Tell = _untold,
+    name: str = "",
+) -> None:
+    """Fit on the posterior means of the training images (uint8), as many as it uses; each process of `here` encodes a part of them.
+
+    Args:
+        tell: called with what is done, how much of it is over, and of how much.
+        name: of the sampler, for that.
+    """
     device = next(model.parameters()).device
     here = here or World(device)
-    parts = train.split(_FITTED)
-    own = [model.encode(normalize(part.to(device))).mean.cpu() for part in parts[here.rank :: here.size]]
+    chosen = torch.arange(len(train))
+    if sampler.most is not None and len(train) > sampler.most:
+        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: sampler.most]
+    order = chosen.argsort()  # images that lie in files are read from the first to the last
+    parts = chosen[order].split(_FITTED)
+    text, own = f"encoding {len(chosen):,} training images for sampler {name}", []
+    for part in parts[here.rank :: here.size]:
+        tell(text, len(own) * here.size * _FITTED, len(chosen))
+        own.append(model.encode(normalize(train[part].to(device))).mean.cpu())
     told = here.gather(own)
-    sampler.fit(torch.cat([told[i % here.size][i // here.size] for i in range(len(parts))]), seed)
+    latents = torch.cat([told[i % here.size][i // here.size] for i in range(len(parts))])[order.argsort()]
+    tell(text, len(chosen), len(chosen))
+    text = f"fitting sampler {name} on {len(latents):,} latents"
+    tell(text, 0, 1)
+    sampler.tell = lambda done, total: tell(text, done, total)
+    with threads.one_blas():
+        sampler.fit(latents, seed)
+    del sampler.tell
+    tell(text, 1, 1)
 
 
 def save_sampler(path: Path, spec: Spec, sampler: Sampler) -> None:

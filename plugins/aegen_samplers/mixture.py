@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import warnings
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
-from aegen import Range, Sampler
+from aegen import Range, Sampler, UsageError
 
+_ITERATIONS, _TOLD = 200, 20  # of expectation maximisation, and after how many progress is told
 _MOST_FULL = 256  # dimensions: beyond, a full covariance a component is neither fast nor well determined
 
 
@@ -45,24 +46,37 @@ class Mixture(Sampler):
 
     def fit(self, latents: Tensor, seed: int = 0) -> None:
         """By expectation maximisation, from (N, *z); fewer latents than components leave the rest without weight."""
-        from sklearn.exceptions import ConvergenceWarning
-        from sklearn.mixture import GaussianMixture
-
         flat = latents.flatten(1).double()
         if len(flat) > self.most:
             order = torch.randperm(len(flat), generator=torch.Generator().manual_seed(seed))
             flat = flat[order[: self.most]]
+        if not flat.isfinite().all():
+            raise UsageError("latents are not finite, so no mixture fits them")
         count = min(self.components, len(flat))
         ridge = 1e-6 * max(float(flat.var(0, correction=0).max()), 1e-12)
         kind = "full" if self.full else "diag"
-        mixture = GaussianMixture(count, covariance_type=kind, reg_covar=ridge, random_state=seed, max_iter=200)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # a mixture short of its optimum still samples
-            mixture.fit(flat.numpy())
+        if len(flat) == 1:  # scikit-learn takes two; of two equal ones it gives a component at that point
+            flat = flat.expand(2, -1)
+        mixture = self._climb(flat, count, covariance_type=kind, reg_covar=ridge, random_state=seed)
         covariances = torch.from_numpy(mixture.covariances_)
         self.weights.zero_()[:count].copy_(torch.from_numpy(mixture.weights_))
         self.means[:count].copy_(torch.from_numpy(mixture.means_))
         self.factors[:count].copy_(torch.linalg.cholesky(covariances) if self.full else covariances.sqrt())
+
+    def _climb(self, flat: Tensor, count: int, **how: Any) -> Any:
+        """scikit-learn's mixture after at most so many iterations, some of them at a time so that they can be told."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.mixture import GaussianMixture
+
+        mixture = GaussianMixture(count, max_iter=_TOLD, warm_start=True, **how)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # a mixture short of its optimum still samples
+            for done in range(_TOLD, _ITERATIONS + 1, _TOLD):
+                mixture.fit(flat.numpy())
+                self.tell(done, _ITERATIONS)
+                if mixture.converged_:
+                    break
+        return mixture
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, *z)."""
