@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from aegen.evaluation import evaluate
     from aegen.evaluation.seen import Seen
     from aegen.factory import build_features
-    from aegen.model import Autoencoder
+    from aegen.model import BOUND, Autoencoder, bound
     from aegen.noise import exponential_like, normal_like, uniform_like
     from aegen.plugins import hookimpl
     from aegen.protocols import (
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
         Pixels,
         Posterior,
         Sampler,
+        Statistic,
         Turn,
         Wrapper,
     )
@@ -74,10 +75,11 @@ _HOME = {
         "Pixels",
         "Posterior",
         "Sampler",
+        "Statistic",
         "Turn",
         "Wrapper",
     ],
-    "aegen.model": ["Autoencoder"],
+    "aegen.model": ["BOUND", "Autoencoder", "bound"],
     "aegen.errors": ["AegenError", "EnvironmentFault", "PluginError", "RunError", "UsageError"],
     "aegen.evaluation": ["evaluate"],
     "aegen.evaluation.seen": ["Seen"],

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aegen import Bottleneck, Latent, Range, UsageError
-from aegen_latents.codebook import batch_usage, perplexity, straight_through
+from aegen_latents.codebook import chosen, straight_through
 
 _MARGIN = 1e-3  # the outermost levels are reached before tanh saturates
 
@@ -60,9 +60,8 @@ class FSQ(Bottleneck):
         inside = torch.tanh(features + shift) * bound - offset
         whole = inside.detach().round()
         codes = ((whole.long() + half) * place).sum(1)
-        watch = {"perplexity": perplexity(codes), "usage": batch_usage(codes, self.size)}
         z = straight_through(inside, whole) / half
-        return Latent(z, features.new_zeros(len(features)), codes=codes, watch=watch)
+        return Latent(z, features.new_zeros(len(features)), codes=codes, **chosen(codes, self.size, self.training))
 
     def nearest(self, z: Tensor) -> Tensor:
         """Every dimension rounded to the nearest of its levels."""
