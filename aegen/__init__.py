@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from aegen.evaluation.seen import Seen
     from aegen.factory import build_features
     from aegen.micro import StepMean, micro_batches
-    from aegen.model import Autoencoder
+    from aegen.model import BOUND, Autoencoder, bound
     from aegen.noise import exponential_like, normal_like, uniform_like
     from aegen.outside import parse_json, read_text
     from aegen.plugins import hookimpl
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
         Pixels,
         Posterior,
         Sampler,
+        Statistic,
         Turn,
         Wrapper,
     )
@@ -76,11 +77,12 @@ _HOME = {
         "Pixels",
         "Posterior",
         "Sampler",
+        "Statistic",
         "Turn",
         "Wrapper",
     ],
     "aegen.micro": ["StepMean", "micro_batches"],
-    "aegen.model": ["Autoencoder"],
+    "aegen.model": ["BOUND", "Autoencoder", "bound"],
     "aegen.errors": ["AegenError", "EnvironmentFault", "PluginError", "RunError", "UsageError"],
     "aegen.evaluation": ["evaluate"],
     "aegen.evaluation.seen": ["Seen"],

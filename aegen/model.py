@@ -103,6 +103,29 @@ class Autoencoder(nn.Module):
             return noise.draw_rows(n, device, lambda count, g: self.bottleneck.prior(count, self.latent_shape, g))
 
 
+def there(model: Autoencoder, objective: Objective) -> set[str]:
+    """What a model has that this objective trains: what its bottleneck offers, `encoder`, and `likelihood`, p(x|z) with its scale."""
+    trained = [part for turn in objective.turns() for part in turn.trains]
+    scaled = "likelihood" in trained or not list(model.likelihood.parameters())
+    return {*model.bottleneck.offers, *["encoder"] * objective.encodes, *["likelihood"] * scaled}
+
+
+BOUND = frozenset({"encoder", "density", "penalty", "likelihood"})
+"""What must be there for error and charge to bound -log p(x): a posterior and a prior with densities, and a trained p(x|z)."""
+
+
+def bound(model: Autoencoder, objective: Objective, error: Tensor, charge: Tensor) -> dict[str, Tensor]:
+    """What to watch of the error and of what the bottleneck charges, (B,) nats each, under the names that they deserve.
+
+    `negative_elbo` and `kl` where these are a bound on -log p(x) and its divergence. Else the charge alone, as `charge`: the
+    commitment of a codebook, the entropies of codes, relaxed categories or the teaching of labels make no bound, and no sum with
+    the error that could be compared.
+    """
+    if there(model, objective) >= BOUND:
+        return {"negative_elbo": error + charge, "kl": charge}
+    return {"charge": charge}
+
+
 def lifted(x: Tensor) -> Tensor:
     """Half precision → float32; what is wider stays as it is."""
     return x.float() if x.dtype.itemsize < 4 else x

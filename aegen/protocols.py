@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +66,26 @@ class Posterior(ABC):
         return z, self.log_prob(z)
 
 
+class Statistic(ABC):
+    """A number of many images together that is no mean over them: how many codes they use, how widely their latents vary.
+
+    What makes one gives it the images of its batch. Validation merges those of all held-out images and logs the value of the
+    whole, whatever batches and processes they came in; training, whose steps see no set, logs none. What is kept are
+    attributes: numbers, tensors, and lists and dictionaries of these. The engine holds the tensors on the CPU.
+    """
+
+    @abstractmethod
+    def merge(self, other: Self) -> None:
+        """Take in what another one keeps, of other images."""
+
+    @abstractmethod
+    def value(self) -> float:
+        """The number, of all images that were merged."""
+
+    def __float__(self) -> float:
+        return self.value()
+
+
 @dataclass
 class Latent:
     """What every bottleneck returns.
@@ -78,6 +98,7 @@ class Latent:
         codes: integers (B, …), where the latent is discrete.
         charges: the penalty by latent dimension, (B, *z), where it is a sum over them.
         watch: numbers worth a curve that nothing minimises, each () or (B,).
+        statistics: numbers of all validation images together, worth a curve too; made in evaluation only.
     """
 
     z: Tensor
@@ -86,6 +107,7 @@ class Latent:
     codes: Tensor | None = None
     charges: Tensor | None = None
     watch: dict[str, Tensor] = field(default_factory=dict)
+    statistics: dict[str, Statistic] = field(default_factory=dict)
 
     @property
     def mean(self) -> Tensor:
@@ -116,6 +138,7 @@ class Outcome:
             then not computed for nobody.
         latent: of the same images.
         watch: numbers worth a curve that nothing minimises, each (B,) or ().
+        statistics: numbers of all validation images together; those of the latent need not be repeated.
     """
 
     def __init__(
@@ -124,10 +147,12 @@ class Outcome:
         recon: Tensor | Pixels | None = None,
         latent: Latent | None = None,
         watch: Mapping[str, Tensor] | None = None,
+        statistics: Mapping[str, Statistic] | None = None,
     ) -> None:
         self.terms = dict(terms)
         self.latent = latent
         self.watch = dict(watch or {})
+        self.statistics = dict(statistics or {})
         self._recon = recon
 
     @property
@@ -137,7 +162,8 @@ class Outcome:
 
     def plus(self, terms: Mapping[str, Tensor], watch: Mapping[str, Tensor] | None = None) -> Outcome:
         """The same with more terms: what a wrapper returns."""
-        return Outcome({**self.terms, **terms}, self._recon, self.latent, {**self.watch, **(watch or {})})
+        watch = {**self.watch, **(watch or {})}
+        return Outcome({**self.terms, **terms}, self._recon, self.latent, watch, self.statistics)
 
 
 AUTOENCODER = ("encoder", "bottleneck", "decoder", "likelihood")

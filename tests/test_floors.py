@@ -37,7 +37,7 @@ FLOORS = [
     ],
     ["engine.guard", "engine.stop", "engine.writer"],
     ["engine.notices", "engine.recorder", "engine.stage"],
-    ["engine.keeper", "engine.reach", "engine.recovery", "engine.sharding"],
+    ["engine.keeper", "engine.reach", "engine.recovery", "engine.sharding", "engine.validation"],
     ["config", "engine.loop"],
     ["engine.trial", "use.loading"],
     ["use.sampling", "use.reconstruction", "use.exporting"],

@@ -108,8 +108,10 @@ def test_codes_say_all_that_the_decoder_sees(cls: Any, options: dict[str, Any], 
         z = neck.lookup(latent.codes)
         assert z.dtype == dtype
         assert torch.equal(z, latent.z)
-        assert set(latent.watch) >= {"perplexity", "usage"}
-        assert all(value.shape == () and not value.requires_grad for value in latent.watch.values())
+        assert set(latent.statistics) == {"perplexity", "usage"} and "usage" not in latent.watch
+        watch = neck.train()(features).watch
+        assert set(watch) >= {"perplexity", "usage"}
+        assert all(value.shape == () and not value.requires_grad for value in watch.values())
 
 
 @pytest.mark.parametrize("spatial", SHAPES)
@@ -326,7 +328,10 @@ def test_vq_takes_the_nearest_code(spatial: tuple[int, ...], l2_normalised: bool
     charge = apart.view(6, -1).sum(1) * (0.6 if update == "ema" else 1.6)
     close(latent.penalty, charge)
     shares = torch.bincount(torch.tensor(codes)) / len(codes)
-    close(latent.watch["perplexity"], math.exp(-sum(float(p) * math.log(p) for p in shares if p > 0)))
+    close(
+        torch.tensor(latent.statistics["perplexity"].value()),
+        math.exp(-sum(float(p) * math.log(p) for p in shares if p > 0)),
+    )
 
 
 def test_beta_weighs_the_commitment_and_not_the_codebook_term() -> None:
@@ -535,7 +540,8 @@ def test_restarts_revive_dead_codes(update: Any) -> None:
             neck(clusters(256, spread=0.1))
         fresh = neck.eval()(clusters(4096, spread=0.1))
         assert fresh.codes is not None
-        return float(fresh.watch["usage"]), len(fresh.codes.unique()) / 48
+        close(torch.tensor(fresh.statistics["usage"].value()), len(fresh.codes.unique()) / 48)
+        return float(neck.book.usage()), len(fresh.codes.unique()) / 48
 
     without, truly_without = used(0)
     revived, truly_revived = used(5)
@@ -584,7 +590,7 @@ def test_small_batches_do_not_make_codes_look_dead() -> None:
 def test_usage_counts_codes_of_the_last_hundred_batches() -> None:
     neck = VQ(dim=1, codes=4, decay=0.99, restart=0, kmeans_iterations=0)
     neck.book.vectors.copy_(torch.tensor([[0.0], [1.0], [2.0], [3.0]]))
-    assert neck.eval()(torch.zeros(1, 1)).watch["usage"] == 0
+    assert neck.book.usage() == 0
     neck.train()
     neck(torch.tensor([[0.0], [1.0]]))
     for step in range(1, 102):
@@ -694,7 +700,8 @@ def test_several_codebooks_are_watched_by_their_average() -> None:
     for neck in (ResidualVQ(dim=4, levels=3, codes=9), ProductVQ(dim=4, groups=2, codes=9), VQ2(dim=3, codes=9)):
         latent = neck.eval()(features_of(neck, (4, 6)))
         assert latent.codes is not None
-        close(latent.watch["perplexity"], torch.stack([spread(c) for c in latent.codes.unbind(1)]).mean())
+        wanted = torch.stack([spread(c) for c in latent.codes.unbind(1)]).mean()
+        close(torch.tensor(latent.statistics["perplexity"].value()), float(wanted))
 
 
 def test_vq2_takes_a_vector_for_one_position() -> None:
@@ -746,8 +753,8 @@ def test_fsq_reaches_every_code_and_finds_it_again(levels: list[int]) -> None:
     again = neck(torch.atanh((whole + neck.offset) / neck.bound) - neck.shift)
     assert torch.equal(again.codes, every)
     assert torch.equal(again.z, z)
-    close(again.watch["usage"], 1.0)
-    close(again.watch["perplexity"], len(every))
+    close(torch.tensor(again.statistics["usage"].value()), 1.0)
+    close(torch.tensor(again.statistics["perplexity"].value()), len(every))
 
 
 def test_fsq_has_the_gradient_of_what_it_rounds() -> None:

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from aegen import checkpoint, ranks
 from aegen.data.augment import Augment
-from aegen.data.batches import Batches, normalize
+from aegen.data.batches import Batches
 from aegen.data.source import Data
-from aegen.engine import optim, precision, preview
+from aegen.engine import optim, precision, preview, validation
 from aegen.engine.ema import EMA
 from aegen.engine.keeper import Keeper
 from aegen.engine.notices import collapse
@@ -30,9 +30,9 @@ from aegen.engine.progress import Clock, Progress, seed_step, step_seed
 from aegen.engine.reach import Reach
 from aegen.engine.recorder import NotFinite, Recorder
 from aegen.engine.recovery import MOST_ROLLBACKS, failure, skipped
-from aegen.engine.stage import Player, reduce
+from aegen.engine.stage import Player
 from aegen.errors import Interrupted
-from aegen.model import Autoencoder, lifted
+from aegen.model import Autoencoder
 from aegen.plugins import Hooks
 from aegen.protocols import Objective
 from aegen.rundir import RunDir, reason
@@ -306,34 +306,19 @@ class Trainer:
                 progress.waited += 1
         return 0 < self.spec.train.patience <= progress.waited
 
-    @torch.no_grad()
     def validate(self) -> dict[str, float]:
-        """Mean of every term over the validation images: evaluation mode, the same noise each time."""
-        images, size = self.data.validation, self.batches.batch_size
-        starts = list(range(0, len(images), size))
-        mine = starts[self.world.rank :: self.world.size]
-        # Where the model is sharded, its processes must run it equally often; one more that does not count.
-        spare = math.ceil(len(starts) / self.world.size) - len(mine)
-        total: Tensor | None = None
-        names: list[str] = []
+        """The objective's loss, its terms and what it watches, of all validation images; see `engine/validation.py`."""
         with self._evaluation():
-            for weight, start in [*((1.0, start) for start in mine), *[(0.0, starts[0])] * spare]:
-                torch.manual_seed(start + 1)
-                x = normalize(images[start : start + size].to(self.world.device))
-                self.model.labels = self._validation_labels(start, size)
-                with precision.autocast(self.spec.train.precision, self.world.device):
-                    _, metrics = reduce(self.objective.loss(self.model, x))
-                names = list(metrics)
-                means = [lifted(value).mean() for value in metrics.values()]
-                row = torch.stack([*means, torch.ones((), device=x.device)]) * (len(x) * weight)
-                total = row if total is None else total + row
-        assert total is not None
-        *sums, count = self.world.sum(total).cpu().double().tolist()  # there is no double on MPS
-        return {name: value / count for name, value in zip(names, sums, strict=True)}
-
-    def _validation_labels(self, start: int, size: int) -> Tensor | None:
-        labels = self.data.validation_labels if self.labelled else None
-        return None if labels is None else labels[start : start + size].to(self.world.device)
+            return validation.measure(
+                self.model,
+                self.objective,
+                self.data,
+                self.world,
+                labelled=self.labelled,
+                together=self.batches.batch_size,
+                mode=self.spec.train.precision,
+                sharded=self.sharded,
+            )
 
     @contextmanager
     def _evaluation(self) -> Iterator[None]:

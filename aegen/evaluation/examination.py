@@ -28,6 +28,7 @@ from aegen.evaluation.rows import Number, Rows
 from aegen.evaluation.seen import Seen
 from aegen.factory import create, load
 from aegen.model import build_objective
+from aegen.model import there as there_of
 from aegen.protocols import Metric, Objective
 from aegen.rundir import free_name, owner
 from aegen.spec import Spec
@@ -259,10 +260,8 @@ def _subject(
     loaded.file.restore(objective, "objective.")
     objective.to(loaded.device).eval().requires_grad_(False)
     objective.at(header["step"])
-    there[_OBJECTIVE] = ""
-    turned = [part for turn in objective.turns() for part in turn.trains]
-    scaled = "likelihood" in turned or not list(model.likelihood.parameters())
-    know(_LIKELIHOOD, scaled, f"objective {loaded.spec.objective.name} trains no scale of the pixels")
+    has, there[_OBJECTIVE] = there_of(model, objective), ""
+    know(_LIKELIHOOD, _LIKELIHOOD in has, f"objective {loaded.spec.objective.name} trains no scale of the pixels")
     space = None
     if any(isinstance(metric, Metric) and _FEATURES in metric.needs for metric in chosen.values()):
         try:

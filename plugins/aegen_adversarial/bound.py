@@ -9,17 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Outcome, Pixels
+from aegen import Autoencoder, Objective, Outcome, Pixels
+from aegen import bound as named
 from aegen_adversarial.latent_critic import at_least_float32
 
 
-def bound(model: Autoencoder, x: Tensor, *, watching: bool) -> Outcome:
-    """The terms `error` and `penalty`, (B,) nats, whose sum is the negative bound; named in `watch` if `watching`."""
+def bound(model: Autoencoder, objective: Objective, x: Tensor) -> Outcome:
+    """The terms `error` and `penalty`, (B,) nats, whose sum is the negative bound where there is one; evaluation says so in `watch`."""
     latent = model.encode(x)
     pixels = model.decode(latent.z)
-    error, kl = pixels.nll(x), latent.penalty
-    watch = {"negative_elbo": error + kl, "kl": kl} if watching else {}
-    return Outcome({"error": error, "penalty": kl}, pixels, latent, watch)
+    error, penalty = pixels.nll(x), latent.penalty
+    watch = {} if objective.training else named(model, objective, error, penalty)
+    return Outcome({"error": error, "penalty": penalty}, pixels, latent, watch)
 
 
 def decode_apart(model: Autoencoder, z: Tensor) -> tuple[Pixels, Pixels]:

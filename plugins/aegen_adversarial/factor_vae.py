@@ -53,7 +53,7 @@ class FactorVAE(Objective):
 
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
         """Images (B, C, H, W) in [-1, 1] → the terms `error`, `penalty` and `correlation`, (B,)."""
-        outcome = bound(model, x, watching=not self.training)
+        outcome = bound(model, self, x)
         assert outcome.latent is not None
         ratio = self.critic(outcome.latent.z).squeeze(1)  # log D - log (1 - D)
         return outcome.plus({"correlation": self.gamma * ratio}, {"total_correlation": ratio})

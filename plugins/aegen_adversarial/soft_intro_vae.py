@@ -75,7 +75,7 @@ class SoftIntroVAE(Objective):
 
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
         """Images (B, C, H, W) in [-1, 1] → the terms `error` and `penalty`, (B,): the bound, comparable with a vae's."""
-        return bound(model, x, watching=not self.training)
+        return bound(model, self, x)
 
     def turns(self) -> list[Turn]:
         """`encoder`, then `decoder`."""

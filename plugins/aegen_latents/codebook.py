@@ -13,14 +13,15 @@ micro-batches too; codes move with the last of them, restarts are beside its fea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding, normalize
 
 from aegen import (
+    Statistic,
     StepMean,
     common_generator,
     gather_rows,
@@ -271,15 +272,74 @@ def batch_usage(codes: Tensor, count: int) -> Tensor:
     return torch.maximum(used / count, used / counts.numel())
 
 
-def batch_watched(codes: Tensor, count: int) -> dict[str, Tensor]:
-    """Perplexity and usage, (), of the codes of all processes, out of `count`."""
-    every = gather_rows(codes)
-    return {"perplexity": perplexity(every), "usage": batch_usage(every, count)}
+def watched(books: Sequence[Codebook], codes: Sequence[Tensor]) -> dict[str, Any]:
+    """What a bottleneck says of its codebooks and of the codes (B, …) that a batch chose in each, as arguments of `Latent`.
 
-
-def watched(books: Iterable[Codebook], codes: Iterable[Tensor]) -> dict[str, Tensor]:
-    """Perplexity and usage, (), averaged over codebooks."""
-    return {
+    In training: perplexity of the batch of all processes and usage of late, (), averaged over codebooks. In evaluation: both of all
+    images.
+    """
+    if not books[0].training:
+        return {"statistics": of_all_images(codes, [len(book.vectors) for book in books])}
+    watch = {
         "perplexity": torch.stack([perplexity(gather_rows(c)) for c in codes]).mean(),
         "usage": torch.stack([book.usage() for book in books]).mean(),
     }
+    return {"watch": watch}
+
+
+def chosen(codes: Tensor, count: int, training: bool) -> dict[str, Any]:
+    """As `watched`, for a bottleneck whose `count` codes are no vectors that could be counted: (B, …)."""
+    if not training:
+        return {"statistics": of_all_images([codes], [count])}
+    every = gather_rows(codes)
+    return {"watch": {"perplexity": perplexity(every), "usage": batch_usage(every, count)}}
+
+
+class _Chosen(Statistic):
+    """How often each code was chosen, for each codebook; only of codes that were, since books may have 2^62 of them.
+
+    Args:
+        codes: those of a batch in each codebook, (B, …).
+        sizes: how many codes each has.
+    """
+
+    def __init__(self, codes: Sequence[Tensor], sizes: Sequence[int]) -> None:
+        self.sizes = list(sizes)
+        self.codes = [chosen.detach().flatten() for chosen in codes]  # any may stand more than once
+        self.counts = [torch.ones_like(chosen) for chosen in self.codes]
+
+    def merge(self, other: Self) -> None:
+        """Take in other images."""
+        self.codes = [torch.cat(pair) for pair in zip(self.codes, other.codes, strict=True)]
+        self.counts = [torch.cat(pair) for pair in zip(self.counts, other.counts, strict=True)]
+        self._counted()
+
+    def _counted(self) -> list[Tensor]:
+        """Uses of each code that was chosen, in each codebook; from now on every code stands once."""
+        for i, (codes, counts) in enumerate(zip(self.codes, self.counts, strict=True)):
+            self.codes[i], where = codes.unique(return_inverse=True)
+            self.counts[i] = torch.zeros_like(self.codes[i]).index_add_(0, where, counts)
+        return self.counts
+
+
+class Perplexity(_Chosen):
+    """exp of the entropy of the codes, averaged over codebooks."""
+
+    def value(self) -> float:
+        """Between 1 and the number of codes."""
+        shares = [counts.double() / counts.sum() for counts in self._counted()]
+        return float(torch.stack([(p * p.log()).sum().neg().exp() for p in shares]).mean())
+
+
+class Usage(_Chosen):
+    """Share of the codes that are used, or of the most that so many vectors could use, averaged over codebooks."""
+
+    def value(self) -> float:
+        """Above 0, up to 1."""
+        pairs = zip(self._counted(), self.sizes, strict=True)
+        return sum(len(counts) / min(size, int(counts.sum())) for counts, size in pairs) / len(self.sizes)
+
+
+def of_all_images(codes: Sequence[Tensor], sizes: Sequence[int]) -> dict[str, Statistic]:
+    """Perplexity and usage of the codes (B, …) of each codebook, to be merged with those of other images."""
+    return {"perplexity": Perplexity(codes, sizes), "usage": Usage(codes, sizes)}

@@ -76,12 +76,13 @@ class Conditional(Bottleneck):
         mean = mean * self._by_class(self.stretch, known, mean).exp() + self._by_class(self.shift, known, mean)
         style = DiagonalGaussian(mean, hardtanh(logvar, _LOWEST, _HIGHEST))
         penalty = style.kl().flatten(1).sum(1)
-        watch = {} if self.training else {"active_units": active_units(mean)}
+        watch = {}
         if labels is not None:
             penalty = penalty + self.label_weight * cross_entropy(logits, labels, reduction="none")
-            watch |= {} if self.training else {"label_accuracy": (guess == labels).to(penalty.dtype)}
+            watch = {} if self.training else {"label_accuracy": (guess == labels).to(penalty.dtype)}
         posterior = Marked(style, self._mark(known, mean))
-        return Latent(posterior.sample(), penalty, posterior, watch=watch)
+        active = active_units(mean, training=self.training)
+        return Latent(posterior.sample(), penalty, posterior, watch=watch, statistics=active)
 
     def prior(
         self,

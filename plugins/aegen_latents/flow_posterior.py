@@ -87,8 +87,10 @@ class FlowPosterior(Bottleneck):
         mean, logvar, parameters = features.tensor_split([self.dim, 2 * self.dim], 1)
         posterior = Bent(DiagonalGaussian(mean, bounded(logvar)), self.flow, parameters)
         z, log_q = posterior.draw()
-        watch = {} if self.training else {"active_units": active_units(posterior.mean)}
-        return Latent(z, log_q - self.log_prior(z), posterior, watch=watch)
+        active = (
+            {} if self.training else active_units(posterior.mean, training=False)
+        )  # a mean costs a pass of the flow
+        return Latent(z, log_q - self.log_prior(z), posterior, statistics=active)
 
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """N(0, 1), (n, *shape)."""

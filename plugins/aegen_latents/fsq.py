@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from aegen import Bottleneck, Latent, Range, UsageError
-from aegen_latents.codebook import batch_watched, straight_through
+from aegen_latents.codebook import chosen, straight_through
 
 # By how much the range of the tanh exceeds the outermost levels, as a share of it and in levels at most: they are reached before tanh
 # saturates, and half a level beyond is another one.
@@ -64,9 +64,8 @@ class FSQ(Bottleneck):
         # Of levels beyond 2^24 float32 has no half, so what is rounded may be one too far.
         digits = (inside.detach().round().long() + half).clamp(min=0).minimum(top)
         codes = (digits * place).sum(1)
-        watch = batch_watched(codes, self.size)
         z = straight_through(inside, (digits - half).to(inside.dtype)) / half
-        return Latent(z, features.new_zeros(len(features)), codes=codes, watch=watch)
+        return Latent(z, features.new_zeros(len(features)), codes=codes, **chosen(codes, self.size, self.training))
 
     def nearest(self, z: Tensor) -> Tensor:
         """Every dimension rounded to the nearest of its levels."""

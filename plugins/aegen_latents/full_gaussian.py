@@ -75,8 +75,8 @@ class FullGaussian(Bottleneck):
         entries = torch.cat([torch.zeros_like(half[..., :1]), half.exp(), below.movedim(1, -1)], -1)
         factor = entries.index_select(-1, self.get_buffer("where")).unflatten(-1, (self.dim, self.dim))
         posterior = CholeskyGaussian(mean, half, factor)
-        watch = {} if self.training else {"active_units": active_units(mean)}
-        return Latent(posterior.sample(), posterior.kl(), posterior, watch=watch)
+        active = active_units(mean, training=self.training)
+        return Latent(posterior.sample(), posterior.kl(), posterior, statistics=active)
 
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """N(0, 1), (n, *shape)."""

@@ -6,13 +6,13 @@ Kingma & Welling, Auto-Encoding Variational Bayes, 2014, section 3 and appendix 
 from __future__ import annotations
 
 import math
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn.functional import hardtanh
 
-from aegen import Bottleneck, Latent, Posterior, Range, normal_like
+from aegen import Bottleneck, Latent, Posterior, Range, Statistic, normal_like
 
 _ACTIVE = 0.01
 _LOWEST, _HIGHEST = -30.0, 20.0  # of the log-variance: beyond, its exponential leaves float32
@@ -42,9 +42,41 @@ class DiagonalGaussian(Posterior):
         return 0.5 * torch.addcmul(squares, self.std, self.std)
 
 
-def active_units(mean: Tensor) -> Tensor:
-    """How many latent dimensions vary with the image, () (Burda et al., 2016, section 5.1: a variance above 0.01)."""
-    return (mean.flatten(1).var(0, correction=0) > _ACTIVE).sum().to(mean.dtype)
+class ActiveUnits(Statistic):
+    """How many latent dimensions vary with the image: those whose posterior mean has a variance above 0.01 over all images.
+
+    Burda et al., Importance Weighted Autoencoders, 2016, section 5.1. Variances of parts are merged as by Chan, Golub & LeVeque,
+    Updating Formulae and a Pairwise Algorithm for Computing Sample Variances, 1979, eq. 2.1, in float64.
+    """
+
+    def __init__(self, mean: Tensor) -> None:
+        self.rows: Tensor | None = mean.detach().flatten(1)
+        self.moments: list[
+            Any
+        ] = []  # count, mean and sum of squares about it, made of the rows once they are asked for
+
+    def merge(self, other: Self) -> None:
+        """Take in other images."""
+        (count, mean, squares), (more, there, spread) = self._moments(), other._moments()
+        share, apart = more / (count + more), there - mean
+        self.moments = [count + more, mean + share * apart, squares + spread + share * count * apart.square()]
+
+    def value(self) -> float:
+        """Between 0 and the number of latent dimensions."""
+        count, _, squares = self._moments()
+        return float((squares / count > _ACTIVE).sum())
+
+    def _moments(self) -> list[Any]:
+        if self.rows is not None:
+            rows, self.rows = self.rows.cpu().double(), None
+            mean = rows.mean(0)
+            self.moments = [len(rows), mean, (rows - mean).square().sum(0)]
+        return self.moments
+
+
+def active_units(mean: Tensor, *, training: bool) -> dict[str, Statistic]:
+    """What a bottleneck with posterior means (B, *z) says of them in evaluation."""
+    return {} if training else {"active_units": ActiveUnits(mean)}
 
 
 class Gaussian(Bottleneck):
@@ -65,8 +97,8 @@ class Gaussian(Bottleneck):
         mean, logvar = features.chunk(2, 1)
         posterior = DiagonalGaussian(mean, hardtanh(logvar, _LOWEST, _HIGHEST))
         charges = posterior.kl()
-        watch = {} if self.training else {"active_units": active_units(mean)}
-        return Latent(posterior.sample(), charges.flatten(1).sum(1), posterior, charges=charges, watch=watch)
+        active = active_units(mean, training=self.training)
+        return Latent(posterior.sample(), charges.flatten(1).sum(1), posterior, charges=charges, statistics=active)
 
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """N(0, 1), (n, *shape)."""

@@ -66,7 +66,7 @@ class Joint(Bottleneck):
         chosen = self.categorical(features[:, 2 * self.dim :])
         z = torch.cat([normal.z, chosen.z], 1)
         posterior = Pair(normal.posterior, chosen.posterior)
-        return Latent(z, normal.penalty + chosen.penalty, posterior, watch=normal.watch)
+        return Latent(z, normal.penalty + chosen.penalty, posterior, statistics=normal.statistics)
 
     def nearest(self, z: Tensor) -> Tensor:
         """The same Gaussian part beside the strongest category of each variable."""

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import softplus
 
 from aegen import Bottleneck, Latent, Range, StepMean, mean_over_ranks
-from aegen_latents.codebook import batch_watched, straight_through
+from aegen_latents.codebook import chosen, straight_through
 
 _FAINT = 1e-9  # weight of the uniform distribution with which the average begins
 
@@ -69,8 +69,11 @@ class LFQ(Bottleneck):
         diverse = torch.stack([entropy(p) for p in self._shares(rows)]).sum()
         # H(E[p]) is charged at every position, as H(p) is.
         charge = unsure - math.prod(codes.shape[1:]) * diverse
-        watch = {**batch_watched(codes, 2**self.dim), "entropy_of_codes": diverse}
-        return Latent(z, self.beta * commitment + self.entropy * charge, codes=codes, watch=watch)
+        latent = Latent(
+            z, self.beta * commitment + self.entropy * charge, codes=codes, **chosen(codes, 2**self.dim, self.training)
+        )
+        latent.watch["entropy_of_codes"] = diverse
+        return latent
 
     def nearest(self, z: Tensor) -> Tensor:
         """The signs, as -1 and 1."""

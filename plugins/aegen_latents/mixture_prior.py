@@ -40,8 +40,8 @@ class MixturePrior(Bottleneck):
         """(B, 2·dim, …), mean and log-variance → a draw z (B, dim, …)."""
         posterior = diagonal(features)
         z, log_q = posterior.draw()
-        watch = {} if self.training else {"active_units": active_units(posterior.mean)}
-        return Latent(z, log_q - self.log_prior(z), posterior, watch=watch)
+        active = active_units(posterior.mean, training=self.training)
+        return Latent(z, log_q - self.log_prior(z), posterior, statistics=active)
 
     @torch.no_grad()
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:

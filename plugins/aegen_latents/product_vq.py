@@ -77,8 +77,8 @@ class ProductVQ(Bottleneck):
         z = torch.cat([self.carry(f.x, f.e) for f in found], 1)
         penalties = [book.charge(f, self.beta) for book, f in zip(self.books, found, strict=True)]
         codes = [f.codes for f in found]
-        watch = watched(self.books, codes)
-        return Latent(z, torch.stack(penalties).sum(0), codes=torch.stack(codes, 1), watch=watch)
+        told = watched(self.books, codes)
+        return Latent(z, torch.stack(penalties).sum(0), codes=torch.stack(codes, 1), **told)
 
     def nearest(self, z: Tensor) -> Tensor:
         """The nearest code of every group."""

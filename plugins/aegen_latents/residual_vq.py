@@ -66,8 +66,8 @@ class ResidualVQ(Bottleneck):
             penalty = penalty + book.charge(found, self.beta)
             left, z = left - found.e.detach(), z + found.e.detach()
             codes.append(found.codes)
-        watch = watched(self.books, codes)
-        return Latent(self.carry(features, z), penalty, codes=torch.stack(codes, 1), watch=watch)
+        told = watched(self.books, codes)
+        return Latent(self.carry(features, z), penalty, codes=torch.stack(codes, 1), **told)
 
     def nearest(self, z: Tensor) -> Tensor:
         """A near sum of codes, level by level as in `forward`; not always the nearest of all sums, so `z` may move even if it is one."""

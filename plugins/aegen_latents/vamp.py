@@ -58,8 +58,8 @@ class Vamp(Bottleneck):
         posterior = diagonal(features)
         z, log_q = posterior.draw()
         penalty = log_q - self.log_prior(z) if self._encoder else torch.zeros_like(log_q)
-        watch = {} if self.training else {"active_units": active_units(posterior.mean)}
-        return Latent(z, penalty, posterior, watch=watch)
+        active = active_units(posterior.mean, training=self.training)
+        return Latent(z, penalty, posterior, statistics=active)
 
     @torch.no_grad()
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:

@@ -63,8 +63,8 @@ class VQ(Bottleneck):
     def forward(self, features: Tensor) -> Latent:
         """(B, dim, …) → z of the same shape, codes (B, …)."""
         found = self.book(features)
-        watch = watched([self.book], [found.codes])
-        return Latent(self.carry(found.x, found.e), self.book.charge(found, self.beta), codes=found.codes, watch=watch)
+        told = watched([self.book], [found.codes])
+        return Latent(self.carry(found.x, found.e), self.book.charge(found, self.beta), codes=found.codes, **told)
 
     def nearest(self, z: Tensor) -> Tensor:
         """The nearest code at every position."""

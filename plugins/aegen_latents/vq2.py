@@ -78,8 +78,8 @@ class VQ2(Bottleneck):
         codes = torch.stack([doubled(top.codes, height, width), bottom.codes], 1)
         penalty = self.top.charge(top, self.beta) + self.bottom.charge(bottom, self.beta)
         spatial = features.shape[2:]
-        watch = watched([self.top, self.bottom], [top.codes, bottom.codes])
-        return Latent(z.reshape(len(z), -1, *spatial), penalty, codes=codes.reshape(len(z), 2, *spatial), watch=watch)
+        told = watched([self.top, self.bottom], [top.codes, bottom.codes])
+        return Latent(z.reshape(len(z), -1, *spatial), penalty, codes=codes.reshape(len(z), 2, *spatial), **told)
 
     def nearest(self, z: Tensor) -> Tensor:
         """The nearest code of either level; a top code is the nearest to the mean of the positions that share it."""

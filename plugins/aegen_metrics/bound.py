@@ -12,14 +12,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aegen import Metric, Seen
+from aegen import BOUND, Metric, Seen
 from aegen_metrics.nats import GREY, beside, told
 
 
 class Bound(Metric):
     """Negative ELBO, its two parts, and bits/dim where the likelihood is one of grey levels."""
 
-    needs = frozenset({"encoder", "density", "penalty", "likelihood"})
+    needs = BOUND
     better: ClassVar[Mapping[str, str]] = {"negative_elbo": "lower", "bits_per_dim": "lower"}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:

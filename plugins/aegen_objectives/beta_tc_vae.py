@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range, gather_rows, own_rows
+from aegen import Autoencoder, Objective, Outcome, Range, bound, gather_rows, own_rows
 
 
 class BetaTCVAE(Objective):
@@ -64,7 +64,7 @@ class BetaTCVAE(Objective):
         penalty = self.alpha * information + self.beta * correlation + self.gamma * single
         watch = {"mutual_information": information, "total_correlation": correlation, "dimension_kl": single}
         if not self.training:
-            watch |= {"negative_elbo": error + latent.penalty, "kl": latent.penalty}
+            watch |= bound(model, self, error, latent.penalty)
         return Outcome({"error": error, "penalty": penalty}, pixels, latent, watch)
 
     def log_weights(self, densities: Tensor) -> Tensor:

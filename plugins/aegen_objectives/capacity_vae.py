@@ -10,7 +10,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range, mean_over_ranks
+from aegen import Autoencoder, Objective, Outcome, Range, bound, mean_over_ranks
 
 
 class CapacityVAE(Objective):
@@ -41,5 +41,4 @@ class CapacityVAE(Objective):
         pixels = model.decode(latent.z)
         error, kl = pixels.nll(x), latent.penalty
         penalty = self.gamma * (mean_over_ranks(kl.mean()) - self.capacity).abs()
-        watch = {"kl": kl} if self.training else {"negative_elbo": error + kl, "kl": kl}
-        return Outcome({"error": error, "penalty": penalty}, pixels, latent, watch)
+        return Outcome({"error": error, "penalty": penalty}, pixels, latent, bound(model, self, error, kl))

@@ -34,4 +34,4 @@ class CIWAE(Objective):
         latent = model.encode(x)
         draws = Draws(model, latent, x, self.samples)
         bound = self.beta * draws.log_w.mean(0) + (1 - self.beta) * log_mean_exp(draws.log_w)
-        return outcome(bound, model, latent, draws, training=self.training)
+        return outcome(bound, model, self, latent, draws)

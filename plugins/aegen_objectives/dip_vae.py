@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range, gather_rows, mean_over_ranks
+from aegen import Autoencoder, Objective, Outcome, Range, bound, gather_rows, mean_over_ranks
 
 
 class DIPVAE(Objective):
@@ -55,7 +55,7 @@ class DIPVAE(Objective):
         spread = self.lambda_diagonal * diagonal + self.lambda_offdiagonal * offdiagonal
         watch = {"diagonal": diagonal, "offdiagonal": offdiagonal}
         if not self.training:
-            watch |= {"negative_elbo": error + kl, "kl": kl}
+            watch |= bound(model, self, error, kl)
         return Outcome({"error": error, "penalty": kl, "covariance": spread}, pixels, latent, watch)
 
 

@@ -10,13 +10,13 @@ price of a second pass backward through the decoder. What belongs to the prior c
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Latent, Outcome, Pixels
+from aegen import Autoencoder, Latent, Objective, Outcome, Pixels
+from aegen import bound as plain_bound
 
 
 class Draws:
@@ -54,10 +54,6 @@ class Draws:
         (slope,) = torch.autograd.grad(value.sum(), self.seen, retain_graph=True)
         return (slope * self.z).flatten(2).sum(2)
 
-    def watch(self) -> Mapping[str, Tensor]:
-        """The bound of a plain VAE and its KL, averaged over the draws, (B,)."""
-        return {"negative_elbo": -self.log_w.mean(0), "kl": (self.log_q - self.log_prior).mean(0)}
-
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
     """(K, …) → (…)."""
@@ -93,9 +89,12 @@ class Reconstruction(Pixels):
         return self._pixels.sample()
 
 
-def outcome(bound: Tensor, model: Autoencoder, latent: Latent, draws: Draws, *, training: bool) -> Outcome:
-    """The term `bound`, -`bound` (B,); in evaluation also the plain VAE's numbers."""
-    return Outcome({"bound": -bound}, Reconstruction(model, latent), latent, {} if training else draws.watch())
+def outcome(bound: Tensor, model: Autoencoder, objective: Objective, latent: Latent, draws: Draws) -> Outcome:
+    """The term `bound`, -`bound` (B,); in evaluation also the plain VAE's numbers, averaged over the draws."""
+    watch = {}
+    if not objective.training:
+        watch = plain_bound(model, objective, draws.nll.mean(0), (draws.log_q - draws.log_prior).mean(0))
+    return Outcome({"bound": -bound}, Reconstruction(model, latent), latent, watch)
 
 
 @torch.no_grad()

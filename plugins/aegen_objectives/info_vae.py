@@ -11,7 +11,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range
+from aegen import Autoencoder, Objective, Outcome, Range, bound
 from aegen_objectives.kernels import Kernel, distance_to_prior
 
 
@@ -53,5 +53,4 @@ class InfoVAE(Objective):
             "penalty": (1 - self.alpha) * kl,
             "discrepancy": (self.alpha + self.lambda_mmd - 1) * mmd,
         }
-        watch = {"mmd": mmd, "kl": kl} if self.training else {"mmd": mmd, "negative_elbo": error + kl, "kl": kl}
-        return Outcome(terms, pixels, latent, watch)
+        return Outcome(terms, pixels, latent, {"mmd": mmd, **bound(model, self, error, kl)})

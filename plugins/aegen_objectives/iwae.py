@@ -50,4 +50,4 @@ class IWAE(Objective):
             log_q = torch.stack([latent.posterior.log_prob(z) for z in draws.seen])
             path = draws.along(draws.log_p - log_q)
             bound = steered(bound, (weights * draws.log_p + weights.square() * path).sum(0))
-        return outcome(bound, model, latent, draws, training=self.training)
+        return outcome(bound, model, self, latent, draws)

@@ -35,4 +35,4 @@ class MIWAE(Objective):
         latent = model.encode(x)
         draws = Draws(model, latent, x, self.samples * self.bounds)
         bound = log_mean_exp(draws.log_w.unflatten(0, (self.samples, self.bounds))).mean(0)
-        return outcome(bound, model, latent, draws, training=self.training)
+        return outcome(bound, model, self, latent, draws)

@@ -45,4 +45,4 @@ class PIWAE(Objective):
             of_one = log_w.unflatten(0, (self.samples, self.bounds)).softmax(0).flatten(0, 1) / self.bounds
             encoder = of_one * (draws.along(draws.log_p) - draws.log_q)
             bound = steered(bound, (of_all * draws.log_p + encoder).sum(0))
-        return outcome(bound, model, latent, draws, training=self.training)
+        return outcome(bound, model, self, latent, draws)

@@ -10,7 +10,7 @@ import math
 
 from torch import Tensor
 
-from aegen import AUTOENCODER, Autoencoder, Objective, Outcome, Turn, mean_over_ranks
+from aegen import AUTOENCODER, Autoencoder, Objective, Outcome, Turn, bound, mean_over_ranks
 
 _FLOOR = (1 / 255) ** 2  # half a grey level in [-1, 1], squared
 
@@ -33,14 +33,16 @@ class SigmaVAE(Objective):
     def loss(self, model: Autoencoder, x: Tensor) -> Outcome:
         """Images (B, C, H, W) in [-1, 1] → the terms `error` and `penalty`, (B,)."""
         latent = model.encode(x)
-        recon = model.decode(latent.z).mean
+        pixels = model.decode(latent.z)
+        recon = pixels.mean
         square = (x - recon).square().flatten(1)
         # At its optimum the scale has no gradient; below the floor it has none either, but the images have.
         variance = mean_over_ranks(square.detach().mean()).clamp(min=_FLOOR)
         error = 0.5 * (square.sum(1) / variance + square.shape[1] * (variance.log() + math.log(2 * math.pi)))
         watch = {"sigma": variance.sqrt()}
         if not self.training:
-            watch |= {"negative_elbo": error + latent.penalty, "kl": latent.penalty}
+            # By the likelihood itself: a scale that these very images gave makes no bound of theirs.
+            watch |= bound(model, self, pixels.nll(x), latent.penalty)
         return Outcome({"error": error, "penalty": latent.penalty}, recon, latent, watch)
 
     def turns(self) -> list[Turn]:

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from aegen import Autoencoder, Objective, Outcome, Range, mean_over_ranks
+from aegen import Autoencoder, Objective, Outcome, Range, bound, mean_over_ranks
 
 
 class VAE(Objective):
@@ -37,7 +37,7 @@ class VAE(Objective):
         latent = model.encode(x)
         pixels = model.decode(latent.z)
         error, penalty = pixels.nll(x), latent.penalty
-        watch = {"negative_elbo": error + penalty, "kl": penalty} if not self.training else {}  # training has the terms
+        watch = bound(model, self, error, penalty) if not self.training else {}  # training has the terms
         if self._free:
             assert latent.charges is not None
             penalty = mean_over_ranks(latent.charges.mean(0)).sub(self.free_bits).clamp(min=0).add(self.free_bits).sum()
