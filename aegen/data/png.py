@@ -75,20 +75,22 @@ def clear_colour(image: Image.Image, content: bytes) -> int | tuple[int, ...] | 
 
 
 def deep(image: Image.Image, content: bytes) -> NDArray[Any]:
-    """All 16 bits of a PNG that has them: uint16 (H, W), or (H, W, 3 or 4) with colour; of grey with alpha (H, W, 2) the upper eight.
+    """All 16 bits of a PNG that has them: uint16 (H, W), or (H, W, S) where a pixel has several samples.
 
-    Of colours Pillow keeps the upper bytes; told that the file has its bytes the other way round, it keeps the lower ones.
+    Of colours Pillow keeps the upper bytes; told that the file has its bytes the other way round, it keeps the lower ones. Two samples
+    are as long as the four bytes of a pixel that is not so deep.
     """
-    _, colours = kind(content)
-    if colours == GREY:
+    if kind(content)[1] == GREY:
         return np.asarray(image).astype(np.uint16)
-    high = np.asarray(image).astype(np.uint16)
-    if colours == GREY_ALPHA:
-        return high[:, :, [0, 3]] * np.uint16(257)
+    high = np.asarray(image)
     with Image.open(io.BytesIO(content), formats=("PNG",)) as other:
-        names = [str(tile.args) for tile in other.tile]
-        if not all(name.endswith(";16B") for name in names):
+        (tile,) = other.tile
+        named = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}.get(str(tile.args))
+        if named is None:
             raise Unreadable("16 bits that Pillow reads in another way than it used to")
-        other.tile = [tile._replace(args=f"{name[:-1]}L") for tile, name in zip(other.tile, names, strict=True)]
-        whole: NDArray[Any] = high << np.uint16(8) | np.asarray(other)
-        return whole
+        other.tile = [tile._replace(args=named)]
+        low = np.asarray(other)
+    if named == "RGBA":
+        high, low = low[..., ::2], low[..., 1::2]
+    whole: NDArray[Any] = high.astype(np.uint16) << np.uint16(8) | low
+    return whole
