@@ -27,7 +27,7 @@ def converted(image: Image.Image, content: bytes, target: Target) -> tuple[Image
     if image.format == "PNG":
         bits, colours = png.kind(content)
         clear = png.clear_colour(image, content)
-        if bits == 16 and (colours == png.GREY or clear is not None or target.white is not None):
+        if bits == 16:
             image, said = _sixteen(image, content, clear, target.white)
             return in_mode(image, target.channels), note | said
         if colours == png.GREY_ALPHA and image.mode == "RGBA":
@@ -43,17 +43,17 @@ def converted(image: Image.Image, content: bytes, target: Target) -> tuple[Image
 def _sixteen(
     image: Image.Image, content: bytes, clear: int | tuple[int, ...] | None, white: float | None
 ) -> tuple[Image.Image, Note]:
-    """A PNG of 16 bits, of which more than the upper 8 are wanted."""
+    """A PNG of 16 bits."""
     turn = image.getexif().get(ORIENTATION, 1)
     values = png.deep(image, content)
-    colours = values if values.ndim == 2 or values.shape[2] == 3 else values[..., :-1]
+    colours = values if values.ndim == 2 or values.shape[2] == 3 else values[..., :-1]  # without alpha
     shown, note = eight_bit(colours, white or white_of("u", 16))
     opaque = None
     if clear is not None:
         same = values == np.asarray(clear, np.uint16)
         opaque = np.where(same if values.ndim == 2 else same.all(-1), 0, 255).astype(np.uint8)
     elif colours is not values:
-        opaque = (values[..., -1] >> 8).astype(np.uint8)
+        opaque, _ = eight_bit(values[..., -1], white_of("u", 16))
     if opaque is not None:
         shown = np.dstack([shown, opaque])
     return turned(Image.fromarray(shown[..., 0] if shown.ndim == 3 and shown.shape[2] == 1 else shown), turn), note

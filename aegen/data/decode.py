@@ -13,7 +13,7 @@ from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from aegen.data import bmp, jpeg, png, tiff, tiff_page
@@ -72,7 +72,7 @@ def noted(source: Path | bytes, target: Target) -> tuple[Tensor, Note]:
             return (found, Note.NOTHING) if found is not None else _decoded(content, target, most)
     except Unreadable:
         raise
-    except Image.DecompressionBombError:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unreadable(f"too large to open safely: more pixels than AEGEN_MAX_PIXELS ({most:,.0f}) allows") from None
     except PermissionError:
         raise Unreadable("no permission to read it") from None
@@ -99,6 +99,8 @@ def max_pixels() -> float:
         return Image.MAX_IMAGE_PIXELS or math.inf
     if not text.isdecimal() or not int(text):
         raise UsageError(f"AEGEN_MAX_PIXELS is {text!r}, but takes a number of pixels such as 200000000")
+    if Image.MAX_IMAGE_PIXELS is not None and int(text) > Image.MAX_IMAGE_PIXELS:
+        Image.MAX_IMAGE_PIXELS = int(text)  # or Pillow would refuse what was allowed
     return int(text)
 
 
@@ -119,15 +121,11 @@ def _decoded(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]
         _check(layout.width, layout.height, most)
         with ROOM.hold(layout.width * layout.height * 12):
             return to_tensor(fitted(in_mode(bmp.picture(content, layout), target.channels), target)), Note.NOTHING
+    content = png.slim(content) or content
     try:
         return _by_pillow(content, target, most)
     except UnidentifiedImageError:
         raise Unreadable(_unknown(content)) from None
-    except ValueError:
-        shorter = png.slim(content)
-        if shorter is None:
-            raise
-        return _by_pillow(shorter, target, most)
 
 
 def _tiff(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]:
@@ -147,7 +145,7 @@ def _tiff(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]:
 
 
 def _by_pillow(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]:
-    with _opened(io.BytesIO(content), content.startswith(jpeg.MAGIC) or most > (Image.MAX_IMAGE_PIXELS or 0)) as image:
+    with _opened(io.BytesIO(content)) as image:
         whole, held = image.width * image.height, 0
         if image.format in ("JPEG", "MPO"):
             if whole > most and (target.size is None or jpeg.progressive(content)):
@@ -157,30 +155,29 @@ def _by_pillow(content: bytes, target: Target, most: float) -> tuple[Tensor, Not
                 image.draft(None, (side, side))
             held = 6 * whole if jpeg.progressive(content) else 0
         _check(image.width, image.height, most)
-        with ROOM.hold(held + image.width * image.height * _cost(image)):
+        with ROOM.hold(held + image.width * image.height * _cost(image, content)):
             pixels, note = converted(image, content, target)
             return to_tensor(fitted(pixels, target)), note
 
 
-def _cost(image: Image.Image) -> int:
+def _cost(image: Image.Image, content: bytes) -> int:
     """About how many bytes a pixel takes until it is 8 bits in as many channels as are wanted."""
     stored = 1 if image.mode in ("1", "L", "P") else 4
-    return stored + 4 + 6 + (12 if image.format in ("WEBP", "GIF") else 0)
+    deep = image.format == "PNG" and png.kind(content)[0] == 16
+    return stored + 4 + 6 + (12 if image.format in ("WEBP", "GIF") else 0) + (24 if deep else 0)
 
 
 @contextmanager
-def _opened(file: IO[bytes], anyway: bool) -> Iterator[Image.Image]:
-    """An image with its head read; `anyway` if Pillow would not, for its size, which is then looked at by others."""
+def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
+    """An image with its head read; a JPEG of any size, as it may be decoded small."""
     try:
         image: Image.Image = Image.open(file, formats=_FORMATS)
-    except Image.DecompressionBombError:
-        if not anyway:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        file.seek(0)
+        if file.read(2) != jpeg.MAGIC:
             raise
         file.seek(0)
-        head = file.read(16)
-        file.seek(0)
-        known = [make for make, accept in map(Image.OPEN.__getitem__, _FORMATS) if accept is None or accept(head)]
-        image = known[0](file, "")
+        image = JpegImagePlugin.jpeg_factory(file, "")
     with image:
         yield image
 
@@ -267,7 +264,7 @@ def _probed(file: IO[bytes]) -> tuple[tuple[int, int], int]:
 
 
 def _shape(file: IO[bytes], head: bytes) -> tuple[tuple[int, int], int]:
-    with _opened(file, True) as image:
+    with _opened(file) as image:
         turned = image.getexif().get(ORIENTATION, 1) >= 5
         size = (image.width, image.height) if turned else (image.height, image.width)
         grey = own_channels(image) == 1 or (image.mode == "P" and _grey_palette(image))

@@ -16,7 +16,8 @@ from aegen.data.values import Unreadable
 
 MAGIC = b"\x89PNG\r\n\x1a\n"
 GREY, RGB, GREY_ALPHA, RGB_ALPHA = 0, 2, 4, 6
-_SHORT = 2**16  # bytes of text that any reader takes
+_SHORT = 2**16  # bytes of a text that is left where it is, as it may say how an image is turned
+_ALL = 2**20  # bytes of all of them
 _TEXTS = {b"tEXt", b"zTXt", b"iTXt", b"iCCP"}
 
 
@@ -28,38 +29,41 @@ def kind(content: bytes) -> tuple[int, int]:
 def slim(content: bytes) -> bytes | None:
     """Without texts and colour profiles that are long once they are unpacked; None where there are none, or it is no PNG.
 
-    Generators of images write their prompts and editors their history there, and Pillow refuses more than a megabyte.
+    Generators of images write their prompts and editors their history there. Pillow refuses more than a megabyte, and keeps 64 of less.
     """
-    kept, dropped = [content[:8]], False
+    if not content.startswith(MAGIC) or not any(name in content for name in _TEXTS):
+        return None
+    kept, dropped, left = [content[:8]], False, _ALL
     for name, start, end in _chunks(content):
-        if name in _TEXTS and _long(name, content[start + 8 : end - 4]):
+        size = _length(name, content[start + 8 : end - 4]) if name in _TEXTS else 0
+        if size > min(_SHORT, left):
             dropped = True
         else:
             kept.append(content[start:end])
+            left -= size
     return b"".join(kept) if dropped else None
 
 
 def _chunks(content: bytes) -> Iterator[tuple[bytes, int, int]]:
-    place = len(MAGIC) if content.startswith(MAGIC) else len(content)
+    place = len(MAGIC)
     while place + 12 <= len(content):
         end = place + 12 + int.from_bytes(content[place : place + 4], "big")
         yield content[place + 4 : place + 8], place, end
         place = end
 
 
-def _long(name: bytes, body: bytes) -> bool:
-    if len(body) > _SHORT:
-        return True
+def _length(name: bytes, body: bytes) -> int:
+    """Bytes of a text once it is unpacked, or somewhat more than `_SHORT`."""
     rest = body.partition(b"\0")[2]
     if name == b"iTXt" and rest[:1] == b"\1":
         rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
     elif name in (b"tEXt", b"iTXt"):
-        return False
+        return len(body)
     else:
         rest = rest[1:]
     with suppress(zlib.error):
-        return len(zlib.decompressobj().decompress(rest, _SHORT + 1)) > _SHORT
-    return False
+        return len(zlib.decompressobj().decompress(rest, _SHORT + 1))
+    return len(body)
 
 
 def clear_colour(image: Image.Image, content: bytes) -> int | tuple[int, ...] | None:
@@ -75,20 +79,22 @@ def clear_colour(image: Image.Image, content: bytes) -> int | tuple[int, ...] | 
 
 
 def deep(image: Image.Image, content: bytes) -> NDArray[Any]:
-    """All 16 bits of a PNG that has them: uint16 (H, W), or (H, W, 3 or 4) with colour; of grey with alpha (H, W, 2) the upper eight.
+    """All 16 bits of a PNG that has them: uint16 (H, W), or (H, W, S) where a pixel has several samples.
 
-    Of colours Pillow keeps the upper bytes; told that the file has its bytes the other way round, it keeps the lower ones.
+    Of colours Pillow keeps the upper bytes; told that the file has its bytes the other way round, it keeps the lower ones. Two samples
+    are as long as the four bytes of a pixel that is not so deep.
     """
-    _, colours = kind(content)
-    if colours == GREY:
+    if kind(content)[1] == GREY:
         return np.asarray(image).astype(np.uint16)
-    high = np.asarray(image).astype(np.uint16)
-    if colours == GREY_ALPHA:
-        return high[:, :, [0, 3]] * np.uint16(257)
+    high = np.asarray(image)
     with Image.open(io.BytesIO(content), formats=("PNG",)) as other:
-        names = [str(tile.args) for tile in other.tile]
-        if not all(name.endswith(";16B") for name in names):
+        (tile,) = other.tile
+        named = {"RGB;16B": "RGB;16L", "RGBA;16B": "RGBA;16L", "LA;16B": "RGBA"}.get(str(tile.args))
+        if named is None:
             raise Unreadable("16 bits that Pillow reads in another way than it used to")
-        other.tile = [tile._replace(args=f"{name[:-1]}L") for tile, name in zip(other.tile, names, strict=True)]
-        whole: NDArray[Any] = high << np.uint16(8) | np.asarray(other)
-        return whole
+        other.tile = [tile._replace(args=named)]
+        low = np.asarray(other)
+    if named == "RGBA":
+        high, low = low[..., ::2], low[..., 1::2]
+    whole: NDArray[Any] = high.astype(np.uint16) << np.uint16(8) | low
+    return whole

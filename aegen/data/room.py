@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache
 
 MOST = 2**30
 """Bytes for all threads together; an image that needs more is decoded while no other is."""
 LARGE = 2**26
 """Bytes of an encoded image, from which it is not even read beside others."""
 _SMALL = 2**22  # bytes that are not worth counting
+_KEPT = 2**25  # bytes that GNU's allocator may keep for a thread that gave them back
 
 
 class Room:
@@ -47,9 +50,21 @@ class Room:
             yield
         finally:
             self._mine.holds = False
+            if size >= _KEPT:
+                for trim in _trim():
+                    trim(0)
             with self._change:
                 self._used -= size
                 self._change.notify_all()
+
+
+@cache
+def _trim() -> list[Callable[[int], object]]:
+    """GNU's `malloc_trim`: its allocator keeps what every thread gave back, so that many threads hold much that none of them uses."""
+    found: list[Callable[[int], object]] = []
+    with suppress(OSError, AttributeError, TypeError):
+        found.append(ctypes.CDLL(None).malloc_trim)
+    return found
 
 
 ROOM = Room(MOST)

@@ -32,6 +32,7 @@ from aegen.threads import pool
 TOGETHER = 8
 """Shards that are read at a time."""
 _EDGE = 2**16  # bytes of each end of a shard that tell it from others
+_HELD = 2**29  # bytes of encoded images that are kept for those who want their neighbours
 _GAP = 2**16  # bytes between two images that are read with them
 _LONG = 2**24  # bytes that are read in one piece, and held twice for a moment
 _TOLD = 5  # unreadable images that are named
@@ -123,7 +124,7 @@ class ShardRows(Rows):
         self._piece = max(1, shuffle // self._together)
         self._tell, self._bad, self._noted = say.get(), 0, Note.NOTHING
         self._lock = threading.Lock()
-        self._pieces: OrderedDict[tuple[int, int], Future[list[bytes]]] = OrderedDict()
+        self._pieces: OrderedDict[tuple[int, int], Future[Piece]] = OrderedDict()
         warnings.filterwarnings("ignore", module=r"PIL\.")  # as in Decoded
         self._decoders = pool(workers(), "aegen-decode")
 
@@ -168,24 +169,22 @@ class ShardRows(Rows):
             shard, number = where[at]
             out[at] = self._decoded(shard, number, pieces[shard, number // self._piece].result())
 
-        typical = sum(len(piece.result()[0]) for piece in pieces.values()) / max(1, len(pieces))
+        typical = sum(piece.result().spans[0][1] for piece in pieces.values()) / max(1, len(pieces))
         for_each(self._decoders, one, len(where), typical)
         return out
 
-    def _decoded(self, shard: int, number: int, piece: list[bytes]) -> Tensor:
-        at = number % self._piece
-        for step in range(len(piece)):
+    def _decoded(self, shard: int, number: int, piece: Piece) -> Tensor:
+        at, count = number % self._piece, len(piece.spans)
+        for step in range(count):
             try:
-                content = piece[(at + step) % len(piece)]
-                with ROOM.hold(ROOM.most if len(content) >= LARGE else 0):
-                    pixels, note = decode.noted(content, self._target)
+                size = piece.spans[(at + step) % count][1]
+                with ROOM.hold(ROOM.most if size >= LARGE else 0):
+                    pixels, note = decode.noted(piece.content((at + step) % count), self._target)
                 self._note(shard, number, note)
                 return pixels
             except Unreadable as error:
                 self._refuse(shard, number, str(error))
-        raise RunError(
-            f"none of {len(piece)} images around image {number} of the shard {self._paths[shard]} can be read"
-        )
+        raise RunError(f"none of {count} images around image {number} of the shard {self._paths[shard]} can be read")
 
     def _refuse(self, shard: int, number: int, reason: str) -> None:
         text = f"image {number} of the shard {self._paths[shard]} cannot be used ({reason})"
@@ -204,16 +203,18 @@ class ShardRows(Rows):
         for text in remarks({f"image {number} of the shard {self._paths[shard]}": note & ~told}):
             self._tell(f"{text}; others are not named")
 
-    def _piece_of(self, key: tuple[int, int]) -> Future[list[bytes]]:
+    def _piece_of(self, key: tuple[int, int]) -> Future[Piece]:
         """A run of encoded images, read by whoever asks for it first."""
         with self._lock:
             found = self._pieces.get(key)
             if found is not None:
                 self._pieces.move_to_end(key)
                 return found
-            mine: Future[list[bytes]] = Future()
+            mine: Future[Piece] = Future()
             self._pieces[key] = mine
-            while len(self._pieces) > 3 * self._together:
+            while len(self._pieces) > self._together and (
+                len(self._pieces) > 3 * self._together or self._held() > _HELD
+            ):
                 self._pieces.popitem(last=False)
         try:
             mine.set_result(self._load(*key))
@@ -221,7 +222,11 @@ class ShardRows(Rows):
             mine.set_exception(error)
         return mine
 
-    def _load(self, shard: int, number: int) -> list[bytes]:
+    def _held(self) -> int:
+        """Bytes of the pieces that are there."""
+        return sum(piece.result().size for piece in self._pieces.values() if piece.done() and not piece.exception())
+
+    def _load(self, shard: int, number: int) -> Piece:
         begin = number * self._piece
         count = int(self._counts[shard])
         every = self._look(shard).spans
@@ -230,15 +235,42 @@ class ShardRows(Rows):
                 f"the shard {self._paths[shard]} holds {len(every)} images, but sizes.json says {count} or more"
             )
         spans = every[begin : min(begin + self._piece, count)].tolist()
+        return Piece(self._paths[shard], spans)
+
+
+class Piece:
+    """A run of encoded images of a shard, read at once if they are not too many bytes, else one by one when they are wanted.
+
+    Args:
+        spans: offset and size of each.
+
+    Attributes:
+        size: bytes that are held.
+
+    Raises:
+        RunError: the shard cannot be read.
+    """
+
+    def __init__(self, path: Path, spans: list[list[int]]) -> None:
+        self.spans, self._path = spans, path
+        whole = sum(size for _, size in spans)
+        self.size = whole if whole <= _HELD // TOGETHER else 0
+        self._contents = self._read(spans) if self.size else []
+
+    def content(self, number: int) -> bytes:
+        """An encoded image."""
+        return self._contents[number] if self._contents else self._read([self.spans[number]])[0]
+
+    def _read(self, spans: list[list[int]]) -> list[bytes]:
         found: list[bytes] = []
         try:
-            with open(self._paths[shard], "rb") as file:
+            with open(self._path, "rb") as file:
                 for run in _runs(spans):
                     file.seek(run[0][0])
                     content = memoryview(file.read(sum(run[-1]) - run[0][0]))
                     found += [bytes(content[offset - run[0][0] :][:size]) for offset, size in run]
         except OSError as error:
-            raise RunError(f"the shard {self._paths[shard]} can no longer be read ({error.strerror})") from error
+            raise RunError(f"the shard {self._path} can no longer be read ({error.strerror})") from error
         return found
 
 

@@ -192,8 +192,13 @@ def _unpacked(
     head = {"<": b"II*\0", ">": b"MM\0*"}[found.order] + struct.pack(f"{found.order}I", end)
     count = struct.pack(f"{found.order}H", len(entries))
     file = io.BytesIO(b"".join([head, *parts, count, *entries, bytes(4), tail]))
-    with TiffImagePlugin.TiffImageFile(file) as image:
-        return np.array(image)
+    try:
+        with TiffImagePlugin.TiffImageFile(file) as image:
+            return np.array(image)
+    except Image.DecompressionBombError:
+        raise Unreadable(
+            f"one of its strips or tiles holds {size[0] * size[1]:,} bytes; save it in smaller ones"
+        ) from None
 
 
 def _unpredicted(raw: Bytes, found: Page, samples: int) -> Bytes:

@@ -84,7 +84,7 @@ class Page:
         """Whether Pillow reads such pages, and as they are meant."""
         shallow = set(self.bits) <= {1, 2, 4, 8} and self.kind == "u" and self.packed != WEBP
         lossless = self.packed in UNPACKED or self.packed == WEBP
-        return (shallow and not (self.planes and len(self.bits) > 1)) or not lossless or self.meaning not in COLOURS
+        return (shallow and not self.planes) or not lossless or self.meaning not in COLOURS
 
     @property
     def cost(self) -> int:
@@ -156,7 +156,7 @@ def _page(file: IO[bytes]) -> Page:
         kind=kind,
         bits=bits * samples if len(bits) == 1 else bits[:samples],
         meaning=one(262, 0),
-        planes=planes and samples > 1,
+        planes=planes,
         packed=one(259, 1),
         predictor=one(317, 1),
         extra=many(338),
