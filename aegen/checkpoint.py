@@ -269,7 +269,10 @@ class Checkpoint:
         """
         with safe_open(self.path, "pt") as file:
             slices = {k.removeprefix(prefix): file.get_slice(k) for k in sorted(self.keys) if k.startswith(prefix)}
-            held = {k: (tuple(s.get_shape()), s.get_dtype()[0] in "FB" and s.get_dtype() != "BOOL") for k, s in slices.items()}
+            held = {
+                k: (tuple(s.get_shape()), s.get_dtype()[0] in "FB" and s.get_dtype() != "BOOL")
+                for k, s in slices.items()
+            }
         try:
             with bounded(_SPARE_LAYERS + 4 * len(held)), torch.device("meta"), torch.no_grad():
                 made = build()
@@ -287,7 +290,9 @@ class Checkpoint:
         self._compare(prefix, made.state_dict(), held)
         return made
 
-    def _compare(self, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]) -> None:
+    def _compare(
+        self, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]
+    ) -> None:
         """Names, shapes, and whether they are fractions, of a module's tensors and of the file's."""
         wrong = [f"{k} is missing" for k in own if k not in held]
         wrong += [f"{k} is unknown to the model" for k in held if k not in own]
@@ -303,9 +308,7 @@ class Checkpoint:
         ]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise UsageError(
-                f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED
-            )
+            raise UsageError(f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED)
 
     @property
     def spec(self) -> RunSpec:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aegen import noise, registry
+from aegen import memory, noise, registry
 from aegen.errors import PluginError, UsageError
-from aegen.factory import create, load
+from aegen.factory import TooMuch, bounded, create, load
 from aegen.protocols import (
     Architecture,
     Bottleneck,
@@ -150,6 +150,35 @@ def build_model(
     encoder = nets.encoder()
     decoder = nets.decoder(latent_shape, pixels.fan_out)
     return Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
+
+
+_LAYERS = 200_000
+_SMALLER = "use a smaller width, fewer layers, a smaller --latent-dim or smaller images"
+
+
+def check_room(build: Callable[[], nn.Module], have: int | None = None) -> None:
+    """Refuse a model that cannot be trained in any memory here, before it is built: its sizes are known without values.
+
+    Args:
+        have: bytes where its weights and their gradients are to be, if that is not this process's memory.
+
+    Raises:
+        EnvironmentFault: it is larger than the memory.
+        UsageError: it is larger than any, or has more layers than can be built.
+    """
+    try:
+        with bounded(_LAYERS), torch.device("meta"), torch.no_grad():
+            made = build()
+    except TooMuch:
+        raise UsageError(f"the model has more than {_LAYERS:,} layers", hint=_SMALLER) from None
+    except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
+        if "overflow" in str(error).lower():
+            raise UsageError("the model is larger than any memory", hint=_SMALLER) from error
+        return  # a plugin's code that cannot be run without values
+    weights = sum(p.numel() * p.element_size() for p in made.parameters())
+    rest = sum(b.numel() * b.element_size() for b in made.buffers())
+    memory.require(weights + rest, "the model", _SMALLER)  # it is built on the CPU, wherever it goes then
+    memory.require(2 * weights + rest, "training the model", _SMALLER, have)
 
 
 def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:

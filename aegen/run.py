@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aegen import registry
+from aegen import memory, pictures, registry
 from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch
 from aegen.checkpoint import Checkpoint, resumable
 from aegen.config import Layer, merge_resume, resolve
@@ -23,7 +23,7 @@ from aegen.engine.recorder import NotFinite
 from aegen.engine.stop import Stop
 from aegen.errors import EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create
-from aegen.model import build_model, build_objective, build_sampler
+from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape
 from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing
@@ -137,10 +137,12 @@ def _train(
     trackers = [(name, registry.get("tracker", name)) for name in spec.log.trackers if here.first]
     data = load_data(spec.data, spec.data_options, say)
     _tell_data(data, spec, say)
+    build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
     if saved is not None:
         _fits(saved)
+    _check_room(build, spec, data, here)
     torch.manual_seed(spec.train.seed)
-    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
+    model = build()
     if saved is None:
         spec = trial.settle(spec, model, data, here, say)
     objective = build_objective(spec.objective, model, size=len(data.train))
@@ -178,6 +180,20 @@ def _train(
         hooks.add(create(tracker, "tracker", Spec(name), "tracker.", {}), name)
     say(f"run {run.path}" + (f", from step {trainer.progress.step}" if saved else ""))
     return _drive(trainer, run, stop, hooks, say)
+
+
+def _check_room(build: Callable[[], Autoencoder], spec: RunSpec, data: Data, here: World) -> None:
+    """Refuse what could only fail later: a model larger than the memory, a picture of more samples than fit it.
+
+    Raises:
+        EnvironmentFault, UsageError: there is not so much room.
+    """
+    pictures.check_room(spec.log.images, data.image[1:], "set a smaller log.images")
+    have = memory.most()
+    if here.device.type == "cuda":
+        have = torch.cuda.get_device_properties(here.device).total_memory
+    share = here.size if spec.train.parallel == "fsdp" else 1
+    check_room(build, None if have is None else have * share)
 
 
 def _fits(saved: Checkpoint) -> None:

@@ -106,7 +106,9 @@ class Option:
         if bad:
             raise UsageError(f"{key} is {quoted(value)}, but must lie in {self.range}")
         # Whatever a component forgets to bound: no count is larger, and float32 has no larger numbers.
-        if any(isinstance(n, int) and abs(n) > _COUNT for n in numbers) and (self.range is None or self.range.max is None):
+        if any(isinstance(n, int) and abs(n) > _COUNT for n in numbers) and (
+            self.range is None or self.range.max is None
+        ):
             raise UsageError(f"{key} is {quoted(value)}, but must lie in {Range(-_COUNT, _COUNT)}")
         if any(isinstance(n, float) and abs(n) > _FLOAT for n in numbers):
             raise UsageError(f"{key} is {quoted(value)}, but must lie in {Range(-_FLOAT, _FLOAT)}")

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from aegen import memory
 from aegen.errors import UsageError
 from aegen.pictures import MODES, flat
 from aegen.settings import DataSettings
@@ -314,4 +315,6 @@ def reshape(pixels: Tensor, target: Target) -> Tensor:
     from aegen.pictures import to_pil
 
     channels = target.channels or pixels.shape[1]
+    size = len(pixels) * channels * math.prod(target.size or pixels.shape[2:])
+    memory.require(size, f"{len(pixels):,} images of that size", "use a smaller --size")
     return torch.stack([to_tensor(_fit(_mode(to_pil(image), channels), target)) for image in pixels])

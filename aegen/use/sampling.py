@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import checkpoint, pictures
+from aegen import checkpoint, memory, pictures
 from aegen.checkpoint import Checkpoint
 from aegen.data.batches import normalize
 from aegen.data.rows import Pictures
@@ -97,6 +96,8 @@ def _sample(
     target = folder_for_each(out, "samples") if each else out or free_name(Path("samples.png"))
     if not each:
         pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
+    size = 4 * count * math.prod(loaded.model.latent_shape)
+    memory.require(size, f"drawing {count:,} images at once", "draw fewer at a time, each time with another --seed")
     latents = draw_latents(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say, here=here)
     batches = loaded.decode_shared(latents, here)
     if not here.first:
@@ -108,10 +109,11 @@ def _sample(
             pictures.save(pictures.grid(torch.cat([pictures.to_uint8(part) for part in batches])), target)
         return [target]
     digits = max(4, len(str(count - 1)))
-    files = [target / f"{i:0{digits}d}.png" for i in range(count)]
-    rest = iter(files)
+    files: list[Path] = []
     for images in batches:
-        save_each(images, list(itertools.islice(rest, len(images))))
+        some = [target / f"{len(files) + i:0{digits}d}.png" for i in range(len(images))]
+        save_each(images, some)
+        files += some
     return files
 
 
