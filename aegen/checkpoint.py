@@ -337,8 +337,15 @@ class Checkpoint:
                 raise PluginError(
                     f"{self.path} needs the {kind} {name!r} of {origin['package']} {origin['version']}, "
                     "which is not installed",
-                    hint=f"pip install {origin['package']}",
+                    hint=_installing(origin["package"]),
                 )
+
+
+def _installing(package: str) -> str:
+    """What to do, without a command that a file made up."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", package):
+        return f"if you trust that package: pip install {package}"
+    return "ask whoever made the file where that package is from"
 
 
 def _like(own: Tensor, whole: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
@@ -24,7 +25,7 @@ from aegen.protocols import (
     Sampler,
     Wrapper,
 )
-from aegen.spec import Spec
+from aegen.spec import Spec, options_of
 
 
 class Autoencoder(nn.Module):
@@ -252,6 +253,22 @@ def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objecti
             f"objective {spec.name!r} has two turns named {twice!r}", hint="leave one part out, or rename its turn"
         )
     return objective
+
+
+def require_typed(spec: Spec) -> None:
+    """Refuse the files that an objective of a checkpoint would read, unless the user named them too.
+
+    Raises:
+        UsageError: naming the first that was not typed.
+    """
+    for (_, cls), part in zip(objective_classes(spec.name), objective_options(spec.name, spec.options), strict=True):
+        for name, option in options_of(cls).items():
+            path = part.options.get(name)
+            if option.file and isinstance(path, str) and path and not registry.allowed(path):
+                raise UsageError(
+                    f"{name} of objective {part.name!r} is the file {path!r}, and files named by a checkpoint are not read",
+                    hint=f"name it yourself: --component {shlex.quote(path)}",
+                )
 
 
 def build_sampler(spec: Spec, model: Autoencoder) -> Sampler:

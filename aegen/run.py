@@ -23,7 +23,7 @@ from aegen.engine.recorder import NotFinite
 from aegen.engine.stop import Stop
 from aegen.errors import EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create
-from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room
+from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape
 from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing
@@ -97,6 +97,10 @@ def train(
             if isinstance(value, str):
                 registry.trust(value)
         layers = [*layers, ("train()", given)]
+    for _, layer in layers:
+        for value in layer.values():
+            if isinstance(value, str):
+                registry.allow(value)
     home, saved = None, None
     if resume is not None:
         if init_from is not None or run_dir is not None:
@@ -139,6 +143,7 @@ def _train(
     _tell_data(data, spec, say)
     build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
     if saved is not None:
+        require_typed(spec.objective)
         _fits(saved)
     _check_room(build, spec, data, here)
     torch.manual_seed(spec.train.seed)

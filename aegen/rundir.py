@@ -157,7 +157,7 @@ def latest_run() -> Path:
     if pointer.is_file():
         with suppress(OSError, ValueError):
             named = RUNS / read_text(pointer, most=4096).strip()
-            if named.is_dir():
+            if named.parent == RUNS and named.is_dir():
                 return named
     if pointer.is_dir():
         return RUNS / pointer.resolve().name if pointer.resolve().parent == RUNS.resolve() else pointer

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,7 +28,7 @@ from aegen.evaluation.protocol import Protocol, protocol
 from aegen.evaluation.rows import Number, Rows
 from aegen.evaluation.seen import Seen
 from aegen.factory import create, load
-from aegen.model import build_objective
+from aegen.model import build_objective, require_typed
 from aegen.protocols import Metric, Objective
 from aegen.rundir import free_name, owner
 from aegen.spec import Spec
@@ -113,6 +114,7 @@ def evaluate(
     Raises:
         UsageError: unknown names or options; there is no such model or data.
     """
+    registry.allow(str((changes or {}).get("weights", "")))
     began = time.monotonic()
     rules = protocol(by, dict(changes or {}))
     chosen = _metrics(metrics or registry.names("metric"), options or {}, quiet=not metrics)
@@ -229,7 +231,10 @@ def _subject(
             hint="leave --size and --channels out, and they are brought to the model's",
         )
     if own and images.fingerprint() != header["data"]["fingerprint"]:
-        say(f"{settings.name} holds other images than when the model was trained")
+        told = f"{settings.name} holds other images than when the model was trained"
+        if not data.get("name"):  # a checkpoint's word is not enough to look at images that are none of its own
+            raise UsageError(told, hint=f"if it is these that you mean, name them: --data {shlex.quote(settings.name)}")
+        say(told)
     if rules.limit:
         limit = rules.limit
         images.validation = pick(images.validation, torch.arange(min(limit, len(images.validation))))
@@ -253,6 +258,7 @@ def _subject(
         f"what the images of {settings.name} were made from is not known",
     )
     loaded.file.require_plugins(("objective",))
+    require_typed(loaded.spec.objective)
     build = partial(build_objective, loaded.spec.objective, model, size=header["data"]["count"])
     loaded.file.fits(build, "objective.")
     objective = build()

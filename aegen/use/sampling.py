@@ -212,7 +212,10 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
         say(f"fitting sampler {name} on the training images of {settings.name}")
         data = load_data(settings, loaded.spec.data_options)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
-            say(f"{settings.name} holds other images than when the model was trained; the sampler is fitted on those")
+            raise UsageError(
+                f"sampler {name} is fitted on {settings.name}, which holds other images than when the model was trained",
+                hint="put those images back, or draw with --sampler prior",
+            )
         fit_sampler(sampler, loaded.model, data.train, seed, here)
         try:
             if here.first:
