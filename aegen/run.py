@@ -227,11 +227,21 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
         with stop.listening():
             if not done:
                 trainer.run()
-            samples = _finish(trainer, run)
+        samples = _finish(trainer, run)
     except Interrupted as interrupt:
         interrupt.hint = f"go on with: aegen train --resume {shlex.quote(str(run.path))}"
         error = interrupt
         raise
+    except KeyboardInterrupt as fault:  # after the loop, or a second one in it; checkpoints are whole or not there
+        at = f"step {trainer.progress.step} of {trainer.total}"
+        kept = (
+            f"the last checkpoint is {trainer.keeper.last_good}"
+            if trainer.keeper.last_good
+            else "there is no checkpoint yet"
+        )
+        go_on = f"go on with: aegen train --resume {shlex.quote(str(run.path))}"
+        error = Interrupted(f"interrupted at {at}; {kept}", hint=go_on)
+        raise error from fault
     except OSError as fault:
         error = disk_error(fault, run.path, last_good=trainer.keeper.last_good)
         raise error from fault

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +31,7 @@ from aegen.evaluation.seen import Seen
 from aegen.factory import create, load
 from aegen.model import build_objective, require_typed
 from aegen.protocols import Metric, Objective
-from aegen.rundir import free_name, owner
+from aegen.rundir import free_name, owner, reason
 from aegen.spec import Spec
 from aegen.use.loading import Loaded, Say, silent, writing
 from aegen.use.loading import load as load_model
@@ -177,21 +178,48 @@ def _evaluate(
     return evaluation
 
 
-def save(evaluation: Evaluation, out: Path | None) -> Path:
-    """Write it as JSON: to `out`, or beside the checkpoint's run, under the first free name."""
-    place = out
-    if place is None:
-        try:
-            folder = owner(Path(evaluation.checkpoint)) / "evaluations"
-            folder.mkdir(exist_ok=True)
-        except UsageError:  # a checkpoint without a run
-            folder = Path()
-        place = free_name(
-            folder / f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
-        )
+def save(evaluation: Evaluation, out: Path | None, say: Say = silent) -> Path:
+    """Write it as JSON: to `out`, or beside the checkpoint's run, or where that cannot be written here, under the first free name.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    text = json.dumps(evaluation.to_dict(), indent=1) + "\n"
+    if out is not None:
+        with writing(out):
+            write_text(out, text)
+        return out
+    name = f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
+    try:
+        folder = owner(Path(evaluation.checkpoint)) / "evaluations"
+        folder.mkdir(exist_ok=True)
+        place = free_name(folder / name)
+        write_text(place, text)
+        return place
+    except UsageError:  # a checkpoint without a run
+        pass
+    except OSError as error:
+        say(f"the numbers cannot be kept in {folder} ({reason(error)}), and are written into the current folder")
+    place = free_name(Path(name))
     with writing(place):
-        write_text(place, json.dumps(evaluation.to_dict(), indent=1) + "\n")
+        write_text(place, text)
     return place
+
+
+def check_place(out: Path) -> None:
+    """Refuse, before minutes of work, a place where nothing can be written.
+
+    Raises:
+        UsageError: it is a folder, or its folder does not exist or may not be written into.
+    """
+    if out.is_dir():
+        raise UsageError(f"cannot write {out} (it is a folder)", hint="give another place with -o")
+    if not out.parent.is_dir():
+        raise UsageError(f"cannot write {out} (there is no folder {out.parent})", hint="give another place with -o")
+    if not os.access(out.parent, os.W_OK):
+        raise UsageError(
+            f"cannot write {out} ({out.parent} may not be written into)", hint="give another place with -o"
+        )
 
 
 def _metrics(names: Sequence[str], options: Mapping[str, Mapping[str, Any]], *, quiet: bool) -> dict[str, Metric | str]:
