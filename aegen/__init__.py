@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from aegen.run import train
     from aegen.schedules import Schedule
     from aegen.settings import DataSettings
-    from aegen.spec import Range
+    from aegen.spec import File, Range
     from aegen.use import export, interpolate, load, reconstruct, sample
 
 _HOME = {
@@ -94,7 +94,7 @@ _HOME = {
     "aegen.registry": ["API_VERSION"],
     "aegen.schedules": ["Schedule"],
     "aegen.settings": ["DataSettings"],
-    "aegen.spec": ["Range"],
+    "aegen.spec": ["File", "Range"],
     "aegen.run": ["train"],
     "aegen.use": ["export", "interpolate", "load", "reconstruct", "sample"],
     "aegen.data.decode": [

@@ -50,7 +50,9 @@ def drafted(path: Path, *, durable: bool = True) -> Iterator[Path]:
         os.close(handle)
         yield temporary
         if not stat.S_ISREG(os.lstat(temporary).st_mode):
-            raise OSError(errno.EEXIST, "another program put something else at the place of what was written", str(path))
+            raise OSError(
+                errno.EEXIST, "another program put something else at the place of what was written", str(path)
+            )
         if os.name == "posix":
             os.chmod(temporary, mode)
         if durable:

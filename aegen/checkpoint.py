@@ -280,7 +280,10 @@ class Checkpoint:
         """
         with safe_open(self.path, "pt") as file:
             slices = {k.removeprefix(prefix): file.get_slice(k) for k in sorted(self.keys) if k.startswith(prefix)}
-            held = {k: (tuple(s.get_shape()), s.get_dtype()[0] in "FB" and s.get_dtype() != "BOOL") for k, s in slices.items()}
+            held = {
+                k: (tuple(s.get_shape()), s.get_dtype()[0] in "FB" and s.get_dtype() != "BOOL")
+                for k, s in slices.items()
+            }
         try:
             with bounded(_SPARE_LAYERS + 4 * len(held)), torch.device("meta"), torch.no_grad():
                 made = build()
@@ -298,7 +301,9 @@ class Checkpoint:
         self._compare(prefix, made.state_dict(), held)
         return made
 
-    def _compare(self, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]) -> None:
+    def _compare(
+        self, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]
+    ) -> None:
         """Names, shapes, and whether they are fractions, of a module's tensors and of the file's."""
         wrong = [f"{k} is missing" for k in own if k not in held]
         wrong += [f"{k} is unknown to the model" for k in held if k not in own]
@@ -314,9 +319,7 @@ class Checkpoint:
         ]
         if wrong:
             more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise UsageError(
-                f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED
-            )
+            raise UsageError(f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED)
 
     @property
     def spec(self) -> RunSpec:
@@ -345,8 +348,15 @@ class Checkpoint:
                 raise PluginError(
                     f"{self.path} needs the {kind} {name!r} of {origin['package']} {origin['version']}, "
                     "which is not installed",
-                    hint=f"pip install {origin['package']}",
+                    hint=_installing(origin["package"]),
                 )
+
+
+def _installing(package: str) -> str:
+    """What to do, without a command that a file made up."""
+    if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}", package):
+        return f"if you trust that package: pip install {package}"
+    return "ask whoever made the file where that package is from"
 
 
 def _like(own: Tensor, whole: Tensor) -> Tensor:

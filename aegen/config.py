@@ -32,11 +32,17 @@ def read_toml(path: Path) -> Layer:
         UsageError: it is missing or is not TOML.
     """
     try:
-        return path.name, flatten(parse_toml(read_text(path)))
+        values = flatten(parse_toml(read_text(path)))
     except OSError as error:
         raise UsageError(f"cannot read --config {path} ({error.strerror})") from error
     except ValueError as error:  # also what is not UTF-8
         raise UsageError(f"--config {path} is not TOML ({error})") from error
+    if values.get("data.download") is True:
+        del values["data.download"]  # only what is typed fetches
+    for value in values.values():
+        if isinstance(value, str):
+            registry.allow(value)
+    return path.name, values
 
 
 def parse_sets(texts: Sequence[str]) -> Layer:
@@ -162,7 +168,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
         full[key] = {**check_options(own, given, f"{key}.", f"section {key}", labels), **extra}
     if len(full["train"]["betas"]) != 2:
         raise UsageError(f"train.betas is {full['train']['betas']}, but takes two numbers")
-    spec = RunSpec.from_dict({k: {n: v for n, v in t.items() if v is not None} for k, t in full.items()})
+    spec = RunSpec.from_dict({k: {n: v for n, v in t.items() if v is not None} for k, t in full.items()}, typed=True)
     every = flatten(spec.to_dict())
     return Resolved(spec, {k: origins.get(k, "default") for k in every})
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from pathlib import Path
 
+from aegen.errors import EnvironmentFault
+
 
 def most() -> int | None:
     """Bytes of memory and swap that the machine, its container and its limits leave this process; None where that is not known."""
@@ -24,3 +26,19 @@ def most() -> int | None:
         if limit_as != resource.RLIM_INFINITY:
             found.append(limit_as)
     return min(found, default=None)
+
+
+def require(size: int, what: str, hint: str, have: int | None = None) -> None:
+    """Refuse at once what can only fail.
+
+    Args:
+        size: bytes that it takes at least.
+        have: bytes that there are; this process's `most()` by default.
+
+    Raises:
+        EnvironmentFault: there can never be so many.
+    """
+    limit = most() if have is None else have
+    if limit is not None and size > limit:
+        message = f"{what} takes at least {size / 1e9:,.1f} GB, and there are {limit / 1e9:,.1f} GB of memory"
+        raise EnvironmentFault(message, hint=hint)

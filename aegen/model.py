@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aegen import noise, registry
+from aegen import memory, noise, registry
 from aegen.errors import PluginError, UsageError
-from aegen.factory import create, load
+from aegen.factory import TooMuch, bounded, create, load
 from aegen.protocols import (
     Architecture,
     Bottleneck,
@@ -24,7 +25,7 @@ from aegen.protocols import (
     Sampler,
     Wrapper,
 )
-from aegen.spec import Spec
+from aegen.spec import Spec, options_of
 
 
 class Autoencoder(nn.Module):
@@ -180,6 +181,35 @@ def build_model(
     return Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
 
 
+_LAYERS = 200_000
+_SMALLER = "use a smaller width, fewer layers, a smaller --latent-dim or smaller images"
+
+
+def check_room(build: Callable[[], nn.Module], have: int | None = None) -> None:
+    """Refuse a model that cannot be trained in any memory here, before it is built: its sizes are known without values.
+
+    Args:
+        have: bytes where its weights and their gradients are to be, if that is not this process's memory.
+
+    Raises:
+        EnvironmentFault: it is larger than the memory.
+        UsageError: it is larger than any, or has more layers than can be built.
+    """
+    try:
+        with bounded(_LAYERS), torch.device("meta"), torch.no_grad():
+            made = build()
+    except TooMuch:
+        raise UsageError(f"the model has more than {_LAYERS:,} layers", hint=_SMALLER) from None
+    except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
+        if "overflow" in str(error).lower():
+            raise UsageError("the model is larger than any memory", hint=_SMALLER) from error
+        return  # a plugin's code that cannot be run without values
+    weights = sum(p.numel() * p.element_size() for p in made.parameters())
+    rest = sum(b.numel() * b.element_size() for b in made.buffers())
+    memory.require(weights + rest, "the model", _SMALLER)  # it is built on the CPU, wherever it goes then
+    memory.require(2 * weights + rest, "training the model", _SMALLER, have)
+
+
 def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:
     """`"vae+adversarial"` → the classes, innermost first.
 
@@ -251,6 +281,22 @@ def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objecti
             f"objective {spec.name!r} has two turns named {twice!r}", hint="leave one part out, or rename its turn"
         )
     return objective
+
+
+def require_typed(spec: Spec) -> None:
+    """Refuse the files that an objective of a checkpoint would read, unless the user named them too.
+
+    Raises:
+        UsageError: naming the first that was not typed.
+    """
+    for (_, cls), part in zip(objective_classes(spec.name), objective_options(spec.name, spec.options), strict=True):
+        for name, option in options_of(cls).items():
+            path = part.options.get(name)
+            if option.file and isinstance(path, str) and path and not registry.allowed(path):
+                raise UsageError(
+                    f"{name} of objective {part.name!r} is the file {path!r}, and files named by a checkpoint are not read",
+                    hint=f"name it yourself: --component {shlex.quote(path)}",
+                )
 
 
 def build_sampler(spec: Spec, model: Autoencoder) -> Sampler:

@@ -19,7 +19,7 @@ LONGEST = 1000
 """Letters of a line that are shown: more than a terminal's page of them helps nobody."""
 _VALUE = 120  # of a value inside a sentence
 _DEEPEST = 64  # levels of tables and lists in a file
-_LARGEST = 2**63  # whole numbers beyond are none that aegen, TOML or torch has
+_LARGEST = 2**100  # whole numbers beyond are none that anybody meant, and a float holds those below
 _SIZE = 2**28  # bytes of a file that is read as text
 # Letters that are not seen, or that move others: controls (C0, C1, DEL), formats (bidirectional overrides, zero widths, tags),
 # halves of a pair (bytes of a name that is not UTF-8), separators of lines and paragraphs.
@@ -60,18 +60,14 @@ def cut(text: str, most: int) -> str:
 
 def quoted(value: object) -> str:
     """A value inside a sentence, as Python writes it, cut where it is long."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= _LARGEST:
-        return f"a number of {_digits(value)} digits" if abs(value) >= 10**30 else str(value)
+    if isinstance(value, int) and abs(value) >= _LARGEST:
+        return f"a number of about {int(abs(value).bit_length() * 0.30103) + 1} digits"
     if isinstance(value, str) and len(value) > 2 * _VALUE:
         return cut(repr(cut(value, 2 * _VALUE)), _VALUE)
     try:
         return cut(repr(value), _VALUE)
     except (RecursionError, ValueError):  # nested too deep; a number of too many digits inside a list
         return f"a {type(value).__name__} too large to show"
-
-
-def _digits(value: int) -> int:
-    return max(1, int(abs(value).bit_length() * 0.30103) + 1)
 
 
 # ---------------------------------------------------------------------------------------------------- files
@@ -121,7 +117,7 @@ def parse_json(text: str | bytes) -> Any:
     """JSON as Python's values.
 
     Raises:
-        ValueError: it is none, is nested deeper than 64 levels, or has a whole number of more than 63 bits.
+        ValueError: it is none, is nested deeper than 64 levels, or has a whole number of more than 100 bits.
     """
     return _sound(_parsed(json.loads, text))
 
@@ -130,14 +126,14 @@ def parse_toml(text: str | bytes) -> dict[str, Any]:
     """TOML as Python's values.
 
     Raises:
-        ValueError: it is none, is nested deeper than 64 levels, or has a whole number of more than 63 bits.
+        ValueError: it is none, is nested deeper than 64 levels, or has a whole number of more than 100 bits.
     """
     found: dict[str, Any] = _sound(_parsed(tomllib.loads, text if isinstance(text, str) else text.decode("utf-8")))
     return found
 
 
 _TOO_DEEP = f"it is nested deeper than {_DEEPEST} levels"
-_TOO_LARGE = "it has a number beyond 63 bits"
+_TOO_LARGE = "it has a number beyond 100 bits"
 
 
 def _parsed(parse: Callable[[Any], Any], text: str | bytes) -> Any:

@@ -125,13 +125,25 @@ def forget() -> None:
 # ---------------------------------------------------------------------------------------------------- finding
 
 _trusted_files: set[str] = set()
+_typed_files: set[str] = set()
 
 
 def trust(name: str) -> None:
     """Allow `name` (`./mine.py:Mine`) to be run. Called with what the user typed, never with what a file says."""
+    allow(name)
     for part in name.split("+"):
         if is_file(part):
             _trusted_files.add(part)
+
+
+def allow(path: str) -> None:
+    """Allow a file to be read, such as one of weights. Called with what the user typed, or wrote into a configuration that is typed."""
+    _typed_files.add(os.path.abspath(path) if "\0" not in path else path)
+
+
+def allowed(path: str) -> bool:
+    """Whether the user asked for this file."""
+    return "\0" not in path and os.path.abspath(path) in _typed_files
 
 
 def is_file(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aegen import registry
+from aegen import memory, pictures, registry
 from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch
 from aegen.checkpoint import Checkpoint, resumable
 from aegen.config import Layer, merge_resume, resolve
@@ -23,7 +23,7 @@ from aegen.engine.recorder import NotFinite
 from aegen.engine.stop import Stop
 from aegen.errors import EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create
-from aegen.model import build_model, build_objective, build_sampler
+from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape, Sampler
 from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing
@@ -97,6 +97,10 @@ def train(
             if isinstance(value, str):
                 registry.trust(value)
         layers = [*layers, ("train()", given)]
+    for _, layer in layers:
+        for value in layer.values():
+            if isinstance(value, str):
+                registry.allow(value)
     home, saved = None, None
     if resume is not None:
         if init_from is not None or run_dir is not None:
@@ -137,10 +141,13 @@ def _train(
     trackers = [(name, registry.get("tracker", name)) for name in spec.log.trackers if here.first]
     data = load_data(spec.data, spec.data_options, say)
     _tell_data(data, spec, say)
+    build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
     if saved is not None:
+        require_typed(spec.objective)
         _fits(saved)
+    _check_room(build, spec, data, here)
     torch.manual_seed(spec.train.seed)
-    model = build_model(spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
+    model = build()
     if saved is None:
         spec = trial.settle(spec, model, data, here, say)
     objective = build_objective(spec.objective, model, size=len(data.train))
@@ -180,6 +187,20 @@ def _train(
     return _drive(trainer, run, stop, hooks, say)
 
 
+def _check_room(build: Callable[[], Autoencoder], spec: RunSpec, data: Data, here: World) -> None:
+    """Refuse what could only fail later: a model larger than the memory, a picture of more samples than fit it.
+
+    Raises:
+        EnvironmentFault, UsageError: there is not so much room.
+    """
+    pictures.check_room(spec.log.images, data.image[1:], "set a smaller log.images")
+    have = memory.most()
+    if here.device.type == "cuda":
+        have = torch.cuda.get_device_properties(here.device).total_memory
+    share = here.size if spec.train.parallel == "fsdp" else 1
+    check_room(build, None if have is None else have * share)
+
+
 def _fits(saved: Checkpoint) -> None:
     """Refuse a checkpoint that says it holds another net than it does, before that is built.
 
@@ -206,11 +227,21 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
         with stop.listening():
             if not done:
                 trainer.run()
-            samples = _finish(trainer, run)
+        samples = _finish(trainer, run)
     except Interrupted as interrupt:
         interrupt.hint = f"go on with: aegen train --resume {shlex.quote(str(run.path))}"
         error = interrupt
         raise
+    except KeyboardInterrupt as fault:  # after the loop, or a second one in it; checkpoints are whole or not there
+        at = f"step {trainer.progress.step} of {trainer.total}"
+        kept = (
+            f"the last checkpoint is {trainer.keeper.last_good}"
+            if trainer.keeper.last_good
+            else "there is no checkpoint yet"
+        )
+        go_on = f"go on with: aegen train --resume {shlex.quote(str(run.path))}"
+        error = Interrupted(f"interrupted at {at}; {kept}", hint=go_on)
+        raise error from fault
     except OSError as fault:
         error = disk_error(fault, run.path, last_good=trainer.keeper.last_good)
         raise error from fault

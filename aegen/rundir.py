@@ -17,7 +17,8 @@ from aegen.errors import RunError, UsageError
 from aegen.outside import parse_json, read_bytes, read_text
 
 RUNS = Path("runs")
-_METRICS = 2**32  # bytes of metrics.jsonl
+METRICS = 2**32
+"""The most bytes of a metrics.jsonl that is read."""
 
 
 class RunDir:
@@ -125,7 +126,7 @@ class RunDir:
         if not self.metrics.exists():
             return
         kept = []
-        for text in read_bytes(self.metrics, most=_METRICS).decode("utf-8", "replace").split("\n"):
+        for text in read_bytes(self.metrics, most=METRICS).decode("utf-8", "replace").split("\n"):
             try:
                 if parse_json(text)["step"] <= step:
                     kept.append(text)
@@ -157,7 +158,7 @@ def latest_run() -> Path:
     if pointer.is_file():
         with suppress(OSError, ValueError):
             named = RUNS / read_text(pointer, most=4096).strip()
-            if named.is_dir():
+            if named.parent == RUNS and named.is_dir():
                 return named
     if pointer.is_dir():
         return RUNS / pointer.resolve().name if pointer.resolve().parent == RUNS.resolve() else pointer

@@ -185,8 +185,11 @@ class RunSpec:
         return tables
 
     @classmethod
-    def from_dict(cls, tables: Mapping[str, Any]) -> RunSpec:
+    def from_dict(cls, tables: Mapping[str, Any], *, typed: bool = False) -> RunSpec:
         """The inverse of `to_dict`; values are checked, since they come from a file.
+
+        Args:
+            typed: whether somebody asked for them now. What a file says fetches nothing: there `data.download` is off.
 
         Raises:
             UsageError: a section is missing, or a value is not of its option's type.
@@ -205,6 +208,8 @@ class RunSpec:
                 parts["data_options"] = {k: v for k, v in given.items() if k not in options}
                 given = {k: v for k, v in given.items() if k in options}
             parts[key] = settings(**check_options(options, given, f"{key}.", key))
+        if not typed:
+            parts["data"] = dataclasses.replace(parts["data"], download=False)
         return cls(**parts)
 
 

@@ -53,6 +53,11 @@ class Range:
 
 
 @dataclass(frozen=True)
+class File:
+    """Marks an option that names a file to read: `weights: Annotated[str, File()] = ""`. A checkpoint that names one is not enough."""
+
+
+@dataclass(frozen=True)
 class Option:
     """One keyword-only parameter, as a user sees it."""
 
@@ -62,6 +67,7 @@ class Option:
     help: str = ""
     range: Range | None = None
     schedulable: bool = False
+    file: bool = False
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -106,7 +112,9 @@ class Option:
         if bad:
             raise UsageError(f"{key} is {quoted(value)}, but must lie in {self.range}")
         # Whatever a component forgets to bound: no count is larger, and float32 has no larger numbers.
-        if any(isinstance(n, int) and abs(n) > _COUNT for n in numbers) and (self.range is None or self.range.max is None):
+        if any(isinstance(n, int) and abs(n) > _COUNT for n in numbers) and (
+            self.range is None or self.range.max is None
+        ):
             raise UsageError(f"{key} is {quoted(value)}, but must lie in {Range(-_COUNT, _COUNT)}")
         if any(isinstance(n, float) and abs(n) > _FLOAT for n in numbers):
             raise UsageError(f"{key} is {quoted(value)}, but must lie in {Range(-_FLOAT, _FLOAT)}")
@@ -173,7 +181,8 @@ def _options(cls: Any, schedulable: bool) -> dict[str, Option]:
         if type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":  # how dataclasses mark default_factory
             default = getattr(cls(), name)
         # `float` itself, not a union that has it: `scale: float | Literal["learned"]` is no number to anneal.
-        found[name] = Option(name, hint, default, helps.get(name, ""), limits, schedulable and hint is float)
+        file = any(isinstance(extra, File) for extra in getattr(hints[name], "__metadata__", ()))
+        found[name] = Option(name, hint, default, helps.get(name, ""), limits, schedulable and hint is float, file)
     return found
 
 

@@ -99,6 +99,7 @@ def aegen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     def call(*words: object) -> Said:
         capsys.readouterr()
         monkeypatch.setattr(registry, "_trusted_files", set())  # as in a new process
+        monkeypatch.setattr(registry, "_typed_files", set())
         code: object = 0
         try:
             main([str(word) for word in words])

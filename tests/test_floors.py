@@ -13,8 +13,8 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks", "atomic", "threads", "outside", "memory", "micro"],
-    ["schedules", "noise", "places"],
+    ["errors", "ranks", "atomic", "threads", "outside", "micro"],
+    ["schedules", "noise", "places", "memory"],
     ["spec", "installed"],
     ["settings", "registry", "plugins", "caches", "data.rows", "data.room", "data.values"],
     ["protocols", "blame"],

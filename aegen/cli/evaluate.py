@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -102,7 +101,8 @@ def evaluate(
 ) -> None:
     """Measure a trained model on held-out images and on images that it generates."""
     from aegen import evaluation, use
-    from aegen.cli.render import say
+    from aegen.cli.render import say, tell
+    from aegen.errors import AegenError
 
     use.trust_components(component or [])
     network, weights = _network(features or "")
@@ -115,6 +115,8 @@ def evaluate(
     for key, (_, value) in given.items():
         name, _, option = key.partition(".")
         options.setdefault(name, {})[option] = value
+    if out is not None:
+        evaluation.check_place(out)
     found = evaluation.evaluate(
         checkpoint,
         metrics=metric or (),
@@ -127,11 +129,16 @@ def evaluate(
     )
     if found.rank > 0:
         return
-    file = evaluation.save(found, out)
+    try:
+        file = evaluation.save(found, out, say)
+    except AegenError:
+        show(found)  # the work of minutes
+        raise
     if as_json:
         typer.echo(json.dumps({**found.to_dict(), "file": str(file)}))
     else:
-        show(found, file)
+        show(found)
+        tell(str(file))
     if explain:
         _explain(found)
 
@@ -158,9 +165,9 @@ def _explain(found: Evaluation) -> None:
             say(f"{entry.name} {number(entry.value)} here, {number(one.value)} printed for {one.system}: {why}")
 
 
-def show(found: Evaluation, file: Path) -> None:
-    """A table of the numbers, what did not apply and why, and where it is written."""
-    from aegen.cli.render import number, say, table, tell
+def show(found: Evaluation) -> None:
+    """A table of the numbers, and what did not apply and why."""
+    from aegen.cli.render import number, say, table
 
     rows = []
     for entry in found.numbers:
@@ -183,4 +190,3 @@ def show(found: Evaluation, file: Path) -> None:
         say(f"not measured: {', '.join(names)} ({reason})")
     for note in found.notes:
         say(f"note: {note}")
-    tell(str(file))

@@ -41,7 +41,7 @@ Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N o
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 Components = Annotated[
     list[str] | None,
-    typer.Option("--component", help="A file ./mine.py:Class that the checkpoint names and may run."),
+    typer.Option("--component", help="A file that the checkpoint names and may use: ./mine.py:Class, or weights."),
 ]
 
 

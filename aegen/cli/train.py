@@ -98,8 +98,8 @@ def _before_flags(configs: list[str], sets: list[str], resumes: list[str]) -> di
     if resumes:
         from aegen.checkpoint import resumable
 
-        _, saved, spec = resumable(Path(resumes[-1]))
-        layers = [("the run", flatten(saved.header["spec"] if saved is not None else spec.to_dict())), *layers]
+        _, _, spec = resumable(Path(resumes[-1]))
+        layers = [("the run", flatten(spec.to_dict())), *layers]
     values: dict[str, Any] = {}
     for _, layer in layers:
         values.update(layer)

@@ -16,6 +16,7 @@ import torch
 from PIL import Image, JpegImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from aegen import memory
 from aegen.data import bmp, jpeg, png, tiff, tiff_page
 from aegen.data.convert import converted, fitted, in_mode, own_channels, to_tensor, turned
 from aegen.data.jpeg import ORIENTATION
@@ -326,4 +327,6 @@ def reshape(pixels: Tensor, target: Target) -> Tensor:
     from aegen.pictures import to_pil
 
     channels = target.channels or pixels.shape[1]
+    size = len(pixels) * channels * math.prod(target.size or pixels.shape[2:])
+    memory.require(size, f"{len(pixels):,} images of that size", "use a smaller --size")
     return torch.stack([to_tensor(fitted(in_mode(to_pil(image), channels), target)) for image in pixels])

@@ -22,6 +22,7 @@ from aegen.data.room import LARGE, ROOM
 from aegen.data.rows import Rows
 from aegen.data.values import Note
 from aegen.errors import RunError
+from aegen.outside import opened
 from aegen.threads import pool
 
 _EVERY = 10.0  # seconds between two words on how far decoding is
@@ -55,7 +56,8 @@ class Files:
         """
         try:
             if self.spans is None:
-                return self.paths[number].read_bytes()
+                with open(opened(self.paths[number]), "rb") as file:  # a pipe or a device is not waited for
+                    return file.read()
             offset, size = self.spans[number].tolist()
             with open(self.paths[number], "rb") as file:
                 file.seek(offset)

@@ -101,9 +101,11 @@ class Store(Rows):
             except BaseException:
                 os.close(handle)
                 raise
-            found = cls(path, handle, (shape[0], channels, height, width), _WORD + size, writable=writable)
-            if not whole or end != found._pixels_at + len(found) * found._stride:
+            sides = (shape[0], channels, height, width)
+            if not whole or end != _WORD + size + size_of(sides):  # before a table of that size is made
+                os.close(handle)
                 return None
+            found = cls(path, handle, sides, _WORD + size, writable=writable)
             if not found._fill(memoryview(found._table.data).cast("B"), found._table_at):
                 return None
             found._table[found._table[:, _CHECK] != _check(found._table)] = 0

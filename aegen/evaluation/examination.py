@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -27,10 +29,10 @@ from aegen.evaluation.protocol import Protocol, protocol
 from aegen.evaluation.rows import Number, Rows
 from aegen.evaluation.seen import Seen
 from aegen.factory import create, load
-from aegen.model import build_objective
+from aegen.model import build_objective, require_typed
 from aegen.model import there as there_of
 from aegen.protocols import Metric, Objective
-from aegen.rundir import free_name, owner
+from aegen.rundir import free_name, owner, reason
 from aegen.spec import Spec
 from aegen.use.loading import Loaded, Say, silent, writing
 from aegen.use.loading import load as load_model
@@ -114,6 +116,7 @@ def evaluate(
     Raises:
         UsageError: unknown names or options; there is no such model or data.
     """
+    registry.allow(str((changes or {}).get("weights", "")))
     began = time.monotonic()
     rules = protocol(by, dict(changes or {}))
     chosen = _metrics(metrics or registry.names("metric"), options or {}, quiet=not metrics)
@@ -176,21 +179,48 @@ def _evaluate(
     return evaluation
 
 
-def save(evaluation: Evaluation, out: Path | None) -> Path:
-    """Write it as JSON: to `out`, or beside the checkpoint's run, under the first free name."""
-    place = out
-    if place is None:
-        try:
-            folder = owner(Path(evaluation.checkpoint)) / "evaluations"
-            folder.mkdir(exist_ok=True)
-        except UsageError:  # a checkpoint without a run
-            folder = Path()
-        place = free_name(
-            folder / f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
-        )
+def save(evaluation: Evaluation, out: Path | None, say: Say = silent) -> Path:
+    """Write it as JSON: to `out`, or beside the checkpoint's run, or where that cannot be written here, under the first free name.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    text = json.dumps(evaluation.to_dict(), indent=1) + "\n"
+    if out is not None:
+        with writing(out):
+            write_text(out, text)
+        return out
+    name = f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
+    try:
+        folder = owner(Path(evaluation.checkpoint)) / "evaluations"
+        folder.mkdir(exist_ok=True)
+        place = free_name(folder / name)
+        write_text(place, text)
+        return place
+    except UsageError:  # a checkpoint without a run
+        pass
+    except OSError as error:
+        say(f"the numbers cannot be kept in {folder} ({reason(error)}), and are written into the current folder")
+    place = free_name(Path(name))
     with writing(place):
-        write_text(place, json.dumps(evaluation.to_dict(), indent=1) + "\n")
+        write_text(place, text)
     return place
+
+
+def check_place(out: Path) -> None:
+    """Refuse, before minutes of work, a place where nothing can be written.
+
+    Raises:
+        UsageError: it is a folder, or its folder does not exist or may not be written into.
+    """
+    if out.is_dir():
+        raise UsageError(f"cannot write {out} (it is a folder)", hint="give another place with -o")
+    if not out.parent.is_dir():
+        raise UsageError(f"cannot write {out} (there is no folder {out.parent})", hint="give another place with -o")
+    if not os.access(out.parent, os.W_OK):
+        raise UsageError(
+            f"cannot write {out} ({out.parent} may not be written into)", hint="give another place with -o"
+        )
 
 
 def _metrics(names: Sequence[str], options: Mapping[str, Mapping[str, Any]], *, quiet: bool) -> dict[str, Metric | str]:
@@ -230,7 +260,10 @@ def _subject(
             hint="leave --size and --channels out, and they are brought to the model's",
         )
     if own and images.fingerprint() != header["data"]["fingerprint"]:
-        say(f"{settings.name} holds other images than when the model was trained")
+        told = f"{settings.name} holds other images than when the model was trained"
+        if not data.get("name"):  # a checkpoint's word is not enough to look at images that are none of its own
+            raise UsageError(told, hint=f"if it is these that you mean, name them: --data {shlex.quote(settings.name)}")
+        say(told)
     if rules.limit:
         limit = rules.limit
         images.validation = pick(images.validation, torch.arange(min(limit, len(images.validation))))
@@ -254,6 +287,7 @@ def _subject(
         f"what the images of {settings.name} were made from is not known",
     )
     loaded.file.require_plugins(("objective",))
+    require_typed(loaded.spec.objective)
     build = partial(build_objective, loaded.spec.objective, model, size=header["data"]["count"])
     loaded.file.fits(build, "objective.")
     objective = build()

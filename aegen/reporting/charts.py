@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
+from aegen.outside import shown
 from aegen.reporting.runs import Run
 from aegen.reporting.tables import Cell, figure
 
 WIDTH, HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 8, 24
 _NOT_TERMS = ("step", "split", "epoch", "images_per_second", "data_wait", "checkpoint_stall")
+_HUGE = 1e30  # values beyond, and NaN, are not drawn: the picture of the others would be lost
 _MOST = 240  # points of a line: more than pixels are not seen
 _SETTLING = 0.1  # of a run; its first values are so high that nothing else would be seen
 
@@ -43,8 +45,9 @@ def charts(runs: Sequence[Run]) -> list[Chart]:
         points: dict[tuple[str, str], list[tuple[int, float]]] = {}
         for line in run.lines:
             for key, value in line.items():
-                if key not in _NOT_TERMS and isinstance(value, int | float) and math.isfinite(value):
-                    points.setdefault((key, line["split"]), []).append((line["step"], float(value)))
+                if key not in _NOT_TERMS and isinstance(value, int | float) and abs(value) <= _HUGE:
+                    drawn = float(value) if abs(value) >= 1 / _HUGE else 0.0
+                    points.setdefault((key, line["split"]), []).append((line["step"], drawn))
         for (key, split), found in points.items():
             if key != "lr" or len({value for _, value in found}) > 1:
                 terms.setdefault(key, []).append(Line(index, run.name, split, tuple(thinned(found))))
@@ -73,13 +76,18 @@ def svg(chart: Chart) -> str:
     kinds = ["lin", "log"] if len(scales) > 1 else ["lin both"]
     drawn = "".join(_plot(chart, last, scale, kind) for scale, kind in zip(scales, kinds, strict=True))
     data = [
-        {"run": line.run, "name": line.name, "split": line.split, "points": [[s, _short(v)] for s, v in line.points]}
+        {
+            "run": line.run,
+            "name": shown(line.name),
+            "split": line.split,
+            "points": [[s, _short(v)] for s, v in line.points],
+        }
         for line in chart.lines
     ]
-    told = escape(json.dumps(data, ensure_ascii=False, separators=(",", ":")))
+    told = escape(json.dumps(data, separators=(",", ":")))
     frame = json.dumps([_LEFT, WIDTH - _RIGHT, last])
     return (
-        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(chart.term)} by step" '
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(shown(chart.term))} by step" '
         f'data-lines="{told}" data-frame="{frame}">{_steps(last)}{drawn}'
         f'<line class="cursor" x1="-9" x2="-9" y1="{_TOP}" y2="{HEIGHT - _BOTTOM}"/></svg>'
     )

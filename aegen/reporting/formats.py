@@ -6,18 +6,22 @@ import csv
 import io
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from aegen.outside import shown
 from aegen.reporting.tables import BEST, TIE, Cell, Row, Table, figure
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 FORMATS = ("table", "csv", "json", "latex")
+_FORMULA = tuple("=+-@\t\r＝＋－＠")
 _FEW = 4  # runs that stand beside each other
 _ESCAPES = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_",
-    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "×": r"$\times$", "→": r"$\to$",
+    "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}", "|": r"\textbar{}",
+    "[": "{[}", "]": "{]}", "*": "{*}", "×": r"$\times$", "→": r"$\to$",
     "↓": r"$\downarrow$", "↑": r"$\uparrow$", "–": "--", "β": r"$\beta$",
 }  # fmt: skip
 
@@ -57,9 +61,13 @@ def as_csv(tables: Sequence[Table]) -> str:
     """A line for each number of each protocol, whole precision; runs of all tables are columns."""
     runs = list(dict.fromkeys(run for table in tables for run in table.runs))
     out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
+    lines = csv.writer(out, lineterminator="\n")
     parts = [(run, f"{run} low", f"{run} high", f"{run} mark") for run in runs]
-    writer.writerow(["protocol", "data", "metric", "number", "better", *(name for part in parts for name in part)])
+
+    def write(cells: Sequence[Any]) -> None:
+        lines.writerow([_neutral(cell) if isinstance(cell, str) else cell for cell in cells])
+
+    write(["protocol", "data", "metric", "number", "better", *(name for part in parts for name in part)])
     for table in tables:
         for row in table.rows:
             cells = dict(zip(table.runs, row.cells, strict=True))
@@ -67,8 +75,14 @@ def as_csv(tables: Sequence[Table]) -> str:
             for run in runs:
                 cell = cells.get(run)
                 values += ["", "", "", ""] if cell is None else [cell.value, cell.low, cell.high, cell.mark]
-            writer.writerow([table.protocol, table.data, row.metric, row.name, row.better, *values])
+            write([table.protocol, table.data, row.metric, row.name, row.better, *values])
     return out.getvalue()
+
+
+def _neutral(cell: str) -> str:
+    """Text in one line that a spreadsheet does not take for a formula, also where it splits cells at other signs than commas."""
+    text = re.sub(r"([;|]\s*)(?=[=+@-])", r"\1'", shown(cell))
+    return f"'{text}" if text.lstrip()[:1] in _FORMULA else text
 
 
 def to_dict(table: Table) -> dict[str, Any]:
@@ -111,7 +125,7 @@ def _tabular(table: Table) -> str:
     head, rows = _laid(table, "", _bold)
     lines = [
         "% \\usepackage{booktabs}",
-        f"% protocol {table.protocol}, data {table.data}; 95 % intervals in brackets; bold: the best, and whatever overlaps it",
+        f"% protocol {shown(table.protocol)}, data {shown(table.data)}; 95 % intervals in brackets; bold: the best, and whatever overlaps it",
         f"\\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}",
         "\\toprule",
         " & ".join(escape(cell) for cell in head) + r" \\",
@@ -139,5 +153,5 @@ def _grouped(text: str) -> str:
 
 
 def escape(text: str) -> str:
-    """Plain text for LaTeX."""
-    return "".join(_ESCAPES.get(letter, letter) for letter in text)
+    """Plain text for LaTeX, in one line; brackets and stars too, which a row's end before them would take for its options."""
+    return "".join(_ESCAPES.get(letter, letter) for letter in shown(text))

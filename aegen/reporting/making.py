@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from aegen import evaluation
 from aegen.atomic import write_text
 from aegen.errors import AegenError, UsageError, did_you_mean, listing
 from aegen.evaluation import PROTOCOLS, evaluate, save
@@ -73,12 +74,18 @@ def _shared(runs: Sequence[Run]) -> str:
 def _evaluate(run: Run, protocol: str, device: str, say: Say) -> None:
     say(f"evaluating {run.name} by {protocol}, which its folder has no numbers of (--no-evaluate leaves this out)")
     try:
-        save(evaluate(run.checkpoint, by=protocol, device=device, say=say), None)
+        found = evaluate(run.checkpoint, by=protocol, device=device, say=say)
     except AegenError as error:
         run.notes.append(f"{NOT_EVALUATED}{run.words(error)}")
         say(f"{run.name} could not be evaluated: {error}")
-    else:
-        run.read_evaluations()
+        return
+    try:
+        save(found, None, say)
+    except AegenError as error:
+        say(f"the numbers of {run.name} are shown, but not kept: {error}")
+    run.read_evaluations()
+    if run.evaluated(protocol) is None:  # they could not be kept in its folder
+        run.evaluations.append(found)
 
 
 def write_comparison(found: Comparison, out: Path, *, device: str = "auto", say: Say = silent) -> Path:
@@ -128,10 +135,7 @@ def check_place(out: Path) -> None:
     """
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"cannot write a page as {out}", hint="end its name in .html")
-    if out.is_dir():
-        raise UsageError(f"cannot write {out} (it is a folder)", hint="give another place with -o")
-    if not out.parent.is_dir():
-        raise UsageError(f"cannot write {out} (there is no folder {out.parent})", hint="give another place with -o")
+    evaluation.check_place(out)
 
 
 def _write(out: Path, text: str) -> Path:

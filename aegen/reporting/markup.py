@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from aegen.outside import shown
 from aegen.reporting.charts import colour
 
 
 def text(value: object) -> str:
-    """Plain text."""
-    return escape(str(value))
+    """Plain text, in which nothing is unseen or turned round."""
+    return escape(shown(value))
 
 
 def section(key: str, title: str, *body: str) -> str:

@@ -2,25 +2,47 @@
 
 from __future__ import annotations
 
-import json
 import math
-import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
 
 from aegen.checkpoint import Checkpoint, Header
 from aegen.errors import AegenError, UsageError
 from aegen.evaluation import Evaluation
-from aegen.rundir import RunDir, find_checkpoint
+from aegen.outside import parse_json, parse_toml, read_bytes, read_text
+from aegen.rundir import METRICS, RunDir, find_checkpoint
 from aegen.settings import RunSpec, flatten
 
 _WHAT = "give run folders, as `aegen train` makes them"
 NOT_EVALUATED = "it could not be evaluated: "
+_LAST = 2**53  # the last step that a float tells from the next
 _MEND = "mend it, or leave this run out"
+
+
+class _Device(TypedDict, total=False):
+    """Where a run ran."""
+
+    type: str
+    name: str
+    processes: Annotated[int, Field(ge=1, le=2**20)]
+    threads: Annotated[int, Field(ge=1, le=2**20)]
+
+
+class _Environment(TypedDict, total=False):
+    """What environment.json holds; more is left out."""
+
+    python: str
+    system: str
+    versions: dict[str, str]
+    plugins: list[str]
+    device: _Device
+    command: list[str]
+    init_from: str
 
 
 @dataclass
@@ -113,13 +135,16 @@ def _read(place: Path) -> Run:
     if not place.exists():
         raise UsageError(f"there is no {place}", hint=_WHAT)
     if place.is_file() and place.name == "latest":  # where links fail, it is a text
-        place = place.parent / place.read_text(encoding="utf-8").strip()
+        try:
+            place = place.parent / Path(read_text(place, most=4096).strip()).name
+        except (OSError, ValueError) as error:
+            raise UsageError(f"{place} cannot be read ({error})", hint=_WHAT) from error
     folder = RunDir(place.resolve())
     if not folder.config.is_file():
         kind = "has no config.toml" if place.is_dir() else "is a file"
         raise UsageError(f"{place} is no run folder: it {kind}", hint=_WHAT)
     try:
-        tables = tomllib.loads(folder.config.read_text(encoding="utf-8"))
+        tables = parse_toml(read_text(folder.config))
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder.config} cannot be read ({error})", hint=_MEND) from error
     try:
@@ -128,16 +153,15 @@ def _read(place: Path) -> Run:
         raise UsageError(f"{folder.config} is no configuration of a run ({error.message})", hint=_MEND) from error
     run = Run(folder.path, folder.path.name, tables)
     try:
-        run.environment = TypeAdapter(dict[str, Any]).validate_json(folder.environment.read_bytes())
-        if not isinstance(run.environment.get("device", {}), dict):
-            raise ValueError("device")
+        told = parse_json(read_text(folder.environment))
+        run.environment = dict(TypeAdapter(_Environment).validate_python(told))
     except (OSError, ValueError):
         run.environment = {}
         run.notes.append("environment.json is missing or damaged")
     try:
         run.lines = _lines(folder.metrics)
-    except OSError:
-        run.notes.append("metrics.jsonl is missing")
+    except (OSError, ValueError):
+        run.notes.append("metrics.jsonl is missing or cannot be read")
     try:
         run.checkpoint = find_checkpoint(folder.path)
         run.header = Checkpoint(run.checkpoint).header
@@ -148,19 +172,19 @@ def _read(place: Path) -> Run:
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole: a crash may have cut the last one short."""
+    """The lines that are whole: a crash may have cut the last one short. Of each what is a number, as all but its split should be."""
     found = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for text in read_bytes(path, most=METRICS).decode("utf-8", "replace").split("\n"):
         try:
-            line = json.loads(text)
+            line = parse_json(text)
         except ValueError:
             continue
-        if (
-            isinstance(line, dict)
-            and isinstance(line.get("step"), int)
-            and line.get("split") in ("train", "validation")
-        ):
-            found.append(line)
+        if not isinstance(line, dict) or line.get("split") not in ("train", "validation"):
+            continue
+        numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and not isinstance(v, bool)}
+        step = numbers.get("step")
+        if isinstance(step, int) and 0 <= step <= _LAST:
+            found.append(numbers | {"split": line["split"]})
     return found
 
 
@@ -171,7 +195,7 @@ def _age(path: Path) -> tuple[float, int, str]:
 
 
 def _evaluation(path: Path) -> Evaluation:
-    raw = json.loads(path.read_text(encoding="utf-8"))
+    raw = parse_json(read_text(path))
     for number in raw["numbers"]:
         if number["value"] is None:  # that is how a number that is not finite is written
             number["value"] = math.nan

@@ -137,6 +137,8 @@ def _look(run: Run, album: _Album, device: str) -> Sights:
         if not loaded.file.header.get("encodes", True):
             raise AegenError(f"objective {loaded.spec.objective.name} trains no encoder")
         data = album.data(loaded)
+        if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:  # a page is passed on
+            raise AegenError(f"{data.name} holds other images now than when it was trained")
         if data.image != model.image:
             raise AegenError(f"the images of {data.name} are {data.image} now, but the model's are {model.image}")
     except AegenError as error:

@@ -6,6 +6,8 @@ import statistics
 
 from aegen.reporting.runs import Run
 
+_CENTURY = 3.2e9  # seconds
+
 
 def images_per_second(run: Run) -> float | None:
     """The median over the log, which forgets the slow first steps."""
@@ -36,6 +38,8 @@ def _training(run: Run) -> list[dict[str, float]]:
 
 def duration(seconds: float) -> str:
     """`4.2 s`, `12 min 5 s`, `3 h 20 min`."""
+    if not seconds < _CENTURY:
+        return "a time that cannot be"
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from aegen import pictures
+from aegen.outside import shown
 
 _LARGEST = 256  # pixels a side in a page; larger images are made smaller
 _TILE = 84  # what a side should at least measure on the screen
@@ -35,7 +36,7 @@ def sprite(images: Tensor, alt: str, *, columns: int | None = None, scale: int |
     data = base64.b64encode(file.getvalue()).decode()
     larger = size[0] * (scale or max(1, round(_TILE / max(height, width))))
     return (
-        f'<img class="px" width="{size[0]}" height="{size[1]}" style="--w:{larger}px" alt="{escape(alt)}" '
+        f'<img class="px" width="{size[0]}" height="{size[1]}" data-wide="{larger}" alt="{escape(shown(alt))}" '
         f'src="data:image/png;base64,{data}">'
     )
 

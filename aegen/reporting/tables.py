@@ -162,7 +162,8 @@ def _differences(names: Sequence[str], evaluations: Sequence[Evaluation]) -> tup
 
 
 def _shape(one: Evaluation) -> str:
-    channels, *sides = one.model.get("image") or [0]
+    told = one.model.get("image")
+    channels, *sides = told if isinstance(told, list) and told else [0]
     return "×".join(str(n) for n in [*sides, channels])
 
 

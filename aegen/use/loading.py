@@ -168,8 +168,9 @@ def save_each(images: Tensor, files: Sequence[Path]) -> None:
 
 
 def trust_components(names: Sequence[str]) -> None:
-    """Allow file components (`./mine.py:Mine`) that a checkpoint names, because the user named them too."""
+    """Allow files that a checkpoint names, components (`./mine.py:Mine`) and weights, because the user named them too."""
     for name in names:
-        if not registry.is_file(name):
-            raise UsageError(f"--component {name!r} is no file component", hint="write ./mine.py:ClassName")
+        if not registry.is_file(name) and not Path(name).is_file():
+            hint = "write ./mine.py:ClassName, or the path of weights"
+            raise UsageError(f"--component {name!r} is no file component", hint=hint)
         registry.trust(name)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import checkpoint, pictures, threads
+from aegen import checkpoint, memory, pictures, threads
 from aegen.checkpoint import Checkpoint
 from aegen.data.batches import normalize
 from aegen.data.rows import Pictures
@@ -99,6 +98,8 @@ def _sample(
     target = folder_for_each(out, "samples") if each else out or free_name(Path("samples.png"))
     if not each:
         pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
+    size = 4 * count * math.prod(loaded.model.latent_shape)
+    memory.require(size, f"drawing {count:,} images at once", "draw fewer at a time, each time with another --seed")
     latents = draw_latents(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say, here=here)
     batches = loaded.decode_shared(latents, here)
     if not here.first:
@@ -110,10 +111,11 @@ def _sample(
             pictures.save(pictures.grid(torch.cat([pictures.to_uint8(part) for part in batches])), target)
         return [target]
     digits = max(4, len(str(count - 1)))
-    files = [target / f"{i:0{digits}d}.png" for i in range(count)]
-    rest = iter(files)
+    files: list[Path] = []
     for images in batches:
-        save_each(images, list(itertools.islice(rest, len(images))))
+        some = [target / f"{len(files) + i:0{digits}d}.png" for i in range(len(images))]
+        save_each(images, some)
+        files += some
     return files
 
 
@@ -212,7 +214,10 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
         say(f"fitting sampler {name} on the training images of {settings.name}")
         data = load_data(settings, loaded.spec.data_options)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
-            say(f"{settings.name} holds other images than when the model was trained; the sampler is fitted on those")
+            raise UsageError(
+                f"sampler {name} is fitted on {settings.name}, which holds other images than when the model was trained",
+                hint="put those images back, or draw with --sampler prior",
+            )
         fit_sampler(sampler, loaded.model, data.train, seed, here, told_now_and_then(say), name)
         try:
             if here.first:

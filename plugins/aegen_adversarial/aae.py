@@ -31,7 +31,11 @@ class AAE(Objective):
     needs = frozenset({"prior"})
 
     def __init__(
-        self, latent: tuple[int, ...], *, width: Annotated[int, Range(1)] = 256, depth: Annotated[int, Range(1)] = 2
+        self,
+        latent: tuple[int, ...],
+        *,
+        width: Annotated[int, Range(1, 16_384)] = 256,
+        depth: Annotated[int, Range(1, 256)] = 2,
     ) -> None:
         super().__init__()
         self.critic = LatentCritic(latent, width, depth)

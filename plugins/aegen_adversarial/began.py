@@ -44,9 +44,9 @@ class BEGAN(EnergyGame):
         lambda_k: Annotated[float, Range(0)] = 0.1,
         norm: Annotated[int, Range(1, 2)] = 2,
         pull_away: Annotated[float, Range(0)] = 0.1,
-        width: Annotated[int, Range(1)] = 8,
+        width: Annotated[int, Range(1, 16_384)] = 8,
         depth: Annotated[int, Range(1, 6)] = 2,
-        code: Annotated[int, Range(1)] = 32,
+        code: Annotated[int, Range(1, 65_536)] = 32,
     ) -> None:
         super().__init__(image, width, depth, code)
         self.power, self.gamma, self.lambda_k, self.pull_away = norm, gamma, lambda_k, pull_away

@@ -45,9 +45,9 @@ class EBGAN(EnergyGame):
         *,
         margin: Annotated[float, Range(0)] = 0.1,
         pull_away: Annotated[float, Range(0)] = 0.1,
-        width: Annotated[int, Range(1)] = 8,
+        width: Annotated[int, Range(1, 16_384)] = 8,
         depth: Annotated[int, Range(1, 6)] = 2,
-        code: Annotated[int, Range(1)] = 32,
+        code: Annotated[int, Range(1, 65_536)] = 32,
     ) -> None:
         super().__init__(image, width, depth, code)
         self.margin, self.pull_away = margin, pull_away

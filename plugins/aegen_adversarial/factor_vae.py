@@ -44,8 +44,8 @@ class FactorVAE(Objective):
         latent: tuple[int, ...],
         *,
         gamma: Annotated[float, Range(0)] = 6.4,
-        width: Annotated[int, Range(1)] = 256,
-        depth: Annotated[int, Range(1)] = 3,
+        width: Annotated[int, Range(1, 16_384)] = 256,
+        depth: Annotated[int, Range(1, 256)] = 3,
     ) -> None:
         super().__init__()
         self.gamma = gamma

@@ -66,7 +66,7 @@ class VAEGAN(Objective):
         image: ImageShape,
         *,
         gamma: Annotated[float, Range(0)] = 1.0,
-        width: Annotated[int, Range(1)] = 32,
+        width: Annotated[int, Range(1, 16_384)] = 32,
         depth: Annotated[int, Range(1, 6)] = 3,
         layer: Annotated[int, Range(1, 6)] = 2,
     ) -> None:

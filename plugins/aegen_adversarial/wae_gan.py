@@ -31,8 +31,8 @@ class WAEGAN(AAE):
         latent: tuple[int, ...],
         *,
         weight: Annotated[float, Range(0)] = 10.0,
-        width: Annotated[int, Range(1)] = 256,
-        depth: Annotated[int, Range(1)] = 2,
+        width: Annotated[int, Range(1, 16_384)] = 256,
+        depth: Annotated[int, Range(1, 256)] = 2,
     ) -> None:
         super().__init__(latent, width=width, depth=depth)
         self.weight = weight

@@ -75,7 +75,7 @@ class Shapes(Dataset):
     def __init__(
         self,
         *,
-        count: Annotated[int, Range(2)] = 10_000,
+        count: Annotated[int, Range(2, 100_000_000)] = 10_000,
         seed: Annotated[int, Range(0, 2**32 - 1)] = 0,
         shapes: Annotated[int, Range(1, 4)] = 3,
         scales: Annotated[int, Range(1, 256)] = 6,

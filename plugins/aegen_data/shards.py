@@ -164,7 +164,9 @@ def _sizes(paths: list[Path]) -> list[int] | None:
             return None
         except (OSError, ValueError) as error:
             raise UsageError(f"{place} cannot be read ({error})") from error
-        bad = not isinstance(found[folder], dict) or not all(type(n) is int and 0 <= n <= _MOST for n in found[folder].values())
+        bad = not isinstance(found[folder], dict) or not all(
+            type(n) is int and 0 <= n <= _MOST for n in found[folder].values()
+        )
         if bad:
             raise UsageError(f'{place} must hold the number of images by name of shard, as in {{"a-000.tar": 1000}}')
     sizes = [found[path.parent].get(path.name) for path in paths]

@@ -67,8 +67,8 @@ class Categorical(Bottleneck):
     def __init__(
         self,
         *,
-        variables: Annotated[int, Range(1)] = 16,
-        categories: Annotated[int, Range(2)] = 10,
+        variables: Annotated[int, Range(1, 65_536)] = 16,
+        categories: Annotated[int, Range(2, 65_536)] = 10,
         temperature: Annotated[float, Range(above=0)] = 0.67,
         hard: bool = False,
     ) -> None:

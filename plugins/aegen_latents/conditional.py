@@ -52,7 +52,11 @@ class Conditional(Bottleneck):
     undecayed = frozenset({"shift", "stretch"})
 
     def __init__(
-        self, classes: int, *, dim: Annotated[int, Range(1)] = 16, label_weight: Annotated[float, Range(0)] = 1.0
+        self,
+        classes: int,
+        *,
+        dim: Annotated[int, Range(1, 65_536)] = 16,
+        label_weight: Annotated[float, Range(0)] = 1.0,
     ) -> None:
         super().__init__()
         if classes < 1:

@@ -19,7 +19,7 @@ class Deterministic(Bottleneck):
         dim: latent dimensions, or channels of a spatial latent.
     """
 
-    def __init__(self, *, dim: Annotated[int, Range(1)] = 16) -> None:
+    def __init__(self, *, dim: Annotated[int, Range(1, 65_536)] = 16) -> None:
         super().__init__()
         self.fan_in = dim
 

@@ -72,10 +72,10 @@ class FlowPosterior(Bottleneck):
     def __init__(
         self,
         *,
-        dim: Annotated[int, Range(1)] = 16,
+        dim: Annotated[int, Range(1, 65_536)] = 16,
         flow: Literal["planar", "radial", "iaf"] = "iaf",
-        depth: Annotated[int, Range(1)] = 4,
-        hidden: Annotated[int, Range(1)] = 64,
+        depth: Annotated[int, Range(1, 256)] = 4,
+        hidden: Annotated[int, Range(1, 65_536)] = 64,
     ) -> None:
         super().__init__()
         self.flow = _FLOWS[flow](dim, depth, hidden)

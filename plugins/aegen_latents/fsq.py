@@ -34,7 +34,7 @@ class FSQ(Bottleneck):
     levels: Tensor
     place: Tensor
 
-    def __init__(self, *, levels: Annotated[list[int], Range(2)] = [8, 5, 5, 5]) -> None:  # noqa: B006
+    def __init__(self, *, levels: Annotated[list[int], Range(2, 1_024)] = [8, 5, 5, 5]) -> None:  # noqa: B006
         super().__init__()
         self.size = math.prod(levels)
         if not levels or self.size > 2**62:

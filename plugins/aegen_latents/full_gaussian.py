@@ -58,7 +58,7 @@ class FullGaussian(Bottleneck):
 
     offers = frozenset({"prior", "density", "penalty"})
 
-    def __init__(self, *, dim: Annotated[int, Range(1)] = 16) -> None:
+    def __init__(self, *, dim: Annotated[int, Range(1, 65_536)] = 16) -> None:
         super().__init__()
         self.dim = dim
         self.fan_in = dim + dim * (dim + 1) // 2

@@ -88,7 +88,7 @@ class Gaussian(Bottleneck):
 
     offers = frozenset({"prior", "density", "diagonal", "penalty", "charges"})
 
-    def __init__(self, *, dim: Annotated[int, Range(1)] = 16) -> None:
+    def __init__(self, *, dim: Annotated[int, Range(1, 65_536)] = 16) -> None:
         super().__init__()
         self.fan_in = 2 * dim
 

@@ -49,9 +49,9 @@ class Joint(Bottleneck):
     def __init__(
         self,
         *,
-        dim: Annotated[int, Range(1)] = 10,
-        variables: Annotated[int, Range(1)] = 1,
-        categories: Annotated[int, Range(2)] = 10,
+        dim: Annotated[int, Range(1, 65_536)] = 10,
+        variables: Annotated[int, Range(1, 65_536)] = 1,
+        categories: Annotated[int, Range(2, 65_536)] = 10,
         temperature: Annotated[float, Range(above=0)] = 0.67,
     ) -> None:
         super().__init__()

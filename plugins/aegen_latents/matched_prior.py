@@ -25,7 +25,7 @@ class MatchedPrior(Bottleneck):
 
     offers = frozenset({"prior"})
 
-    def __init__(self, *, dim: Annotated[int, Range(1)] = 16) -> None:
+    def __init__(self, *, dim: Annotated[int, Range(1, 65_536)] = 16) -> None:
         super().__init__()
         self.fan_in = dim
 

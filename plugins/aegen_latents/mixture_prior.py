@@ -29,7 +29,9 @@ class MixturePrior(Bottleneck):
     offers = frozenset({"prior", "density", "diagonal", "penalty"})
     undecayed = frozenset({"logits", "means", "logvars"})
 
-    def __init__(self, *, dim: Annotated[int, Range(1)] = 16, components: Annotated[int, Range(1)] = 50) -> None:
+    def __init__(
+        self, *, dim: Annotated[int, Range(1, 65_536)] = 16, components: Annotated[int, Range(1, 65_536)] = 50
+    ) -> None:
         super().__init__()
         self.fan_in = 2 * dim
         self.logits = nn.Parameter(torch.zeros(components))

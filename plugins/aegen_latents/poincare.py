@@ -32,7 +32,7 @@ class Poincare(Bottleneck):
     offers = frozenset({"prior", "density", "penalty"})
 
     def __init__(
-        self, *, dim: Annotated[int, Range(1)] = 16, curvature: Annotated[float, Range(above=0)] = 1.0
+        self, *, dim: Annotated[int, Range(1, 65_536)] = 16, curvature: Annotated[float, Range(above=0)] = 1.0
     ) -> None:
         super().__init__()
         if curvature * dim > _FARTHEST**2:

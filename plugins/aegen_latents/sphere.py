@@ -28,7 +28,7 @@ class Sphere(Bottleneck):
 
     offers = frozenset({"prior", "density", "penalty"})
 
-    def __init__(self, *, dim: Annotated[int, Range(2)] = 16) -> None:
+    def __init__(self, *, dim: Annotated[int, Range(2, 65_536)] = 16) -> None:
         super().__init__()
         self.dim = dim
         self.fan_in = dim + 1

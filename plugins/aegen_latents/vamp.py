@@ -31,7 +31,11 @@ class Vamp(Bottleneck):
     undecayed = frozenset({"raw"})
 
     def __init__(
-        self, image: ImageShape, *, dim: Annotated[int, Range(1)] = 16, components: Annotated[int, Range(1)] = 100
+        self,
+        image: ImageShape,
+        *,
+        dim: Annotated[int, Range(1, 65_536)] = 16,
+        components: Annotated[int, Range(1, 65_536)] = 100,
     ) -> None:
         super().__init__()
         self.fan_in = 2 * dim

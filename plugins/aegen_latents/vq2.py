@@ -37,13 +37,13 @@ class VQ2(Bottleneck):
     def __init__(
         self,
         *,
-        dim: Annotated[int, Range(1)] = 16,
-        codes: Annotated[int, Range(1)] = 256,
+        dim: Annotated[int, Range(1, 65_536)] = 16,
+        codes: Annotated[int, Range(1, 1_048_576)] = 256,
         beta: Annotated[float, Range(0)] = 0.25,
         update: Update = "ema",
         decay: Annotated[float, Range(0, 0.9999)] = 0.99,
         restart: Annotated[int, Range(0)] = 50,
-        kmeans_iterations: Annotated[int, Range(0)] = 10,
+        kmeans_iterations: Annotated[int, Range(0, 10_000)] = 10,
         l2_normalised: bool = False,
         rotation_trick: bool = False,
     ) -> None:

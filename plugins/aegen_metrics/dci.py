@@ -36,8 +36,8 @@ class DCI(OfFactors):
     def __init__(
         self,
         *,
-        trees: Annotated[int, Range(1)] = 50,
-        depth: Annotated[int, Range(1)] = 10,
+        trees: Annotated[int, Range(1, 100_000)] = 50,
+        depth: Annotated[int, Range(1, 256)] = 10,
         most: Annotated[int, Range(20)] = 5000,
     ) -> None:
         self.trees, self.depth, self.most = trees, depth, most

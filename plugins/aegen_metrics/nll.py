@@ -36,8 +36,8 @@ class NLL(Metric):
     def __init__(
         self,
         *,
-        samples: Annotated[int, Range(1)] = 200,
-        chunk: Annotated[int, Range(1)] = 10,
+        samples: Annotated[int, Range(1, 65_536)] = 200,
+        chunk: Annotated[int, Range(1, 65_536)] = 10,
         images: Annotated[int, Range(1)] = 1000,
     ) -> None:
         self.samples, self.chunk, self.images = samples, chunk, images

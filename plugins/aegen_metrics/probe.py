@@ -44,9 +44,9 @@ class Probe(Metric):
     def __init__(
         self,
         *,
-        folds: Annotated[int, Range(2)] = 5,
-        neighbours: Annotated[int, Range(1)] = 5,
-        iterations: Annotated[int, Range(1)] = 200,
+        folds: Annotated[int, Range(2, 1_000)] = 5,
+        neighbours: Annotated[int, Range(1, 100_000)] = 5,
+        iterations: Annotated[int, Range(1, 1_000_000)] = 200,
     ) -> None:
         self.folds, self.neighbours, self.iterations = folds, neighbours, iterations
 

@@ -33,10 +33,10 @@ class Conv(Architecture):
         image: ImageShape,
         fan_in: int,
         *,
-        width: Annotated[int, Range(1)] = 32,
+        width: Annotated[int, Range(1, 16_384)] = 32,
         depth: Annotated[int, Range(1, 10)] = 3,
-        blocks: Annotated[int, Range(0)] = 0,
-        hidden: Annotated[int, Range(0)] = 256,
+        blocks: Annotated[int, Range(0, 256)] = 0,
+        hidden: Annotated[int, Range(0, 65_536)] = 256,
         spatial: bool = False,
         spectral_norm: bool = False,
     ) -> None:

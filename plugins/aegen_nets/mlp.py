@@ -29,7 +29,7 @@ class MLP(Architecture):
         image: ImageShape,
         fan_in: int,
         *,
-        hidden: Annotated[list[int], Range(1)] = [512, 256],  # noqa: B006
+        hidden: Annotated[list[int], Range(1, 65_536)] = [512, 256],  # noqa: B006
         spectral_norm: bool = False,
     ) -> None:
         self.image = image

@@ -24,7 +24,9 @@ class CIWAE(Objective):
     bottleneck, likelihood = "gaussian", "gaussian"
     needs = frozenset({"density", "penalty"})
 
-    def __init__(self, *, samples: Annotated[int, Range(1)] = 5, beta: Annotated[float, Range(0, 1)] = 0.05) -> None:
+    def __init__(
+        self, *, samples: Annotated[int, Range(1, 65_536)] = 5, beta: Annotated[float, Range(0, 1)] = 0.05
+    ) -> None:
         super().__init__()
         self.samples = samples
         self.beta = beta

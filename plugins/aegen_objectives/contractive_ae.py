@@ -25,7 +25,9 @@ class ContractiveAE(AE):
         probes: random directions of the latent that estimate the norm, 0 for its exact value.
     """
 
-    def __init__(self, *, weight: Annotated[float, Range(0)] = 0.1, probes: Annotated[int, Range(0)] = 1) -> None:
+    def __init__(
+        self, *, weight: Annotated[float, Range(0)] = 0.1, probes: Annotated[int, Range(0, 1_024)] = 1
+    ) -> None:
         super().__init__()
         self.weight, self.probes = weight, probes
         self.norm = torch.compiler.disable(self.norm)  # type: ignore[method-assign]  # it knows no second derivatives

@@ -31,7 +31,7 @@ class IWAE(Objective):
     def __init__(
         self,
         *,
-        samples: Annotated[int, Range(1)] = 5,
+        samples: Annotated[int, Range(1, 65_536)] = 5,
         gradient: Literal["standard", "doubly-reparameterised"] = "standard",
     ) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ class PIWAE(Objective):
     bottleneck, likelihood = "gaussian", "gaussian"
     needs = frozenset({"density", "penalty"})
 
-    def __init__(self, *, samples: Annotated[int, Range(1)] = 5, bounds: Annotated[int, Range(1)] = 4) -> None:
+    def __init__(self, *, samples: Annotated[int, Range(1, 65_536)] = 5, bounds: Annotated[int, Range(1)] = 4) -> None:
         super().__init__()
         self.samples = samples
         self.bounds = bounds

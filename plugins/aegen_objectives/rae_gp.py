@@ -31,7 +31,7 @@ class RAEGP(AE):
         *,
         beta: Annotated[float, Range(0)] = 0.1,
         weight: Annotated[float, Range(0)] = 0.1,
-        probes: Annotated[int, Range(0)] = 1,
+        probes: Annotated[int, Range(0, 1_024)] = 1,
     ) -> None:
         super().__init__()
         self.beta, self.weight, self.probes = beta, weight, probes

@@ -14,7 +14,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from aegen import Autoencoder, ImageShape, Objective, Outcome, Range, Turn, UsageError, Wrapper, build_features
+from aegen import Autoencoder, File, ImageShape, Objective, Outcome, Range, Turn, UsageError, Wrapper, build_features
 from aegen_perceptual.lpips import FeatureDistance, read_heads
 from aegen_perceptual.refusal import given, require_encoder
 
@@ -38,8 +38,8 @@ class Perceptual(Wrapper):
         *,
         weight: Annotated[float, Range(0)] = 0.1,
         features: str = "efficientnet-lite0",
-        weights: str = "",
-        heads: str = "",
+        weights: Annotated[str, File()] = "",
+        heads: Annotated[str, File()] = "",
     ) -> None:
         super().__init__(inner)
         require_encoder(inner, "perceptual", "judges reconstructions")

@@ -31,7 +31,7 @@ class Mixture(Sampler):
         self,
         latent: tuple[int, ...],
         *,
-        components: Annotated[int, Range(1)] = 10,
+        components: Annotated[int, Range(1, 65_536)] = 10,
         most: Annotated[int, Range(1)] = 10_000,
     ) -> None:
         super().__init__()
