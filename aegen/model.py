@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegen import noise, registry
+from aegen import noise, registry, rules
 from aegen.errors import PluginError, UsageError
 from aegen.factory import create, load
 from aegen.protocols import (
@@ -38,6 +38,7 @@ class Autoencoder(nn.Module):
     """
 
     labels: Tensor | None = None
+    architecture: type | None = None  # that made encoder and decoder, where it is known
 
     def __init__(
         self,
@@ -143,13 +144,26 @@ def build_model(
     )
     if latent is None:
         with torch.device("meta"), torch.no_grad():
-            features = nets.encoder().eval()(torch.empty(1, *image))
+            probe = nets.encoder()
+            rules.checked(nets, rules.nets, probe)
+            features = probe.eval()(torch.empty(1, *image))
+            rules.checked(nets, rules.features, features, torch.empty(1, *image), neck.fan_in)
             # Not attached yet: the prior is not needed for a shape.
-            latent = copy.deepcopy(neck).to("meta").eval()(features).z.shape[1:]
+            found = copy.deepcopy(neck).to("meta").eval()(features)
+            rules.checked(
+                neck,
+                rules.hold,
+                isinstance(found, Latent),
+                f"the bottleneck gave a {type(found).__name__}, not a Latent",
+            )
+            latent = found.z.shape[1:]
     latent_shape = tuple(latent)
     encoder = nets.encoder()
     decoder = nets.decoder(latent_shape, pixels.fan_out)
-    return Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
+    rules.checked(nets, rules.nets, encoder, decoder)
+    model = Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
+    model.architecture = type(nets)
+    return model
 
 
 def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:
@@ -216,7 +230,9 @@ def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objecti
     check_needs(
         f"objective {spec.name!r}", objective.needs, model.bottleneck, objective_classes(spec.name)[0][1].bottleneck
     )
-    turns = [turn.name for turn in objective.turns()]
+    found = objective.turns()
+    rules.checked(objective, rules.turns, found, model)
+    turns = [turn.name for turn in found]
     if len(set(turns)) < len(turns):  # metrics and optimizer states go by these names
         twice = next(turn for turn in turns if turns.count(turn) > 1)
         raise UsageError(

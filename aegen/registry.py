@@ -161,7 +161,9 @@ def find(kind: str, name: str) -> Component:
         ways = dict.fromkeys(f"{c.package}/{c.name}" for c in owners)
         if len(ways) == 1:
             values = " and ".join(c.value for c in owners)
-            raise PluginError(f"{owners[0].package} declares {kind} {name!r} twice, {values}", hint="mend or uninstall it")
+            raise PluginError(
+                f"{owners[0].package} declares {kind} {name!r} twice, {values}", hint="mend or uninstall it"
+            )
         raise PluginError(f"{kind} {name!r} is provided by {len(ways)} packages", hint=f"say {' or '.join(ways)}")
     if owners:
         return owners[0]
@@ -231,7 +233,11 @@ def load(component: Component) -> Any:
 
 def _top(value: str) -> str:
     """The first name of the modules that a component may be made of, as `__name__` says it."""
-    return _module_of(Path(value.partition(":")[0])) if is_file(value) else value.partition(":")[0].partition(".")[0].strip()
+    return (
+        _module_of(Path(value.partition(":")[0]))
+        if is_file(value)
+        else value.partition(":")[0].partition(".")[0].strip()
+    )
 
 
 def _module_of(path: Path) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from aegen import registry
 from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch
+from aegen.blame import blamed, named
 from aegen.checkpoint import Checkpoint, resumable
 from aegen.config import Layer, merge_resume, resolve
 from aegen.data.source import Data, load_data
@@ -21,7 +22,7 @@ from aegen.engine.parallel import World, begun_run, remember_run, world
 from aegen.engine.recorder import NotFinite
 from aegen.engine.stop import Stop
 from aegen.errors import EnvironmentFault, Interrupted, UsageError
-from aegen.factory import create
+from aegen.factory import create, load_component
 from aegen.model import build_model, build_objective, build_sampler
 from aegen.plugins import Hooks
 from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing
@@ -112,7 +113,9 @@ def train(
         if begun is not None and begun != home:
             home, saved, spec = resumable(begun)
             init_from, run_dir = first_weights(home) if saved is None else None, None
-        return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, say if here.first else _silent)
+        talk = say if here.first else _silent
+        with named():
+            return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, talk)
 
 
 def _train(
@@ -132,7 +135,7 @@ def _train(
         spec = same_batch(spec, saved, here)
     if run_dir is not None and here.first:
         refuse_existing(run_dir)  # before minutes of reading data
-    trackers = [(name, registry.get("tracker", name)) for name in spec.log.trackers if here.first]
+    trackers = [(name, load_component(registry.find("tracker", name))) for name in spec.log.trackers if here.first]
     data = load_data(spec.data, spec.data_options, say)
     _tell_data(data, spec, say)
     torch.manual_seed(spec.train.seed)
@@ -197,7 +200,7 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
         error = interrupt
         raise
     except OSError as fault:
-        error = disk_error(fault, run.path, last_good=trainer.keeper.last_good)
+        error = blamed(fault) or disk_error(fault, run.path, last_good=trainer.keeper.last_good)
         raise error from fault
     except torch.OutOfMemoryError as fault:
         error = EnvironmentFault("the device ran out of memory", hint="use a smaller --batch-size or --precision bf16")

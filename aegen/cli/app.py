@@ -78,7 +78,9 @@ def plugin_command(name: str) -> Any:
     found = registry.load(component)
     who = f"command {name!r} of {component.package}"
     if not isinstance(found, typer.Typer) and not callable(found):
-        raise PluginError(f"{who} is neither a function nor a Typer app ({found!r})", hint="mend or uninstall that package")
+        raise PluginError(
+            f"{who} is neither a function nor a Typer app ({found!r})", hint="mend or uninstall that package"
+        )
     try:
         return typer.main.get_command(found) if isinstance(found, typer.Typer) else single(found, name)
     except Exception as error:  # Typer raises what it likes at a signature that it cannot read

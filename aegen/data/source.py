@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import registry
+from aegen import registry, rules
 from aegen.data import files, keep
 from aegen.data.decode import side
 from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
@@ -115,6 +115,7 @@ def load_data(
         images = source.load(settings)
     finally:
         files.say.reset(told)
+    rules.checked(source, rules.images, images)
     _check(images, settings)
     if images.skipped and settings.strict:
         raise UsageError(
@@ -155,17 +156,6 @@ def _plain(pixels: Pictures) -> Pictures:
 
 def _check(images: Images, settings: DataSettings) -> None:
     pixels = images.pixels
-    if pixels.dtype != torch.uint8 or pixels.ndim != 4:
-        raise TypeError(f"data set {settings.name!r} gave {pixels.dtype} {tuple(pixels.shape)}, not uint8 (N, C, H, W)")
-    held = images.validation_factors
-    for factors, count in (
-        (images.factors, len(pixels)),
-        (held, len(images.validation[0]) if images.validation else 0),
-    ):
-        if factors is not None and factors.shape != (count, len(images.factor_names)):
-            raise TypeError(
-                f"data set {settings.name!r} gave factors {tuple(factors.shape)} for {count} images and {images.factor_names}"
-            )
     if len(pixels) < 2:
         raise UsageError(f"--data {settings.name} holds {len(pixels)} image, but training needs at least 2")
     height, width = pixels.shape[2:]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from aegen.engine import optim, precision
 from aegen.engine.guard import Guard
 from aegen.engine.parallel import World
+from aegen.engine.rehearsal import first_step
 from aegen.model import Autoencoder, lifted
 from aegen.protocols import Objective, Outcome, Turn
 from aegen.settings import TrainSettings
@@ -33,11 +35,12 @@ class Stage(nn.Module):
         self.model = model
         self.objective = objective
         self.turn = turn
+        self.loss = turn.loss
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Images (B, C, H, W) and labels (B,) → the loss () and every term and watched number, each (B,) or ()."""
         self.model.labels = labels
-        return reduce(self.turn.loss(self.model, x))
+        return reduce(self.loss(self.model, x))
 
 
 def reduce(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
@@ -82,7 +85,9 @@ class Player:
         self.guard = Guard((model, objective), world) if settings.on_nan == "skip" and self.parameters else None
         self._owns = True
         self.seats()
-        self.stage = self.spread(Stage(model, objective, turn))
+        whole = Stage(model, objective, turn)
+        self._unseen: Stage | None = whole
+        self.stage = self.spread(whole)
         if settings.compile != "off":
             mode = "reduce-overhead" if settings.compile == "reduce-overhead" else None
             self.stage = torch.compile(self.stage, mode=mode)  # type: ignore[assignment]
@@ -121,7 +126,7 @@ class Player:
 
     def accumulate(self, x: Tensor, labels: Tensor | None, *, share: float, last: bool) -> dict[str, Tensor]:
         """Forward and backward for one micro-batch that is `share` of the step; its metrics, on the device."""
-        with self._quiet(not last):
+        with self._quiet(not last), self._looked_at(x, labels):
             if self._copies:
                 torch.compiler.cudagraph_mark_step_begin()
             with precision.autocast(self.settings.precision, self.world.device):
@@ -133,6 +138,15 @@ class Player:
             if self.parameters:
                 self.scaler.scale(loss * share if share != 1 else loss).backward()
         return {self.label + name: value for name, value in metrics.items()} if self.label else metrics
+
+    def _looked_at(self, x: Tensor, labels: Tensor | None) -> AbstractContextManager[object]:
+        """The first time, the rules of what the parts give are held against what they do give."""
+        if self._unseen is None:
+            return nullcontext()
+        stage, self._unseen = self._unseen, None
+        arithmetic = partial(precision.autocast, self.settings.precision, self.world.device)
+        compiled, learns = self.settings.compile != "off", bool(self.parameters)
+        return first_step(stage, x, labels, learns=learns, compiled=compiled, autocast=arithmetic)
 
     def _quiet(self, quiet: bool) -> AbstractContextManager[object]:
         """DDP sums gradients at the last micro-batch of a step only."""
