@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from aegen import registry
-from aegen.data.source import dataset_name
+from aegen.combining import check_fit, described, expand, objective_options, short, stack
+from aegen.data.naming import dataset_name
+from aegen.descriptions import Description
 from aegen.errors import UsageError, did_you_mean, listing
-from aegen.factory import load
-from aegen.model import expand, objective_classes, objective_options, short
-from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
 from aegen.settings import COMPONENTS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
 
@@ -92,7 +91,7 @@ def chosen(values: Mapping[str, Any]) -> dict[str, str]:
         if name is not None and not isinstance(name, str):
             raise UsageError(f"{key} is {name!r}, but takes a name")
     objective = expand(values.get("objective.name", DEFAULT_OBJECTIVE))
-    first = objective_classes(objective)[0][1]
+    first = stack(objective)[0][1]
     return {
         "arch": values.get("arch.name", DEFAULT_ARCH),
         "objective": objective,
@@ -108,32 +107,36 @@ def suggestions(objective: str) -> list[Layer]:
     Raises:
         UsageError: a name is unknown.
     """
-    classes = objective_classes(expand(objective))
-    return [(f"objective {name}", {f"train.{k}": v for k, v in cls.suggests.items()}) for name, cls in classes]
+    parts = stack(expand(objective))
+    return [(f"objective {name}", {f"train.{k}": v for k, v in told.suggests.items()}) for name, told in parts]
 
 
 def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Component, dict[str, Option]]]:
     """Section (`arch`, `objective`, `objective.adversarial`, …) → its component and its options."""
     found = {}
-    for key, kind, base in (
-        ("arch", "architecture", Architecture),
-        ("bottleneck", "bottleneck", Bottleneck),
-        ("likelihood", "likelihood", Likelihood),
-        ("data", "dataset", Dataset),
+    for key, kind in (
+        ("arch", "architecture"),
+        ("bottleneck", "bottleneck"),
+        ("likelihood", "likelihood"),
+        ("data", "dataset"),
     ):
         name = dataset_name(names[key]) if key == "data" else names[key]
-        found[key] = registry.find(kind, name), options_of(load(kind, name, base))
-    for i, (name, cls) in enumerate(objective_classes(names["objective"])):
+        found[key] = registry.find(kind, name), _options(described(kind, name))
+    for i, (name, told) in enumerate(stack(names["objective"])):
         section = f"objective.{short(name)}" if i else "objective"
-        found[section] = registry.find("objective", name), options_of(cls, schedulable=True)
+        found[section] = registry.find("objective", name), _options(told)
     return found
+
+
+def _options(told: Description) -> dict[str, Option]:
+    return {option.name: option for option in told.options}
 
 
 def resolve(layers: Sequence[Layer]) -> Resolved:
     """Check every value and complete them by defaults.
 
     Raises:
-        UsageError: an unknown key, name or option, or an unacceptable value.
+        UsageError: an unknown key, name or option, an unacceptable value, or parts that do not go together.
     """
     values, origins = merge(layers)
     for key in values:
@@ -164,6 +167,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     if len(full["train"]["betas"]) != 2:
         raise UsageError(f"train.betas is {full['train']['betas']}, but takes two numbers")
     spec = RunSpec.from_dict({k: {n: v for n, v in t.items() if v is not None} for k, t in full.items()})
+    check_fit(names["objective"], names["bottleneck"])
     every = flatten(spec.to_dict())
     return Resolved(spec, {k: origins.get(k, "default") for k in every})
 

@@ -114,6 +114,11 @@ def every_component() -> Iterator[Component]:
         yield from components(kind)
 
 
+def unreadable() -> list[installed.Unreadable]:
+    """Installed packages whose metadata is broken."""
+    return [found for found in installed.scan()[1] if not disabled(found.package)]
+
+
 def forget() -> None:
     """Read the metadata anew; for tests and notebooks that install a package while they run."""
     installed.scan.cache_clear()
@@ -198,12 +203,11 @@ def files_of_strangers() -> set[str]:
     return {str(getattr(m, "__file__", "")) for name, m in list(sys.modules.items()) if is_stranger(name)}
 
 
-@functools.cache
-def load(component: Component) -> Any:
-    """Import what a component names.
+def supported(component: Component) -> None:
+    """Refuse a component that was written for a newer aegen.
 
     Raises:
-        PluginError: its package asks for a newer aegen, or its import fails; the reason is in the message.
+        PluginError: it was.
     """
     if component.api > API_VERSION:
         raise PluginError(
@@ -211,6 +215,16 @@ def load(component: Component) -> Any:
             f"this aegen has {API_VERSION}",
             hint="pip install --upgrade aegen",
         )
+
+
+@functools.cache
+def load(component: Component) -> Any:
+    """Import what a component names.
+
+    Raises:
+        PluginError: its package asks for a newer aegen, or its import fails; the reason is in the message.
+    """
+    supported(component)
     if not component.builtin:
         _strangers[_top(component.value)] = component
     try:

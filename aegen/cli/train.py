@@ -212,6 +212,8 @@ def train(
         resolved = resolve(layers)
         typer.echo(to_toml(resolved.spec.to_dict(), resolved.origins), nl=False)
         return
+    if resume is None:
+        resolve(layers)  # what is refused is refused before torch is loaded
     from aegen.run import train as run
 
     result = run(

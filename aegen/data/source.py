@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aegen import registry, rules
+from aegen import rules
 from aegen.data import files, keep
 from aegen.data.decode import side
+from aegen.data.naming import dataset_name
 from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
-from aegen.errors import UsageError, did_you_mean, listing
+from aegen.errors import UsageError
 from aegen.factory import create, load
 from aegen.protocols import Dataset, Images, ImageShape
 from aegen.settings import DataSettings
@@ -61,37 +61,6 @@ class Data:
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.train)
         return self._fingerprint
-
-
-def dataset_name(name: str) -> str:
-    """The registered data set that `--data NAME` means: a name, or `folder`, `array` or `shards` for a path.
-
-    Raises:
-        UsageError: neither a name nor an existing path.
-    """
-    if not name.strip():
-        raise UsageError(f"--data {name!r} names nothing", hint="give a data set, a folder, a .npy, a .npz or a .tar")
-    known = registry.names("dataset")
-    if name in known or ("/" in name and name.partition("/")[2] in known and not Path(name).exists()):
-        return name
-    if registry.is_file(name):
-        return name
-    if name.endswith(".tar") and "shards" in known:
-        return "shards"
-    path = Path(name).expanduser()
-    try:
-        if path.is_dir():
-            return "folder"
-        if path.suffix in (".npy", ".npz") and path.exists():
-            return "array"
-        is_file = path.is_file()
-    except OSError as error:
-        raise UsageError(f"--data {name} cannot be read ({error.strerror})") from error
-    named = [n for n in known if n not in ("folder", "array", "shards")]
-    if is_file:
-        raise UsageError(f"--data {name} is a file, but takes a folder, a .npy or a .npz", hint="give its folder")
-    hint = did_you_mean(name, named) or "give an existing folder, .npy or .npz, or one of those names"
-    raise UsageError(f"--data {name!r} is no existing path and no data set ({listing(named)})", hint=hint)
 
 
 def load_data(
