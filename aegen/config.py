@@ -5,8 +5,9 @@ Precedence: flag > `--set` > `--config` > what the objective suggests > default.
 
 from __future__ import annotations
 
+import inspect
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from aegen.combining import check_fit, described, expand, objective_options, sho
 from aegen.data.naming import dataset_name
 from aegen.descriptions import Description
 from aegen.errors import UsageError, did_you_mean, listing
-from aegen.settings import COMPONENTS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
+from aegen.settings import COMPONENTS, FLAGS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
 
 DEFAULT_ARCH, DEFAULT_OBJECTIVE = "conv", "vae"
@@ -52,6 +53,65 @@ def parse_sets(texts: Sequence[str]) -> Layer:
             raise UsageError(f"--set {text!r} is not key=value", hint="for example --set checkpoint.every_steps=20")
         values.update(flatten({key.strip(): value.strip()}))
     return "--set", values
+
+
+def spellings() -> dict[str, str]:
+    """What `aegen.train` calls a setting → its dotted key: the flags of the command line with `_` for `-`."""
+    flags = {flag: key for table in FLAGS.values() for flag, key in table.items()} | {"--latent-dim": "bottleneck.dim"}
+    return {f"{part}": f"{part}.name" for part in COMPONENTS} | {
+        flag.removeprefix("--").replace("-", "_"): key for flag, key in flags.items()
+    }
+
+
+def keyword_layers(given: Mapping[str, Any]) -> list[Layer]:
+    """Keywords of `aegen.train` as layers, each with its own origin: spellings of the command line, or dotted keys.
+
+    Raises:
+        UsageError: a word is neither.
+    """
+    known = spellings()
+    layers: list[Layer] = []
+    for word, value in given.items():
+        key = known.get(word, word)
+        section = key.partition(".")[0]
+        if "." not in key and not (section in SETTINGS and isinstance(value, Mapping)):
+            dotted = {f"{name}.{option}": option for name, kind in SETTINGS.items() for option in options_of(kind)}
+            long = next((k for k, option in dotted.items() if option == word), "")
+            hint = (
+                did_you_mean(word, known)
+                or "aegen train --help lists them, and all others are written **{'section.option': …}"
+            )
+            raise UsageError(
+                f"train() has no argument {word!r}", hint=f"write **{{{long!r}: {value!r}}}" if long else hint
+            )
+        if isinstance(value, Mapping):  # arch={"name": "mlp", "hidden": [8]}
+            table = flatten({section: value})
+        else:
+            table = {key: [value] if key == "log.trackers" and isinstance(value, str) else plain(value)}
+        layers.append((f"train({word}=…)", table))
+    return layers
+
+
+def signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function whose `**options` are those of `keyword_layers`, with each of them written out."""
+    own = list(inspect.signature(function).parameters.values())
+    words = []
+    for word, key in spellings().items():
+        section, _, name = key.partition(".")
+        option = options_of(SETTINGS[section]).get(name) if section in SETTINGS else None
+        default = (
+            option.default if option is not None else {"arch": DEFAULT_ARCH, "objective": DEFAULT_OBJECTIVE}.get(word)
+        )
+        kind = option.type if option is not None else int if word == "latent_dim" else str
+        words.append(inspect.Parameter(word, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+    return inspect.signature(function).replace(parameters=[*own[:-1], *words, own[-1]])
+
+
+def plain(value: Any) -> Any:
+    """A value of Python as JSON would have it: a path or a device is its text, a tuple a list."""
+    if isinstance(value, str | int | float | bool | list | None):
+        return value
+    return [plain(part) for part in value] if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,9 @@ KINDS = {
 KNOWN_ELSEWHERE = {("objective", "swae"): "./examples/aegen-swae"}
 
 
+_FEW = 8  # names that a sentence can hold
+
+
 @dataclass(frozen=True)
 class Component:
     """One registered name: frozen data, nothing imported.
@@ -176,10 +179,15 @@ def find(kind: str, name: str) -> Component:
     if off:
         raise PluginError(f"{kind} {name!r} is in {off[0].package}, which AEGEN_DISABLE_PLUGINS switches off")
     known = names(kind)
+    everything = f"aegen list-plugins --kind {kind} shows all {len(known)}"
     hint = did_you_mean(name, known)
     if (kind, name) in KNOWN_ELSEWHERE:
         hint = f"pip install {KNOWN_ELSEWHERE[kind, name]}, in aegen's repository, provides it"
-    raise UsageError(f"unknown {kind} {name!r}; installed: {listing(known)}", hint=hint)
+    elif len(known) <= _FEW:
+        hint = f"{hint} installed: {listing(known)}".strip()
+    else:
+        hint = f"{hint} {everything}".strip()
+    raise UsageError(f"unknown {kind} {name!r}", hint=hint)
 
 
 # ---------------------------------------------------------------------------------------------------- loading

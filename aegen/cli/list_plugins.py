@@ -122,13 +122,20 @@ def _goes_with(row: dict[str, Any]) -> str:
 
 def _show(found: Mapping[Component, Description | AegenError]) -> None:
     """Everything about a component: options and defaults, documentation, source."""
+    from aegen.cli.render import columns, wrapped
+
     for component, told in found.items():
         typer.echo(f"{component.kind} {component.name}  ({component.package} {component.version})")
         if isinstance(told, AegenError):
             typer.echo(f"  {status(component, told)[0]}")
             continue
-        for text in told.text:
-            typer.echo("".join(f"  {line}\n" for line in text.splitlines()))
+        for text in filter(None, told.text):
+            paragraphs = [" ".join(part.split()) if columns() else part for part in text.split("\n\n")]
+            typer.echo(wrapped("\n\n".join(paragraphs), 2) + "\n")
         for option in told.options:
-            typer.echo(f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12} {option.help}")
+            about = f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12}"
+            if columns() is None:
+                typer.echo(f"{about} {option.help}")
+            else:
+                typer.echo(f"{about.rstrip()}\n{wrapped(option.help, 6)}")
         typer.echo(f"  source: {told.source}\n")
