@@ -16,7 +16,9 @@ import torch
 from aegen import registry
 from aegen.atomic import sweep, write_text
 from aegen.checkpoint import Checkpoint, origins
-from aegen.data.source import Data, dataset_name
+from aegen.combining import short, stack
+from aegen.data.naming import dataset_name
+from aegen.data.source import Data
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World
 from aegen.errors import UsageError
@@ -75,11 +77,21 @@ def open_run(
             run.forget_after(trainer.progress.step)
             describe(run)
             return run
-        data = re.sub(r"[^A-Za-z0-9]+", "-", Path(spec.data.name).stem).strip("-") or "data"
-        stem = re.sub(r"[^A-Za-z0-9+.-]+", "-", f"{spec.arch.name}-{spec.objective.name}-{data}").strip("-.")
-        return RunDir.create(run_dir, stem, describe)
+        return RunDir.create(run_dir, run_name(spec), describe)
     except OSError as error:
         raise disk_error(error, home or run_dir or RUNS, last_good=trainer.keeper.last_good) from error
+
+
+def run_name(spec: RunSpec) -> str:
+    """What a run is called unless it is told: architecture, objective, a bottleneck that is not the objective's own, data."""
+    parts = [short(spec.arch.name), "+".join(short(part) for part in spec.objective.name.split("+"))]
+    if spec.bottleneck.name != stack(spec.objective.name)[0][1].bottleneck:
+        parts.append(short(spec.bottleneck.name))
+    name = spec.data.name
+    parts.append(
+        re.sub(r"[^A-Za-z0-9]+", "-", short(name) if registry.is_file(name) else Path(name).stem).strip("-") or "data"
+    )
+    return re.sub(r"[^A-Za-z0-9+.-]+", "-", "-".join(parts)).strip("-.")
 
 
 def same_batch(spec: RunSpec, saved: Checkpoint, here: World) -> RunSpec:

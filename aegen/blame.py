@@ -20,7 +20,9 @@ def blamed(error: BaseException) -> PluginError | None:
     for frame, line in reversed(frames(error)):
         if registry.is_stranger(frame.f_globals.get("__name__", "")):
             code = frame.f_code
-            return PluginError(f"{code.co_qualname} in {place(code.co_filename, line)} failed ({said(error)})", hint=_HINT)
+            return PluginError(
+                f"{code.co_qualname} in {place(code.co_filename, line)} failed ({said(error)})", hint=_HINT
+            )
     for step in reversed(getattr(error, "real_stack", None) or []):  # what torch.compile was reading when it gave up
         if step.filename in registry.files_of_strangers():
             return PluginError(f"{step.name} in {place(step.filename, step.lineno)} failed ({said(error)})", hint=_HINT)

@@ -19,12 +19,18 @@ def folder() -> Path | None:
     told = os.environ.get("AEGEN_CACHE")
     if told is not None:
         return Path(told) if told else None
-    home, given = Path.home(), os.environ.get
+    given = os.environ.get
+    try:
+        home = Path.home()
+    except RuntimeError:  # a user whom the system does not know
+        return None
     if sys.platform == "win32":
         return Path(given("LOCALAPPDATA") or home / "AppData/Local") / "aegen" / "Cache"
     if sys.platform == "darwin":
         return home / "Library/Caches/aegen"
-    return Path(given("XDG_CACHE_HOME") or home / ".cache") / "aegen"
+    told = given("XDG_CACHE_HOME")
+    # The specification has relative ones ignored; they would be another folder wherever aegen is called.
+    return (Path(told) if told and Path(told).is_absolute() else home / ".cache") / "aegen"
 
 
 def tidy(files: Iterable[Path], most: float) -> None:

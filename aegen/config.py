@@ -5,19 +5,19 @@ Precedence: flag > `--set` > `--config` > what the objective suggests > default.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aegen import registry
-from aegen.data.source import dataset_name
+from aegen.combining import check_fit, described, expand, objective_options, short, stack
+from aegen.data.naming import dataset_name
+from aegen.descriptions import Description
 from aegen.errors import UsageError, did_you_mean, listing
-from aegen.factory import load
-from aegen.model import expand, objective_classes, objective_options, short
 from aegen.outside import parse_toml, read_text
-from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
-from aegen.settings import COMPONENTS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
+from aegen.settings import COMPONENTS, FLAGS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
 
 DEFAULT_ARCH, DEFAULT_OBJECTIVE = "conv", "vae"
@@ -60,6 +60,65 @@ def parse_sets(texts: Sequence[str]) -> Layer:
     return "--set", values
 
 
+def spellings() -> dict[str, str]:
+    """What `aegen.train` calls a setting → its dotted key: the flags of the command line with `_` for `-`."""
+    flags = {flag: key for table in FLAGS.values() for flag, key in table.items()} | {"--latent-dim": "bottleneck.dim"}
+    return {f"{part}": f"{part}.name" for part in COMPONENTS} | {
+        flag.removeprefix("--").replace("-", "_"): key for flag, key in flags.items()
+    }
+
+
+def keyword_layers(given: Mapping[str, Any]) -> list[Layer]:
+    """Keywords of `aegen.train` as layers, each with its own origin: spellings of the command line, or dotted keys.
+
+    Raises:
+        UsageError: a word is neither.
+    """
+    known = spellings()
+    layers: list[Layer] = []
+    for word, value in given.items():
+        key = known.get(word, word)
+        section = key.partition(".")[0]
+        if "." not in key and not (section in SETTINGS and isinstance(value, Mapping)):
+            dotted = {f"{name}.{option}": option for name, kind in SETTINGS.items() for option in options_of(kind)}
+            long = next((k for k, option in dotted.items() if option == word), "")
+            hint = (
+                did_you_mean(word, known)
+                or "aegen train --help lists them, and all others are written **{'section.option': …}"
+            )
+            raise UsageError(
+                f"train() has no argument {word!r}", hint=f"write **{{{long!r}: {value!r}}}" if long else hint
+            )
+        if isinstance(value, Mapping):  # arch={"name": "mlp", "hidden": [8]}
+            table = flatten({section: value})
+        else:
+            table = {key: [value] if key == "log.trackers" and isinstance(value, str) else plain(value)}
+        layers.append((f"train({word}=…)", table))
+    return layers
+
+
+def signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function whose `**options` are those of `keyword_layers`, with each of them written out."""
+    own = list(inspect.signature(function).parameters.values())
+    words = []
+    for word, key in spellings().items():
+        section, _, name = key.partition(".")
+        option = options_of(SETTINGS[section]).get(name) if section in SETTINGS else None
+        default = (
+            option.default if option is not None else {"arch": DEFAULT_ARCH, "objective": DEFAULT_OBJECTIVE}.get(word)
+        )
+        kind = option.type if option is not None else int if word == "latent_dim" else str
+        words.append(inspect.Parameter(word, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
+    return inspect.signature(function).replace(parameters=[*own[:-1], *words, own[-1]])
+
+
+def plain(value: Any) -> Any:
+    """A value of Python as JSON would have it: a path or a device is its text, a tuple a list."""
+    if isinstance(value, str | int | float | bool | list | None):
+        return value
+    return [plain(part) for part in value] if isinstance(value, tuple) else str(value)
+
+
 @dataclass(frozen=True)
 class Resolved:
     """A complete configuration.
@@ -97,7 +156,7 @@ def chosen(values: Mapping[str, Any]) -> dict[str, str]:
         if name is not None and not isinstance(name, str):
             raise UsageError(f"{key} is {name!r}, but takes a name")
     objective = expand(values.get("objective.name", DEFAULT_OBJECTIVE))
-    first = objective_classes(objective)[0][1]
+    first = stack(objective)[0][1]
     return {
         "arch": values.get("arch.name", DEFAULT_ARCH),
         "objective": objective,
@@ -113,32 +172,36 @@ def suggestions(objective: str) -> list[Layer]:
     Raises:
         UsageError: a name is unknown.
     """
-    classes = objective_classes(expand(objective))
-    return [(f"objective {name}", {f"train.{k}": v for k, v in cls.suggests.items()}) for name, cls in classes]
+    parts = stack(expand(objective))
+    return [(f"objective {name}", {f"train.{k}": v for k, v in told.suggests.items()}) for name, told in parts]
 
 
 def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Component, dict[str, Option]]]:
     """Section (`arch`, `objective`, `objective.adversarial`, …) → its component and its options."""
     found = {}
-    for key, kind, base in (
-        ("arch", "architecture", Architecture),
-        ("bottleneck", "bottleneck", Bottleneck),
-        ("likelihood", "likelihood", Likelihood),
-        ("data", "dataset", Dataset),
+    for key, kind in (
+        ("arch", "architecture"),
+        ("bottleneck", "bottleneck"),
+        ("likelihood", "likelihood"),
+        ("data", "dataset"),
     ):
         name = dataset_name(names[key]) if key == "data" else names[key]
-        found[key] = registry.find(kind, name), options_of(load(kind, name, base))
-    for i, (name, cls) in enumerate(objective_classes(names["objective"])):
+        found[key] = registry.find(kind, name), _options(described(kind, name))
+    for i, (name, told) in enumerate(stack(names["objective"])):
         section = f"objective.{short(name)}" if i else "objective"
-        found[section] = registry.find("objective", name), options_of(cls, schedulable=True)
+        found[section] = registry.find("objective", name), _options(told)
     return found
+
+
+def _options(told: Description) -> dict[str, Option]:
+    return {option.name: option for option in told.options}
 
 
 def resolve(layers: Sequence[Layer]) -> Resolved:
     """Check every value and complete them by defaults.
 
     Raises:
-        UsageError: an unknown key, name or option, or an unacceptable value.
+        UsageError: an unknown key, name or option, an unacceptable value, or parts that do not go together.
     """
     values, origins = merge(layers)
     for key in values:
@@ -169,6 +232,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     if len(full["train"]["betas"]) != 2:
         raise UsageError(f"train.betas is {full['train']['betas']}, but takes two numbers")
     spec = RunSpec.from_dict({k: {n: v for n, v in t.items() if v is not None} for k, t in full.items()}, typed=True)
+    check_fit(names["objective"], names["bottleneck"])
     every = flatten(spec.to_dict())
     return Resolved(spec, {k: origins.get(k, "default") for k in every})
 

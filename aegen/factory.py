@@ -11,8 +11,9 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from aegen import registry
-from aegen.errors import PluginError, UsageError, listing
+from aegen import registry, rules
+from aegen.blame import blamed
+from aegen.errors import AegenError, PluginError, UsageError, listing
 from aegen.protocols import (
     Architecture,
     Bottleneck,
@@ -67,6 +68,12 @@ def load_component(component: Component) -> Any:
     if base is not None and not (isinstance(found, type) and issubclass(found, base)):
         who = f"{component.kind} {component.name!r} of {component.package}"
         raise PluginError(f"{who} is not an aegen.{base.__name__} ({found!r})", hint="mend or uninstall that package")
+    if component.kind == "tracker":
+        who = f"tracker {component.name!r} of {component.package}"
+        if not isinstance(found, type):
+            raise PluginError(f"{who} is no class ({found!r})", hint="mend or uninstall that package")
+    if isinstance(found, type):
+        rules.checked(found, rules.declared, component.kind, found)
     return found
 
 
@@ -89,11 +96,26 @@ def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str,
     schedules = {n: Schedule.parse(v) for n, v in options.items() if declared[n].schedulable and isinstance(v, str)}
     # A schedule that starts at 0 must still build what it will need later, so its highest value is what is passed.
     values = options | {n: max(s.low, s.high) for n, s in schedules.items()}
-    part = cls(*(known[n] for n in wanted), **values)
+    part = _made(cls, [known[n] for n in wanted], values)
+    rules.checked(cls, rules.built, kind, part)
     for name, schedule in schedules.items():
         assert isinstance(part, Objective)
         part.schedule(name, schedule)
     return part
+
+
+def _made(cls: type[T], known: list[Any], options: dict[str, Any]) -> T:
+    try:
+        return cls(*known, **options)
+    except (AegenError, MemoryError):
+        raise
+    except Exception as error:
+        found = blamed(error)
+        if found is None:
+            raise
+        if "__init__() call" in str(error):
+            found.hint = "its __init__ must call super().__init__() first"
+        raise found from error
 
 
 class TooMuch(Exception):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aegen import memory, noise, registry
-from aegen.errors import PluginError, UsageError
+from aegen import memory, noise, registry, rules
+from aegen.combining import meet, objective_options, short, stack
+from aegen.errors import UsageError
 from aegen.factory import TooMuch, bounded, create, load
 from aegen.protocols import (
     Architecture,
@@ -23,7 +24,6 @@ from aegen.protocols import (
     Objective,
     Pixels,
     Sampler,
-    Wrapper,
 )
 from aegen.spec import Spec, options_of
 
@@ -39,6 +39,7 @@ class Autoencoder(nn.Module):
     """
 
     labels: Tensor | None = None
+    architecture: type | None = None  # that made encoder and decoder, where it is known
 
     def __init__(
         self,
@@ -172,13 +173,26 @@ def build_model(
     )
     if latent is None:
         with torch.device("meta"), torch.no_grad():
-            features = nets.encoder().eval()(torch.empty(1, *image))
+            probe = nets.encoder()
+            rules.checked(nets, rules.nets, probe)
+            features = probe.eval()(torch.empty(1, *image))
+            rules.checked(nets, rules.features, features, torch.empty(1, *image), neck.fan_in)
             # Not attached yet: the prior is not needed for a shape.
-            latent = copy.deepcopy(neck).to("meta").eval()(features).z.shape[1:]
+            found = copy.deepcopy(neck).to("meta").eval()(features)
+            rules.checked(
+                neck,
+                rules.hold,
+                isinstance(found, Latent),
+                f"the bottleneck gave a {type(found).__name__}, not a Latent",
+            )
+            latent = found.z.shape[1:]
     latent_shape = tuple(latent)
     encoder = nets.encoder()
     decoder = nets.decoder(latent_shape, pixels.fan_out)
-    return Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
+    rules.checked(nets, rules.nets, encoder, decoder)
+    model = Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
+    model.architecture = type(nets)
+    return model
 
 
 _LAYERS = 200_000
@@ -216,43 +230,7 @@ def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:
     Raises:
         UsageError: a name is unknown, a wrapper stands first, or something that wraps nothing stands later.
     """
-    classes = _classes(name)
-    parts = [part for part, _ in classes]
-    first, *others = classes
-    if issubclass(first[1], Wrapper):
-        raise UsageError(f"objective {first[0]!r} wraps another", hint=f"put one before it: vae+{name}")
-    for part, cls in others:
-        if not issubclass(cls, Wrapper):
-            raise UsageError(f"{part!r} in objective {name!r} wraps nothing", hint=f"only wrappers follow {first[0]}+")
-    if len(set(map(short, parts))) < len(parts):
-        raise UsageError(f"objective {name!r} names a part twice")
-    return classes
-
-
-def _classes(name: str) -> list[tuple[str, type[Objective]]]:
-    return [(part, load("objective", part, Objective)) for part in name.split("+")]
-
-
-def expand(name: str) -> str:
-    """An objective's name with what stands for a combination written out: `vqgan` → `vq-vae+perceptual+adversarial`.
-
-    Raises:
-        UsageError: a name is unknown.
-    """
-    parts = [load("objective", part, Objective).stands_for or part for part in name.split("+")]
-    return "+".join(parts) if parts == name.split("+") else expand("+".join(parts))
-
-
-def short(part: str) -> str:
-    """The name under which a wrapper's options stand: that of the class for `./mine.py:Mine`, none of a package's."""
-    return part.rpartition(":")[2] if registry.is_file(part) else part.rpartition("/")[2]
-
-
-def objective_options(name: str, options: Mapping[str, Any]) -> list[Spec]:
-    """One Spec for each part of a stack: options of the innermost stand bare, a wrapper's under its short name."""
-    first, *wrappers = name.split("+")
-    own = {k: v for k, v in options.items() if k not in map(short, wrappers)}
-    return [Spec(first, own), *(Spec(w, dict(options.get(short(w), {}))) for w in wrappers)]
+    return [(part, load("objective", part, Objective)) for part, _ in stack(name)]
 
 
 def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objective:
@@ -274,7 +252,9 @@ def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objecti
     check_needs(
         f"objective {spec.name!r}", objective.needs, model.bottleneck, objective_classes(spec.name)[0][1].bottleneck
     )
-    turns = [turn.name for turn in objective.turns()]
+    found = objective.turns()
+    rules.checked(objective, rules.turns, found, model)
+    turns = [turn.name for turn in found]
     if len(set(turns)) < len(turns):  # metrics and optimizer states go by these names
         twice = next(turn for turn in turns if turns.count(turn) > 1)
         raise UsageError(
@@ -311,57 +291,10 @@ def build_sampler(spec: Spec, model: Autoencoder) -> Sampler:
     return create(cls, "sampler", spec, "sampler.", known)
 
 
-def combinations() -> list[dict[str, Any]]:
-    """What goes with what: for each objective its defaults and the bottlenecks that offer what it needs.
-
-    A third party's component that cannot be loaded is left out.
-    """
-    offers: dict[str, set[str]] = {}
-    for name in registry.names("bottleneck"):
-        with suppress(PluginError, UsageError):
-            offers[name] = set(load("bottleneck", name, Bottleneck).offers)
-    rows = []
-    for name in registry.names("objective"):
-        with suppress(PluginError, UsageError):
-            parts = [cls for _, cls in _classes(expand(name))]
-            needs = set(parts[0].needs)
-            rows.append(
-                {
-                    "objective": name,
-                    "stands_for": load("objective", name, Objective).stands_for,
-                    "wraps": issubclass(parts[0], Wrapper),
-                    "bottleneck": "" if issubclass(parts[0], Wrapper) else parts[0].bottleneck,
-                    "likelihood": "" if issubclass(parts[0], Wrapper) else parts[0].likelihood,
-                    "goes_with": [neck for neck, has in offers.items() if needs <= has],
-                    "goes_without": [neck for neck, has in offers.items() if not needs <= has],
-                }
-            )
-    return rows
-
-
 def check_needs(who: str, needs: frozenset[str] | set[str], bottleneck: Bottleneck, usual: str = "") -> None:
     """Refuse a combination that makes no sense, and name the bottlenecks that would do, the `usual` one first.
 
     Raises:
         UsageError: `needs` is not a subset of what the bottleneck offers.
     """
-    lacking = set(needs) - set(bottleneck.offers)
-    if not lacking:
-        return
-    able: list[str] = []
-    for name in registry.names("bottleneck"):
-        try:
-            offers = load("bottleneck", name, Bottleneck).offers
-        except (PluginError, UsageError):
-            continue  # a broken plugin is no advice
-        if set(needs) <= set(offers):
-            able.insert(0 if name == usual else len(able), name)
-    have = type(bottleneck).__name__.lower()
-    best, *others = able or [""]
-    what = f"--bottleneck {best}" + f" (or {', '.join(others)})" * bool(others)
-    if not able:
-        what = "a sampler that needs none" if who.startswith("sampler") else "another objective"
-    raise UsageError(
-        f"{who} needs a {' and a '.join(sorted(lacking))}, which the {have} bottleneck has not",
-        hint=f"choose {what}",
-    )
+    meet(who, needs, type(bottleneck).__name__, bottleneck.offers, usual)

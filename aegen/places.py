@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
@@ -22,10 +23,8 @@ def said(error: BaseException) -> str:
 def place(file: str, line: int) -> str:
     """`"mine.py:14"`, as it is reached from here where it lies below."""
     path = Path(file)
-    try:
+    with suppress(ValueError, OSError):  # elsewhere, or this folder is gone
         path = path.relative_to(Path.cwd())
-    except (ValueError, OSError):  # elsewhere, or this folder is gone
-        pass
     return f"{path}:{line}"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pluggy
 
 from aegen.errors import PluginError
+from aegen.places import raised_at, said
 
 hookspec = pluggy.HookspecMarker("aegen")
 hookimpl = pluggy.HookimplMarker("aegen")
@@ -85,6 +86,9 @@ class Hooks:
             others = [p for p in self._manager.get_plugins() if p is not listener]
             try:
                 self._manager.subset_hook_caller(hook, others)(**arguments)
-            except Exception as error:
+            except (KeyboardInterrupt, MemoryError):
+                raise
+            except BaseException as error:  # SystemExit too: a tracker ends no run
                 self._manager.unregister(listener)
-                warnings.warn(f"tracker {name!r} failed in {hook} and is switched off ({error})", stacklevel=2)
+                what = f"{said(error)}{raised_at(error)}"
+                warnings.warn(f"tracker {name!r} failed in {hook} and is switched off ({what})", stacklevel=2)

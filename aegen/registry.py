@@ -47,6 +47,9 @@ KINDS = {
 KNOWN_ELSEWHERE = {("objective", "swae"): "./examples/aegen-swae"}
 
 
+_FEW = 8  # names that a sentence can hold
+
+
 @dataclass(frozen=True)
 class Component:
     """One registered name: frozen data, nothing imported.
@@ -114,6 +117,11 @@ def every_component() -> Iterator[Component]:
         yield from components(kind)
 
 
+def unreadable() -> list[installed.Unreadable]:
+    """Installed packages whose metadata is broken."""
+    return [found for found in installed.scan()[1] if not disabled(found.package)]
+
+
 def forget() -> None:
     """Read the metadata anew; for tests and notebooks that install a package while they run."""
     installed.scan.cache_clear()
@@ -173,7 +181,9 @@ def find(kind: str, name: str) -> Component:
         ways = dict.fromkeys(f"{c.package}/{c.name}" for c in owners)
         if len(ways) == 1:
             values = " and ".join(c.value for c in owners)
-            raise PluginError(f"{owners[0].package} declares {kind} {name!r} twice, {values}", hint="mend or uninstall it")
+            raise PluginError(
+                f"{owners[0].package} declares {kind} {name!r} twice, {values}", hint="mend or uninstall it"
+            )
         raise PluginError(f"{kind} {name!r} is provided by {len(ways)} packages", hint=f"say {' or '.join(ways)}")
     if owners:
         return owners[0]
@@ -181,10 +191,15 @@ def find(kind: str, name: str) -> Component:
     if off:
         raise PluginError(f"{kind} {name!r} is in {off[0].package}, which AEGEN_DISABLE_PLUGINS switches off")
     known = names(kind)
+    everything = f"aegen list-plugins --kind {kind} shows all {len(known)}"
     hint = did_you_mean(name, known)
     if (kind, name) in KNOWN_ELSEWHERE:
         hint = f"pip install {KNOWN_ELSEWHERE[kind, name]}, in aegen's repository, provides it"
-    raise UsageError(f"unknown {kind} {name!r}; installed: {listing(known)}", hint=hint)
+    elif len(known) <= _FEW:
+        hint = f"{hint} installed: {listing(known)}".strip()
+    else:
+        hint = f"{hint} {everything}".strip()
+    raise UsageError(f"unknown {kind} {name!r}", hint=hint)
 
 
 # ---------------------------------------------------------------------------------------------------- loading
@@ -208,12 +223,11 @@ def files_of_strangers() -> set[str]:
     return {str(getattr(m, "__file__", "")) for name, m in list(sys.modules.items()) if is_stranger(name)}
 
 
-@functools.cache
-def load(component: Component) -> Any:
-    """Import what a component names.
+def supported(component: Component) -> None:
+    """Refuse a component that was written for a newer aegen.
 
     Raises:
-        PluginError: its package asks for a newer aegen, or its import fails; the reason is in the message.
+        PluginError: it was.
     """
     if component.api > API_VERSION:
         raise PluginError(
@@ -221,6 +235,16 @@ def load(component: Component) -> Any:
             f"this aegen has {API_VERSION}",
             hint="pip install --upgrade aegen",
         )
+
+
+@functools.cache
+def load(component: Component) -> Any:
+    """Import what a component names.
+
+    Raises:
+        PluginError: its package asks for a newer aegen, or its import fails; the reason is in the message.
+    """
+    supported(component)
     if not component.builtin:
         _strangers[_top(component.value)] = component
     try:
@@ -243,7 +267,11 @@ def load(component: Component) -> Any:
 
 def _top(value: str) -> str:
     """The first name of the modules that a component may be made of, as `__name__` says it."""
-    return _module_of(Path(value.partition(":")[0])) if is_file(value) else value.partition(":")[0].partition(".")[0].strip()
+    return (
+        _module_of(Path(value.partition(":")[0]))
+        if is_file(value)
+        else value.partition(":")[0].partition(".")[0].strip()
+    )
 
 
 def _module_of(path: Path) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,8 +13,9 @@ import torch
 
 from aegen import memory, pictures, registry
 from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch
+from aegen.blame import blamed, named
 from aegen.checkpoint import Checkpoint, resumable
-from aegen.config import Layer, merge_resume, resolve
+from aegen.config import Layer, keyword_layers, merge_resume, read_toml, resolve, signature
 from aegen.data.source import Data, load_data
 from aegen.engine import host, trial
 from aegen.engine.loop import Trainer
@@ -22,7 +23,7 @@ from aegen.engine.parallel import World, begun_run, remember_run, world
 from aegen.engine.recorder import NotFinite
 from aegen.engine.stop import Stop
 from aegen.errors import EnvironmentFault, Interrupted, UsageError
-from aegen.factory import create
+from aegen.factory import create, load_component
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape, Sampler
@@ -65,38 +66,42 @@ class Result:
 def train(
     layers: Sequence[Layer] = (),
     *,
-    resume: Path | None = None,
-    init_from: Path | None = None,
-    run_dir: Path | None = None,
+    resume: Path | str | None = None,
+    init_from: Path | str | None = None,
+    run_dir: Path | str | None = None,
+    config: Path | str | Sequence[Path | str] = (),
     dry_run: bool = False,
     listeners: Sequence[object] = (),
     say: Say = _silent,
     **options: Any,
 ) -> Result:
-    """Train a model, `aegen.train(objective="vae", arch="conv", **{"train.epochs": 5})`.
+    """Train a model: `aegen.train(arch="conv", objective="vae", latent_dim=16, epochs=5)`.
 
     Args:
         layers: configuration as (origin, flat dotted values); later ones win.
         resume: run folder or checkpoint to go on with, bit for bit.
         init_from: checkpoint whose weights to begin with.
         run_dir: folder to make; `runs/<name>` by default.
+        config: TOML file, or several; what else is said overrides them.
         dry_run: build everything, take one step, write nothing.
         listeners: objects with hooks, beside the trackers of the configuration.
-        say: called with each line of talk.
-        options: a last layer, dotted keys with their values.
+        say: called with each line of talk, such as `print`.
+        options: the flags of `aegen train` with `_` for `-` (`epochs=5`, `batch_size=64`, `data="photos/"`); any other setting by
+            its dotted key, `**{"arch.width": 64, "train.clip": 1.0}`; a component with its options as a table,
+            `arch={"name": "mlp", "hidden": [64]}`.
 
     Raises:
         AegenError: of whatever kind fits; see `aegen.errors`.
     """
-    if options:
-        given = {
-            f"{k}.name" if k in ("arch", "objective", "bottleneck", "likelihood", "data") else k: v
-            for k, v in options.items()
-        }
+    _check_layers(layers)
+    files = [config] if isinstance(config, str | Path) else config
+    resume, init_from, run_dir = (Path(p) if p is not None else None for p in (resume, init_from, run_dir))
+    spoken = keyword_layers(options)
+    for _, given in spoken:
         for value in given.values():
             if isinstance(value, str):
                 registry.trust(value)
-        layers = [*layers, ("train()", given)]
+    layers = [*(read_toml(Path(file)) for file in files), *layers, *spoken]
     for _, layer in layers:
         for value in layer.values():
             if isinstance(value, str):
@@ -118,7 +123,34 @@ def train(
         if begun is not None and begun != home:
             home, saved, spec = resumable(begun)
             init_from, run_dir = first_weights(home) if saved is None else None, None
-        return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, say if here.first else _silent)
+        talk = say if here.first else _silent
+        with named():
+            return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, talk)
+
+
+def _check_layers(layers: Any) -> None:
+    """Say how settings are given to someone who gives a name, `train("mlp")`, or a table.
+
+    Raises:
+        UsageError: these are no layers.
+    """
+    if isinstance(layers, str):
+        kinds = {
+            "architecture": "arch",
+            "objective": "objective",
+            "bottleneck": "bottleneck",
+            "likelihood": "likelihood",
+        }
+        fits = [word for kind, word in kinds.items() if layers in registry.names(kind)]
+        fits = fits or ["data"]
+        ways = " or ".join(f"train({word}={layers!r})" for word in fits)
+        raise UsageError(f"train({layers!r}) does not say what {layers!r} is", hint=f"write {ways}")
+    pairs = isinstance(layers, Sequence) and all(isinstance(row, tuple) and len(row) == 2 for row in layers)
+    if not pairs or not all(isinstance(row[1], Mapping) for row in layers):
+        raise UsageError(
+            f"train() takes settings by name, not {layers!r}",
+            hint='write train(arch="mlp", epochs=5) or train(**settings)',
+        )
 
 
 def _train(
@@ -138,7 +170,7 @@ def _train(
         spec = same_batch(spec, saved, here)
     if run_dir is not None and here.first:
         refuse_existing(run_dir)  # before minutes of reading data
-    trackers = [(name, registry.get("tracker", name)) for name in spec.log.trackers if here.first]
+    trackers = [(name, load_component(registry.find("tracker", name))) for name in spec.log.trackers if here.first]
     data = load_data(spec.data, spec.data_options, say)
     _tell_data(data, spec, say)
     build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
@@ -243,7 +275,7 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
         error = Interrupted(f"interrupted at {at}; {kept}", hint=go_on)
         raise error from fault
     except OSError as fault:
-        error = disk_error(fault, run.path, last_good=trainer.keeper.last_good)
+        error = blamed(fault) or disk_error(fault, run.path, last_good=trainer.keeper.last_good)
         raise error from fault
     except torch.OutOfMemoryError as fault:
         error = EnvironmentFault("the device ran out of memory", hint="use a smaller --batch-size or --precision bf16")
@@ -344,3 +376,7 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
     )
     if spec.train.parallel == "fsdp" and not trainer.sharded:
         say("--parallel fsdp: there is one process, which holds the whole model")
+
+
+# What `help(aegen.train)` and a notebook show: every word, its type and its default.
+train.__signature__ = signature(train)  # type: ignore[attr-defined]

@@ -143,6 +143,33 @@ SETTINGS: dict[str, Any] = {
     "checkpoint": CheckpointSettings,
     "log": LogSettings,
 }
+FLAGS = {
+    "Data": {
+        "--data": "data.name",
+        "--data-root": "data.root",
+        "--download": "data.download",
+        "--size": "data.size",
+        "--channels": "data.channels",
+        "--fit": "data.fit",
+        "--strict-data": "data.strict",
+        "--cache": "data.cache",
+    },
+    "Training": {
+        "--epochs": "train.epochs",
+        "--steps": "train.steps",
+        "--batch-size": "train.batch_size",
+        "--lr": "train.lr",
+        "--optimizer": "train.optimizer",
+        "--precision": "train.precision",
+        "--device": "train.device",
+        "--parallel": "train.parallel",
+        "--compile": "train.compile",
+        "--seed": "train.seed",
+        "--on-nan": "train.on_nan",
+        "--track": "log.trackers",
+    },
+}
+"""Heading → flag of `aegen train` → dotted key; what is not here is reached by `--set`. `aegen.train` knows the same words."""
 COMPONENTS = ("arch", "objective", "bottleneck", "likelihood")
 # What may differ between a run and its resumption: how far, where and how it is watched, never what is computed.
 RESUMABLE = frozenset(

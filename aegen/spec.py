@@ -15,8 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from aegen.errors import UsageError, did_you_mean, listing
+from aegen.errors import PluginError, UsageError, did_you_mean, listing
 from aegen.outside import parse_json, quoted, shown
+from aegen.places import defined, said
 from aegen.schedules import Schedule
 
 if TYPE_CHECKING:
@@ -166,16 +167,21 @@ def _options(cls: Any, schedulable: bool) -> dict[str, Option]:
     init = cls.__init__
     if init is object.__init__:
         return {}
-    hints = get_type_hints(init, include_extras=True)
+    try:
+        hints, parameters = get_type_hints(init, include_extras=True), inspect.signature(init).parameters
+    except Exception as error:  # a name in an annotation that is nowhere; a constructor that is none
+        raise PluginError(f"the constructor of {defined(cls)} cannot be read ({said(error)})") from error
     helps: dict[str, str] = {}
     for base in reversed(cls.__mro__):  # a subclass need only document what it adds
         helps |= _option_helps(inspect.cleandoc(base.__doc__ or ""))
     found = {}
-    for name, parameter in inspect.signature(init).parameters.items():
+    for name, parameter in parameters.items():
         if parameter.kind is not inspect.Parameter.KEYWORD_ONLY:
             continue
         if parameter.default is inspect.Parameter.empty or name not in hints:
-            raise TypeError(f"{cls.__name__}: option {name!r} needs a type and a default")
+            raise PluginError(
+                f"option {name!r} of {defined(cls)} needs a type and a default", hint=f"for example {name}: int = 1"
+            )
         hint, limits = _unwrap(hints[name])
         default = parameter.default
         if type(default).__name__ == "_HAS_DEFAULT_FACTORY_CLASS":  # how dataclasses mark default_factory

@@ -31,10 +31,11 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
 
 from aegen import Bottleneck, load, pictures
+from aegen.combining import combinations, expand
 from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
 from aegen.factory import load as load_class
-from aegen.model import build_objective, combinations, expand, objective_classes
+from aegen.model import build_objective, objective_classes
 from aegen.settings import DataSettings
 from aegen.spec import options_of
 from aegen.use import draw

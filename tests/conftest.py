@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Normal
 
-from aegen import Likelihood, Pixels, registry
+from aegen import Likelihood, Pixels, descriptions, registry
 from aegen.cli import main
 from aegen.run import train
 
@@ -95,6 +95,7 @@ def aegen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("AEGEN_CACHE", str(tmp_path / "cache"))
     registry.forget()
+    descriptions.forget()
 
     def call(*words: object) -> Said:
         capsys.readouterr()

@@ -69,7 +69,9 @@ def test_an_unknown_component_is_answered_with_a_suggestion(aegen: Aegen, flag: 
 
 
 def test_an_unknown_sampler_or_format_is_answered_with_a_suggestion(aegen: Aegen) -> None:
-    aegen("sample", "--sampler", "mixtur").refused(2, "'mixtur'", "installed: gaussian, mixture, prior", "'mixture'?")
+    aegen("sample", "--sampler", "mixtur").refused(
+        2, "'mixtur'; did you mean 'mixture'? installed: gaussian, mixture, prior"
+    )
     aegen("export", "--format", "onx").refused(2, "'onx'", "did you mean 'onnx'?")
     aegen("list-plugins", "--kind", "objectiv").refused(2, "'objectiv'", "did you mean 'objective'?")
     aegen("list-plugins", "vea").refused(2, "'vea'", "did you mean 'vae'?")

@@ -6,7 +6,9 @@ Click, which may go.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -27,18 +29,49 @@ COMMANDS = {
 """Name → the module whose `command(args)` builds it, and its short help."""
 
 
+MEANT = {
+    "train": ("fit", "learn", "run", "resume", "continue"),
+    "reconstruct": ("encode", "decode", "autoencode", "restore", "denoise"),
+    "sample": ("generate", "draw", "gen"),
+    "interpolate": ("morph", "blend", "mix"),
+    "evaluate": ("eval", "score", "test", "measure", "metrics", "benchmark", "validate", "val", "fid"),
+    "compare": ("diff", "leaderboard", "versus", "vs"),
+    "report": ("plot", "show", "view", "card", "summary", "summarize", "visualize", "visualise", "dashboard"),
+    "export": ("save", "convert", "onnx", "deploy"),
+    "list-plugins": ("list", "ls", "plugins", "components", "info", "models"),
+}
+"""Command → what people call it who have not seen its name; what looks alike seldom means alike."""
+
+
+def _typo(given: str, command: str) -> bool:
+    """Whether at most two letters are too many or too few, in whatever order they are."""
+    one, other = Counter(given.lower()), Counter(command)
+    return (one - other).total() + (other - one).total() <= 2
+
+
 class LazyGroup(TyperGroup):
     """Commands are rows of a table until one of them runs."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        """Import the one module that is asked for; an unknown name is left to Typer, which suggests."""
+        """Import the one module that is asked for.
+
+        Raises:
+            UsageError: there is no such command; the one that is meant is suggested, if that can be told.
+        """
         name, *rest = args
         if name in COMMANDS:
             build_command: Callable[[list[str]], Any] = import_module(COMMANDS[name][0]).command
             return name, build_command(rest), rest
         if name in self.commands:
             return name, plugin_command(name), rest
-        return super().resolve_command(ctx, args)
+        if name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        from aegen.errors import UsageError
+
+        meant = [command for command, words in MEANT.items() if name.lower() in words]
+        meant = meant or [word for word in get_close_matches(name, self.commands, n=1) if _typo(name, word)]
+        hint = f"did you mean {meant[0]!r}?" if meant else "aegen --help lists them"
+        raise UsageError(f"no such command {name!r}", hint=hint)
 
 
 def build(args: Sequence[str]) -> Any:
@@ -78,7 +111,9 @@ def plugin_command(name: str) -> Any:
     found = registry.load(component)
     who = f"command {name!r} of {component.package}"
     if not isinstance(found, typer.Typer) and not callable(found):
-        raise PluginError(f"{who} is neither a function nor a Typer app ({found!r})", hint="mend or uninstall that package")
+        raise PluginError(
+            f"{who} is neither a function nor a Typer app ({found!r})", hint="mend or uninstall that package"
+        )
     try:
         return typer.main.get_command(found) if isinstance(found, typer.Typer) else single(found, name)
     except Exception as error:  # Typer raises what it likes at a signature that it cannot read

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import json
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.errors import PluginError, UsageError, did_you_mean, listing
-from aegen.registry import Component
-
-if TYPE_CHECKING:
-    from aegen.spec import Option
+from aegen.descriptions import Description, describe_all
+from aegen.errors import AegenError, UsageError, did_you_mean, listing
+from aegen.registry import Component, unreadable
 
 
 def command(args: list[str]) -> Any:
@@ -23,19 +21,14 @@ def command(args: list[str]) -> Any:
     return single(list_plugins, "list-plugins", epilog=example)
 
 
-def status(component: Component) -> tuple[str, str]:
-    """Import a component: `ok` or the reason why not, and the first line of its documentation."""
-    from aegen.factory import load_component
-
-    owners = [c for c in registry.components(component.kind) if c.name == component.name]
-    try:
-        found = load_component(component)
-    except PluginError as error:
-        return f"broken: {error.message}", ""
-    summary = (inspect.getdoc(found) or "").partition("\n")[0]
+def status(component: Component, told: Description | AegenError) -> tuple[str, str]:
+    """`ok` or why a component cannot be used as it is named, and the first line of its documentation."""
+    if isinstance(told, AegenError):
+        return f"broken: {told.message}", ""
+    owners = {c.package for c in registry.components(component.kind) if c.name == component.name}
     if len(owners) > 1:
-        return f"conflict: say {component.package}/{component.name}", summary
-    return "ok", summary
+        return f"conflict: say {component.package}/{component.name}", told.summary
+    return "ok", told.summary
 
 
 def list_plugins(
@@ -64,9 +57,10 @@ def list_plugins(
         if not found:
             hint = did_you_mean(name, {c.name for c in registry.every_component()}) or "aegen list-plugins shows all"
             raise UsageError(f"no component is named {name!r}", hint=hint)
+    told = {} if no_import else describe_all(found)
     rows: list[dict[str, Any]] = []
     for component in found:
-        state, summary = ("not imported", "") if no_import else status(component)
+        state, summary = ("not imported", "") if no_import else status(component, told[component])
         rows.append(
             {
                 "kind": component.kind,
@@ -77,14 +71,27 @@ def list_plugins(
                 "summary": summary,
             }
         )
-        if name is not None and as_json and state == "ok":
+        about = told.get(component)
+        if name is not None and as_json and isinstance(about, Description):
             rows[-1]["options"] = [
-                {"name": o.name, "type": o.kind, "default": o.default, "help": o.help} for o in _options(component)
+                {"name": o.name, "type": o.kind, "default": o.default, "help": o.help} for o in about.options
             ]
+    if name is None and kind is None:
+        rows += [
+            {
+                "kind": "package",
+                "name": broken.package,
+                "package": broken.package,
+                "version": broken.version,
+                "status": f"broken: {broken.reason}",
+                "summary": "",
+            }
+            for broken in unreadable()
+        ]
     if as_json:
         typer.echo(json.dumps(rows, indent=2, ensure_ascii=False))
     elif name is not None and not no_import:
-        _show(found)
+        _show(told)
     else:
         from aegen.cli.render import table
 
@@ -96,7 +103,7 @@ def list_plugins(
 def _combinations(as_json: bool) -> None:
     """Every objective with its defaults and the bottlenecks that offer what it needs."""
     from aegen.cli.render import table
-    from aegen.model import combinations
+    from aegen.combining import combinations
 
     rows = combinations()
     if as_json:
@@ -113,33 +120,22 @@ def _goes_with(row: dict[str, Any]) -> str:
     return "every bottleneck" if with_all else ", ".join(map(str, row["goes_with"]))
 
 
-def _show(found: list[Component]) -> None:
+def _show(found: Mapping[Component, Description | AegenError]) -> None:
     """Everything about a component: options and defaults, documentation, source."""
-    from aegen.cli.render import tell
+    from aegen.cli.render import columns, tell, wrapped
 
-    for component in found:
+    for component, told in found.items():
         tell(f"{component.kind} {component.name}  ({component.package} {component.version})")
-        state, _ = status(component)
-        if state.startswith("broken"):
-            tell(f"  {state}")
+        if isinstance(told, AegenError):
+            tell(f"  {status(component, told)[0]}")
             continue
-        cls = registry.load(component)
-        module = inspect.getmodule(cls)
-        for text in ((inspect.getdoc(module) if module else None), inspect.getdoc(cls)):
-            lines = (text or "").partition("\nOptions:")[0].strip().splitlines()
-            tell("".join(f"  {line}\n" for line in lines), keep="\n")
-        for option in _options(component):
-            tell(f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12} {option.help}")
-        try:
-            _, line = inspect.getsourcelines(cls)
-            tell(f"  source: {inspect.getsourcefile(cls)}:{line}\n", keep="\n")
-        except (OSError, TypeError):
-            tell(f"  source: {component.value}\n", keep="\n")
-
-
-def _options(component: Component) -> list[Option]:
-    """The options of a component that loads."""
-    from aegen.spec import options_of
-
-    cls = registry.load(component)
-    return list(options_of(cls, schedulable=component.kind == "objective").values()) if isinstance(cls, type) else []
+        for text in filter(None, told.text):
+            paragraphs = [" ".join(part.split()) if columns() else part for part in text.split("\n\n")]
+            tell(wrapped("\n\n".join(paragraphs), 2) + "\n", keep="\n")
+        for option in told.options:
+            about = f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12}"
+            if columns() is None:
+                tell(f"{about} {option.help}")
+            else:
+                tell(f"{about.rstrip()}\n{wrapped(option.help, 6)}", keep="\n")
+        tell(f"  source: {told.source}\n", keep="\n")

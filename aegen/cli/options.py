@@ -17,7 +17,8 @@ from typing import Annotated, Any
 import typer
 
 from aegen import registry
-from aegen.spec import Option, Range, options_of
+from aegen.descriptions import describe
+from aegen.spec import Option, Range
 
 Given = dict[str, tuple[str, Any]]
 """Dotted key → (flag as the user knows it, value)."""
@@ -154,7 +155,7 @@ def flags_of(args: Sequence[str], flag: str, kind: str, prefix: str) -> list[Fla
     for name in peek(args, flag)[flag][-1:]:
         registry.trust(name)
         component = registry.find(kind, name)
-        for option in options_of(registry.load(component)).values():
+        for option in describe(component).options:
             decl = f"--{prefix}.{option.name.replace('_', '-')}"
             flags.append(Flag(decl, option.name, option, f"{kind.capitalize()} {component.title}"))
     return flags

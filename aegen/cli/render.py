@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +18,7 @@ import typer
 from aegen.outside import shown
 from aegen.plugins import hookimpl
 
+_NARROWEST = 20  # characters for text; what is narrower is left to the terminal
 _QUIET_SECONDS = 30  # in a log file, between two lines of an epoch that is long
 
 
@@ -36,6 +40,20 @@ def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
     else:
         for file in files:
             tell(str(file))
+
+
+def columns() -> int | None:
+    """How wide lines may be: the terminal, or `COLUMNS`; no matter in a pipe."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
+
+
+def wrapped(text: str, indent: int) -> str:
+    """`text` in lines that the terminal can hold, `indent` spaces before each."""
+    width, margin = columns(), " " * indent
+    lines = text.splitlines()
+    if width is not None and width >= indent + _NARROWEST:
+        lines = [part for line in lines for part in textwrap.wrap(line, width - indent, break_on_hyphens=False) or [""]]
+    return "\n".join(f"{margin}{line}".rstrip() for line in lines)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

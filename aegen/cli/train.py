@@ -12,7 +12,7 @@ import typer
 from aegen import registry
 from aegen.cli.app import single
 from aegen.cli.options import Components, Flag, Given, Json, extend, peek, wants_help
-from aegen.settings import COMPONENTS, SETTINGS, flatten, to_toml
+from aegen.settings import COMPONENTS, FLAGS, SETTINGS, flatten, to_toml
 from aegen.spec import Option, options_of
 
 if TYPE_CHECKING:
@@ -31,33 +31,6 @@ _HELP = {
     "likelihood": "Of a pixel, given the latent; the objective has its own.",
 }
 _DEFAULT = {"arch": "conv", "objective": "vae"}
-# Flag → dotted key. What is not here is reached by --set.
-_FLAGS = {
-    "Data": {
-        "--data": "data.name",
-        "--data-root": "data.root",
-        "--download": "data.download",
-        "--size": "data.size",
-        "--channels": "data.channels",
-        "--fit": "data.fit",
-        "--strict-data": "data.strict",
-        "--cache": "data.cache",
-    },
-    "Training": {
-        "--epochs": "train.epochs",
-        "--steps": "train.steps",
-        "--batch-size": "train.batch_size",
-        "--lr": "train.lr",
-        "--optimizer": "train.optimizer",
-        "--precision": "train.precision",
-        "--device": "train.device",
-        "--parallel": "train.parallel",
-        "--compile": "train.compile",
-        "--seed": "train.seed",
-        "--on-nan": "train.on_nan",
-        "--track": "log.trackers",
-    },
-}
 _HINT = "Options of components: name them before --help, as in  aegen train --arch conv --objective vae --help"
 _EXAMPLE = (
     "Examples:  aegen train  ·  aegen train --data photos/ --size 64 --objective vae --objective.beta 4  ·  "
@@ -135,7 +108,7 @@ def _setting_flags(values: dict[str, Any]) -> list[Flag]:
         flags.append(Flag(f"--{part}", f"{part}.name", option, "Components", partial(registry.names, kind)))
     dim = Option("dim", int, None, "Short for --bottleneck.dim.")
     flags.append(Flag("--latent-dim", "bottleneck.dim", dim, "Components"))
-    for panel, table in _FLAGS.items():
+    for panel, table in FLAGS.items():
         for decl, key in table.items():
             section, _, name = key.partition(".")
             option = options_of(SETTINGS[section])[name]
@@ -212,6 +185,8 @@ def train(
         resolved = resolve(layers)
         typer.echo(to_toml(resolved.spec.to_dict(), resolved.origins), nl=False)
         return
+    if resume is None:
+        resolve(layers)  # what is refused is refused before torch is loaded
     from aegen.run import train as run
 
     result = run(

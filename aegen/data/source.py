@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aegen import registry
+from aegen import rules
 from aegen.data import files, keep
 from aegen.data.decode import side
+from aegen.data.naming import dataset_name
 from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
-from aegen.errors import UsageError, did_you_mean, listing
+from aegen.errors import UsageError
 from aegen.factory import create, load
-from aegen.outside import quoted
 from aegen.protocols import Dataset, Images, ImageShape
 from aegen.settings import DataSettings
 from aegen.spec import Spec
@@ -64,41 +63,6 @@ class Data:
         return self._fingerprint
 
 
-def dataset_name(name: str) -> str:
-    """The registered data set that `--data NAME` means: a name, or `folder`, `array` or `shards` for a path.
-
-    Raises:
-        UsageError: neither a name nor an existing path.
-    """
-    if not name.strip():
-        raise UsageError(f"--data {name!r} names nothing", hint="give a data set, a folder, a .npy, a .npz or a .tar")
-    known = registry.names("dataset")
-    if name in known or ("/" in name and name.partition("/")[2] in known and not Path(name).exists()):
-        return name
-    if registry.is_file(name):
-        return name
-    if name.endswith(".tar") and "shards" in known:
-        return "shards"
-    try:
-        path = Path(name).expanduser()
-        if path.is_dir():
-            return "folder"
-        is_file = path.is_file()
-        if path.suffix in (".npy", ".npz") and is_file:
-            return "array"
-        if path.exists() and not is_file:
-            raise UsageError(f"--data {name} is a pipe or a device, but takes a folder, a .npy, a .npz or a .tar")
-    except OSError as error:
-        raise UsageError(f"--data {name} cannot be read ({error.strerror})") from error
-    except (ValueError, RuntimeError) as error:  # a NUL in it; ~ of a user who is not known
-        raise UsageError(f"--data {quoted(name)} is no path ({error})") from error
-    named = [n for n in known if n not in ("folder", "array", "shards")]
-    if is_file:
-        raise UsageError(f"--data {name} is a file, but takes a folder, a .npy or a .npz", hint="give its folder")
-    hint = did_you_mean(name, named) or "give an existing folder, .npy or .npz, or one of those names"
-    raise UsageError(f"--data {name!r} is no existing path and no data set ({listing(named)})", hint=hint)
-
-
 def load_data(
     settings: DataSettings, options: dict[str, Any] | None = None, say: Callable[[str], None] = lambda text: None
 ) -> Data:
@@ -120,6 +84,7 @@ def load_data(
         images = source.load(settings)
     finally:
         files.say.reset(told)
+    rules.checked(source, rules.images, images)
     _check(images, settings)
     if images.skipped and settings.strict:
         raise UsageError(
@@ -160,17 +125,6 @@ def _plain(pixels: Pictures) -> Pictures:
 
 def _check(images: Images, settings: DataSettings) -> None:
     pixels = images.pixels
-    if pixels.dtype != torch.uint8 or pixels.ndim != 4:
-        raise TypeError(f"data set {settings.name!r} gave {pixels.dtype} {tuple(pixels.shape)}, not uint8 (N, C, H, W)")
-    held = images.validation_factors
-    for factors, count in (
-        (images.factors, len(pixels)),
-        (held, len(images.validation[0]) if images.validation else 0),
-    ):
-        if factors is not None and factors.shape != (count, len(images.factor_names)):
-            raise TypeError(
-                f"data set {settings.name!r} gave factors {tuple(factors.shape)} for {count} images and {images.factor_names}"
-            )
     if len(pixels) < 2:
         raise UsageError(f"--data {settings.name} holds {len(pixels)} image, but training needs at least 2")
     height, width = pixels.shape[2:]

@@ -6,6 +6,7 @@ import inspect
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from aegen import micro
 from aegen.engine import optim, precision
 from aegen.engine.guard import Guard
 from aegen.engine.parallel import World
+from aegen.engine.rehearsal import first_step
 from aegen.errors import UsageError
 from aegen.model import Autoencoder, lifted
 from aegen.protocols import Objective, Outcome, Turn
@@ -36,11 +38,12 @@ class Stage(nn.Module):
         self.model = model
         self.objective = objective
         self.turn = turn
+        self.loss = turn.loss
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Images (B, C, H, W) and labels (B,) → the loss () and every term and watched number, each (B,) or ()."""
         self.model.labels = labels
-        return reduce(self.turn.loss(self.model, x))
+        return reduce(self.loss(self.model, x))
 
 
 def reduce(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
@@ -96,7 +99,9 @@ class Player:
         self._owns = True
         self._together = [self]  # turns that step with this one's optimizer
         self.seats()
-        self.stage = self.spread(Stage(model, objective, turn))
+        whole = Stage(model, objective, turn)
+        self._unseen: Stage | None = whole
+        self.stage = self.spread(whole)
         if settings.compile != "off":
             mode = "reduce-overhead" if settings.compile == "reduce-overhead" else None
             self.stage = torch.compile(self.stage, mode=mode)  # type: ignore[assignment]
@@ -143,7 +148,7 @@ class Player:
 
     def accumulate(self, x: Tensor, labels: Tensor | None, *, share: float, last: bool) -> dict[str, Tensor]:
         """Forward and backward for one micro-batch that is `share` of the step; its metrics, on the device."""
-        with self._quiet(not last), self._part(last):
+        with self._quiet(not last), self._looked_at(x, labels), self._part(last):
             if self._copies:
                 torch.compiler.cudagraph_mark_step_begin()
             with precision.autocast(self.settings.precision, self.world.device), self._explained():
@@ -180,6 +185,15 @@ class Player:
             yield
         finally:
             micro.end()
+
+    def _looked_at(self, x: Tensor, labels: Tensor | None) -> AbstractContextManager[object]:
+        """The first time, the rules of what the parts give are held against what they do give."""
+        if self._unseen is None:
+            return nullcontext()
+        stage, self._unseen = self._unseen, None
+        arithmetic = partial(precision.autocast, self.settings.precision, self.world.device)
+        compiled, learns = self.settings.compile != "off", bool(self.parameters)
+        return first_step(stage, x, labels, learns=learns, compiled=compiled, autocast=arithmetic)
 
     def _quiet(self, quiet: bool) -> AbstractContextManager[object]:
         """DDP sums gradients at the last micro-batch of a step only."""

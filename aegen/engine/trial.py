@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from aegen.blame import blamed
 from aegen.data.source import Data
 from aegen.engine import precision
 from aegen.engine.loop import Trainer
@@ -140,7 +141,11 @@ def _begun(spec: RunSpec, model: Autoencoder, data: Data, here: World) -> _Candi
         return _Candidate(spec, trainer, begin, loss, _agreed(time.perf_counter() - started, here))
     except AegenError:
         raise
-    except Exception as error:  # a compiler or a kernel that is not there may raise anything
+    except Exception as error:
+        found = blamed(error)
+        if found is not None:
+            raise found from error
+        # A compiler or a kernel that is not there may raise anything.
         return f"{type(error).__name__}: {error}".splitlines()[0][:100]
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from aegen import threads
+from aegen import rules, threads
 from aegen.engine.parallel import World
 from aegen.errors import UsageError
 from aegen.evaluation.seen import Seen
@@ -55,6 +55,7 @@ class Rows:
                 torch.manual_seed(seen.seed)  # whatever the others drew
                 try:
                     found = metric.collect(seen)
+                    rules.checked(metric, rules.rows, found, len(seen.x))
                 except UsageError as error:
                     skipped[name] = str(error)
                     continue
@@ -62,7 +63,6 @@ class Rows:
                 names += [key for key in found if key not in names]
                 new |= {key: value for key, value in found.items() if key not in new}
             for key, value in new.items():
-                assert len(value) == len(seen.x), f"row {key} has {len(value)} entries for {len(seen.x)} images"
                 self._parts.setdefault(key, []).append((seen.start, value.detach().cpu()))
                 self._source[key] = seen.source
 
@@ -98,7 +98,9 @@ class Rows:
 
     def _numbers(self, name: str, metric: Metric, seed: int) -> list[Number]:
         rows = self.of(name)
-        values, errors = _parted(metric.compute(rows))
+        found = metric.compute(rows)
+        rules.checked(metric, rules.computed, found)
+        values, errors = _parted(found)
         generator = torch.Generator().manual_seed(seed)
         drawn: dict[str, list[float]] = {key: [] for key in values}
         for _ in range(metric.resamples):
@@ -109,7 +111,7 @@ class Rows:
             again, _ = _parted(metric.compute({key: value[index[self._source[key]]] for key, value in rows.items()}))
             for key in values:
                 drawn[key].append(again.get(key, math.nan))
-        found = []
+        told = []
         for key, number in values.items():
             ends: tuple[float | None, float | None] = (None, None)
             if key in errors:
@@ -118,8 +120,8 @@ class Rows:
                 outside = (1 - _COVERED) / 2
                 drawings = torch.tensor(drawn[key], dtype=torch.float64)
                 ends = (drawings.quantile(outside).item(), drawings.quantile(1 - outside).item())
-            found.append(Number(name, key, float(number), *ends, metric.better.get(key, "")))
-        return found
+            told.append(Number(name, key, float(number), *ends, metric.better.get(key, "")))
+        return told
 
 
 def _parted(found: Mapping[str, float | tuple[float, float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aegen import registry
+from aegen import registry, rules
 from aegen.factory import load
 from aegen.model import Autoencoder, build_model
 from aegen.protocols import Bottleneck, ImageShape, Objective
-from aegen.spec import Spec, options_of, positional_of
+from aegen.spec import Spec, positional_of
 
 SHAPES = [ImageShape(1, 8, 8), ImageShape(3, 9, 13), ImageShape(2, 16, 11), ImageShape(4, 12, 12)]
 SMALL = ImageShape(1, 12, 12)
@@ -24,11 +23,7 @@ _ARCH = Spec("mlp", {"hidden": [24]})
 
 def check_options(cls: type) -> None:
     """Every option has a type and a default that is a JSON value and that its own check accepts."""
-    for option in options_of(cls, schedulable=issubclass(cls, Objective)).values():
-        again = json.loads(json.dumps(option.default))
-        assert again == option.default, f"default of {option.name} is no JSON value: {option.default!r}"
-        if option.default is not None:
-            assert option.check(option.default, option.name) == option.default, f"default of {option.name} is refused"
+    rules.options(cls, schedulable=issubclass(cls, Objective))
 
 
 def labels(count: int) -> Tensor:

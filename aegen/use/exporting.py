@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from aegen import rules
 from aegen.errors import RunError, UsageError
 from aegen.factory import create
 from aegen.factory import load as load_class
@@ -54,9 +55,11 @@ def export(
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         files = exporter.export(loaded.model, out, loaded.file.header)
+        rules.checked(exporter, rules.written, files)
     generator = torch.Generator().manual_seed(seed)
     x = torch.rand(3, *loaded.model.image, generator=generator) * 2 - 1
     parity = exporter.parity(loaded.model, out, x)
+    rules.checked(exporter, rules.parity, parity)
     for name, difference in parity.items():
         say(f"{name}: largest difference {difference:.2g} (tolerance {tolerance:g})")
         if not difference <= tolerance:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import checkpoint, memory, pictures, threads
+from aegen import checkpoint, memory, pictures, rules, threads
 from aegen.checkpoint import Checkpoint
 from aegen.data.batches import normalize
 from aegen.data.rows import Pictures
@@ -162,13 +162,19 @@ def draw_latents(
     say(f"sampler {name}, model {loaded.path}")
     # Drawn on the CPU, so that a seed means the same images on every device.
     generator = torch.Generator().manual_seed(seed)
-    z = drawer.sample(count, generator)
+    z = _drawn(drawer, count, generator, loaded.model.latent_shape)
     neck = loaded.model.bottleneck
     if wanted is not None:
         z = _of_class(neck, drawer, z, wanted, generator)
     for part in z.split(loaded.batch):
         # A density fitted ex post knows nothing of spheres and codebooks, and the decoder of nothing else.
         yield neck.nearest(part.to(loaded.device))
+
+
+def _drawn(drawer: Sampler, count: int, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
+    z = drawer.sample(count, generator)
+    rules.checked(drawer, rules.draws, z, count, shape)
+    return z
 
 
 def _class_index(loaded: Loaded, label: str) -> int:
@@ -192,7 +198,7 @@ def _of_class(neck: Bottleneck, drawer: Sampler, z: Tensor, wanted: int, generat
     for _ in range(_TRIES):
         if len(kept) >= len(z):
             break
-        more = drawer.sample(len(z), generator)
+        more = _drawn(drawer, len(z), generator, tuple(z.shape[1:]))
         kept = torch.cat([kept, more[neck.labels_of(more) == wanted]])
     # A sampler that hardly ever draws this class: the style of others, with this class's mark.
     kept = torch.cat([kept, z])[: len(z)]

@@ -106,6 +106,16 @@ def _factors(arrays: Mapping[str, np.ndarray], count: int, held: int | None, pat
 def _advice(images: np.ndarray) -> str:
     if images.dtype.kind == "f":
         return "bring values to 0…255 and .astype('uint8')"
+    if images.dtype.kind == "b":
+        return "false is black and true is white after (255 * images).astype('uint8')"
+    if images.dtype.kind in "iu" and images.dtype != np.uint8:
+        bits = 8 * images.dtype.itemsize
+        full = (
+            f"(images // {2 ** (bits - 8)}).astype('uint8') if they use all {bits} bits, "
+            if images.dtype.kind == "u"
+            else ""
+        )
+        return f"bring values to 0…255: {full}.astype('uint8') if they are there already"
     if images.ndim == 4 and 1 <= images.shape[1] <= 4:
         return "channels come last: .transpose(0, 2, 3, 1)"
     return ""

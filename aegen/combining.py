@@ -1,0 +1,158 @@
+"""Names of objectives and what goes with what, by descriptions alone: no component is imported that is described already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from aegen import registry
+from aegen.descriptions import Description, describe, describe_all
+from aegen.errors import AegenError, PluginError, UsageError
+from aegen.spec import Spec
+
+
+def described(kind: str, name: str) -> Description:
+    """The description of a component by its name.
+
+    Raises:
+        UsageError: the name is unknown.
+        PluginError: the component cannot be used.
+    """
+    return describe(registry.find(kind, name))
+
+
+def expand(name: str) -> str:
+    """An objective's name with what stands for a combination written out: `vqgan` → `vq-vae+perceptual+adversarial`.
+
+    Raises:
+        UsageError: a name is unknown.
+        PluginError: a name stands for itself, or what it stands for is not there.
+    """
+    return "+".join(_expanded(name, ()))
+
+
+def _expanded(name: str, within: tuple[str, ...]) -> list[str]:
+    found: list[str] = []
+    for part in name.split("+"):
+        if part in within:
+            way = " for ".join([*within, part])
+            raise PluginError(
+                f"objective {within[0]!r} stands for itself ({way})", hint="mend or uninstall its package"
+            )
+        try:
+            meant = described("objective", part).stands_for
+        except UsageError as error:
+            if not within:
+                raise
+            raise PluginError(f"objective {within[-1]!r} stands for {name!r}, but {error}") from error
+        found += _expanded(meant, (*within, part)) if meant else [part]
+    return found
+
+
+def short(part: str) -> str:
+    """The name under which a wrapper's options stand: that of the class for `./mine.py:Mine`, none of a package's."""
+    return part.rpartition(":")[2] if registry.is_file(part) else part.rpartition("/")[2]
+
+
+def stack(name: str) -> list[tuple[str, Description]]:
+    """`"vae+adversarial"` → its parts, innermost first.
+
+    Raises:
+        UsageError: a name is unknown, a wrapper stands first, or something that wraps nothing stands later.
+    """
+    parts = [(part, described("objective", part)) for part in name.split("+")]
+    first, *others = parts
+    if first[1].wraps:
+        raise UsageError(f"objective {first[0]!r} wraps another", hint=f"put one before it: vae+{name}")
+    for part, told in others:
+        if not told.wraps:
+            raise UsageError(f"{part!r} in objective {name!r} wraps nothing", hint=f"only wrappers follow {first[0]}+")
+    if len({short(part) for part, _ in parts}) < len(parts):
+        raise UsageError(f"objective {name!r} names a part twice")
+    return parts
+
+
+def objective_options(name: str, options: Mapping[str, Any]) -> list[Spec]:
+    """One Spec for each part of a stack: options of the innermost stand bare, a wrapper's under its short name."""
+    first, *wrappers = name.split("+")
+    own = {k: v for k, v in options.items() if k not in map(short, wrappers)}
+    return [Spec(first, own), *(Spec(w, dict(options.get(short(w), {}))) for w in wrappers)]
+
+
+def combinations() -> list[dict[str, Any]]:
+    """What goes with what: for each objective its defaults and the bottlenecks that offer what it needs.
+
+    A third party's component that cannot be loaded is left out.
+    """
+    offers = _offers()
+    rows = []
+    names = registry.names("objective")
+    describe_all(c for c in registry.components("objective"))
+    for name in names:
+        try:
+            told, first = described("objective", name), described("objective", expand(name).partition("+")[0])
+        except AegenError:
+            continue
+        rows.append(
+            {
+                "objective": name,
+                "stands_for": told.stands_for,
+                "wraps": first.wraps,
+                "bottleneck": "" if first.wraps else first.bottleneck,
+                "likelihood": "" if first.wraps else first.likelihood,
+                "goes_with": [neck for neck, has in offers.items() if first.needs <= has],
+                "goes_without": [neck for neck, has in offers.items() if not first.needs <= has],
+            }
+        )
+    return rows
+
+
+def _offers() -> dict[str, frozenset[str]]:
+    """What each bottleneck offers, those that cannot be used or that two packages own left out."""
+    every = registry.components("bottleneck")
+    told = describe_all(every)
+    found: dict[str, frozenset[str]] = {}
+    for name in registry.names("bottleneck"):
+        owners = [told[c] for c in every if c.name == name]
+        if len(owners) == 1 and isinstance(owners[0], Description):
+            found[name] = owners[0].offers
+    return found
+
+
+def check_fit(objective: str, bottleneck: str) -> None:
+    """Refuse what makes no sense before anything is built; what only instances know is checked when they are.
+
+    Raises:
+        UsageError: the objective needs what the bottleneck's class has not.
+    """
+    parts, neck = stack(objective), described("bottleneck", bottleneck)
+    if neck.settled:
+        needs = frozenset[str]().union(*(told.needs for _, told in parts))
+        meet(f"objective {objective!r}", needs, neck.title, neck.offers, parts[0][1].bottleneck)
+
+
+def meet(who: str, needs: Iterable[str], bottleneck: str, offers: Iterable[str], usual: str = "") -> None:
+    """Refuse a combination that makes no sense, and name the bottlenecks that would do, the `usual` one first.
+
+    Args:
+        bottleneck: the name of its class.
+
+    Raises:
+        UsageError: `needs` is not a subset of `offers`.
+    """
+    needs = frozenset(needs)
+    lacking = needs - set(offers)
+    if not lacking:
+        return
+    able: list[str] = []
+    for name, has in _offers().items():
+        if needs <= has:
+            able.insert(0 if name == usual else len(able), name)
+    best, *others = able or [""]
+    what = f"--bottleneck {best}" + f" (or {', '.join(others)})" * bool(others)
+    if not able:
+        what = "a sampler that needs none" if who.startswith("sampler") else "another objective"
+    raise UsageError(
+        f"{who} needs a {' and a '.join(sorted(lacking))}, which the {bottleneck.lower()} bottleneck has not",
+        hint=f"choose {what}",
+    )

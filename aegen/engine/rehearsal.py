@@ -1,0 +1,164 @@
+"""The first step of a turn, looked at: what each part gives is held against the rules, so that an author reads which one is broken.
+
+Without a compiler it is the step itself, seen through hooks that are gone afterwards. A compiled step cannot be looked into; where a
+third party's code takes part it is rehearsed first, on the same images, with random state and buffers put back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from aegen import ranks, registry, rules
+from aegen.model import Autoencoder
+from aegen.protocols import Objective, Outcome, Turn
+
+Loss = Callable[[Autoencoder, Tensor], Outcome]
+
+
+@contextmanager
+def watched(model: Autoencoder, objective: Objective, turn: Turn, *, learns: bool) -> Iterator[Loss]:
+    """Hold what is computed within against the rules; the turn's loss, to be called instead of its own.
+
+    Args:
+        learns: whether gradients must come of the loss.
+
+    Raises:
+        PluginError: a rule does not hold; it names the class and where it is written.
+    """
+    neck, likelihood = model.bottleneck, model.likelihood
+    stages: list[tuple[nn.Module, str, Callable[[Any, Tensor], None]]] = [
+        (model.encoder, "images", lambda found, x: rules.features(found, x, neck.fan_in)),
+        (neck, "features", lambda found, given: rules.latent(found, given, neck.offers)),
+        (model.decoder, "latents", lambda found, z: rules.parameters(found, z, likelihood.fan_out, model.image)),
+        (likelihood, "parameters", lambda found, given: _pixels(likelihood, found, given, model)),
+    ]
+    with ExitStack() as stack:
+        for part, name, rule in stages:
+            own = part in (neck, likelihood) or registry.is_stranger(type(part).__module__)
+            stack.enter_context(_hooked(part, part if own else model.architecture or part, name, rule))
+        for inner in objective.modules():
+            # A wrapper asks what it wraps by `self.inner.loss`: then the culprit is the inner one.
+            if isinstance(inner, Objective) and inner is not objective:
+                stack.enter_context(_replaced(inner, _checked(inner.loss, inner)))
+        yield _checked(turn.loss, getattr(turn.loss, "__self__", turn.loss), learns=learns)
+
+
+@contextmanager
+def _hooked(part: nn.Module, who: object, name: str, rule: Callable[[Any, Tensor], None]) -> Iterator[None]:
+    versions: list[int] = []
+
+    def before(module: nn.Module, arguments: tuple[Any, ...]) -> None:
+        versions[:] = [arguments[0]._version] if arguments and isinstance(arguments[0], Tensor) else []
+
+    def after(module: nn.Module, arguments: tuple[Any, ...], found: Any) -> None:
+        if not versions:  # called by keywords alone
+            return
+        rules.checked(who, rule, found, arguments[0])
+        rules.checked(who, rules.still, {name: (arguments[0], versions[0])})
+
+    handles = [part.register_forward_pre_hook(before), part.register_forward_hook(after)]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def _replaced(objective: Objective, loss: Loss) -> Iterator[None]:
+    vars(objective)["loss"] = loss
+    try:
+        yield
+    finally:
+        vars(objective).pop("loss", None)
+
+
+def _pixels(likelihood: nn.Module, found: Any, given: Tensor, model: Autoencoder) -> None:
+    rules.pixels(found, given, model.image)
+    nll = found.nll
+
+    def checked(x: Tensor) -> Tensor:
+        before = x._version
+        value: Tensor = nll(x)
+        rules.checked(found, rules.nll, value, x)
+        rules.checked(found, rules.still, {"images": (x, before)})
+        return value
+
+    if hasattr(found, "__dict__"):
+        vars(found)["nll"] = checked  # of these pixels alone
+
+
+def _checked(loss: Loss, who: object, *, learns: bool = False) -> Loss:
+    def checked(model: Autoencoder, x: Tensor) -> Outcome:
+        before = x._version
+        found = loss(model, x)
+        rules.checked(who, rules.outcome, found, x, learns=learns)
+        rules.checked(who, rules.still, {"images": (x, before)})
+        return found
+
+    return checked
+
+
+@contextmanager
+def first_step(
+    stage: Any, x: Tensor, labels: Tensor | None, *, learns: bool, compiled: bool, autocast: Any
+) -> Iterator[None]:
+    """A turn's first forward and backward pass happen within.
+
+    Args:
+        stage: the turn's `Stage`, not compiled.
+        autocast: makes the context of its arithmetic.
+
+    Raises:
+        PluginError: a rule does not hold.
+    """
+    if compiled and not foreign(stage.model, stage.objective):
+        yield
+        return
+    with watched(stage.model, stage.objective, stage.turn, learns=learns) as loss:
+        if not compiled:
+            stage.loss = loss
+            try:
+                yield
+            finally:
+                stage.loss = stage.turn.loss
+            return
+        with _put_back((stage.model, stage.objective), x.device), autocast():
+            stage.model.labels = labels
+            loss(stage.model, x)
+    yield
+
+
+def foreign(model: Autoencoder, objective: Objective) -> bool:
+    """Whether a part of a run is a third party's code."""
+    parts: list[object] = [*(type(m) for m in objective.modules()), type(model.bottleneck), type(model.likelihood)]
+    return any(registry.is_stranger(part.__module__) for part in [*parts, model.architecture or Autoencoder])
+
+
+@contextmanager
+def _put_back(modules: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+    """Random state and buffers are afterwards what they were."""
+    buffers = [(buffer, buffer.clone()) for module in modules for buffer in module.buffers()]
+    devices = [device.index or 0] if device.type == "cuda" else []
+    common = ranks.together.generators if ranks.together is not None else {}
+    drawn = {kind: generator.get_state() for kind, generator in common.items()}
+    forked: AbstractContextManager[Any] = (
+        torch.random.fork_rng(devices) if device.type in ("cpu", "cuda") else nullcontext()
+    )
+    with forked:
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+            for kind in list(common):
+                if kind in drawn:
+                    common[kind].set_state(drawn[kind])
+                else:
+                    del common[kind]

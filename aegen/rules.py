@@ -1,0 +1,366 @@
+"""What a component must be and what it must give: the rules of the contract, each said once.
+
+`aegen.testing` asserts them for authors, `factory` when a component is loaded and built, and the engine at the first step.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor, nn
+
+from aegen.errors import PluginError, UsageError
+from aegen.places import defined
+from aegen.protocols import (
+    AUTOENCODER,
+    Images,
+    ImageShape,
+    Latent,
+    Objective,
+    Outcome,
+    Pixels,
+    Posterior,
+    Turn,
+    Wrapper,
+)
+from aegen.settings import TrainSettings
+from aegen.spec import check_options, options_of, positional_of
+
+FILLED = {
+    "architecture": ("image", "fan_in", "classes"),
+    "bottleneck": ("image", "classes"),
+    "likelihood": ("image", "classes"),
+    "objective": ("image", "latent", "size", "inner"),
+    "sampler": ("model", "latent"),
+}
+"""Kind → the positional parameters that the framework fills; the other kinds have none."""
+
+
+class Broken(AssertionError):
+    """A rule does not hold; the text says which, and what was found instead."""
+
+
+def hold(holds: bool, text: str) -> None:
+    """`Broken` with `text` unless it `holds`."""
+    if not holds:
+        raise Broken(text)
+
+
+def told(who: object, broken: Broken) -> NoReturn:
+    """Say whose rule is broken and where that code is.
+
+    Raises:
+        PluginError: always.
+    """
+    hint = "mend it there; the rules are in aegen/protocols.py, and aegen.testing checks them all"
+    raise PluginError(f"{defined(who)} breaks a rule: {broken}", hint=hint) from broken
+
+
+def _shape(value: Any) -> str:
+    return str(tuple(value.shape)) if isinstance(value, Tensor) else f"a {type(value).__name__}"
+
+
+def _tensor(value: Any, what: str, shape: tuple[int, ...], said: str) -> None:
+    hold(isinstance(value, Tensor), f"{what} is a {type(value).__name__}, not a tensor {said}")
+    hold(tuple(value.shape) == shape, f"{what} is {_shape(value)}, not {said}, here {shape}")
+
+
+# ---------------------------------------------------------------------------------------------------- components
+
+
+def declared(kind: str, cls: type) -> None:
+    """A class as it stands: nothing abstract is left, its constructor can be read, its attributes are what they should be."""
+    missing = sorted(getattr(cls, "__abstractmethods__", ()))
+    hold(not missing, f"it does not define {' and '.join(f'{name}()' for name in missing)}")
+    options(cls, schedulable=kind == "objective")
+    filled = FILLED.get(kind, ())
+    strange = [name for name in positional_of(cls) if name not in filled]
+    know = f"aegen fills only {', '.join(filled)}" if filled else "aegen fills none"
+    hold(not strange, f"its constructor asks for positional {', '.join(strange)}, but {know}")
+    for name in ("needs", "offers"):
+        words = inspect.getattr_static(cls, name, frozenset())
+        if not hasattr(words, "__get__"):  # a property says it of an instance
+            _words(words, name)
+    if kind == "objective":
+        _objective(cls)
+    elif kind == "metric":
+        better = getattr(cls, "better", {})
+        good = isinstance(better, Mapping) and set(better.values()) <= {"lower", "higher"}
+        hold(good, f"better is {better!r}, not lower or higher by the name of a number")
+    elif kind == "likelihood":
+        measure = getattr(cls, "measure", "density")
+        hold(measure in ("density", "levels", "binary"), f"measure is {measure!r}, not density, levels or binary")
+    elif kind == "exporter":
+        hold(isinstance(getattr(cls, "suffix", ""), str), "suffix is no text")
+
+
+def options(cls: type, *, schedulable: bool = False) -> None:
+    """Every option has a type that values can be checked by, and a default that is a JSON value and passes that check."""
+    for option in options_of(cls, schedulable=schedulable).values():
+        default = option.default
+        try:
+            same = json.loads(json.dumps(default)) == default
+        except (TypeError, ValueError):
+            same = False
+        hold(same, f"the default of option {option.name} is no JSON value: {default!r}")
+        try:
+            checked = default if default is None else option.check(default, option.name)
+        except UsageError as error:
+            raise Broken(f"the default of option {option.name} is refused: {error}") from error
+        except Exception as error:  # pydantic, at a type that it does not know
+            raise Broken(f"option {option.name} is of a type that cannot be checked, {option.kind}") from error
+        hold(checked == default, f"the default of option {option.name} is {default!r}, which is read as {checked!r}")
+
+
+def _words(words: Any, name: str) -> None:
+    good = isinstance(words, set | frozenset) and all(isinstance(word, str) for word in words)
+    hold(good, f"{name} is {words!r}, not a set of words")
+
+
+def _objective(cls: Any) -> None:
+    for name in ("bottleneck", "likelihood", "stands_for"):
+        hold(isinstance(getattr(cls, name), str), f"{name} is {getattr(cls, name)!r}, not a name")
+    hold(isinstance(cls.suggests, Mapping), f"suggests is {cls.suggests!r}, not settings by name")
+    try:
+        check_options(options_of(TrainSettings), cls.suggests, "train.", "suggests")
+    except UsageError as error:
+        raise Broken(f"suggests is {dict(cls.suggests)}: {error}") from error
+    own = cls.stands_for or cls.loss is not Objective.loss
+    hold(bool(own), "it does not define loss()")
+
+
+def built(kind: str, part: Any) -> None:
+    """An instance: `super().__init__()` was called, and what a constructor must set is set."""
+    if isinstance(part, nn.Module):
+        hold("_modules" in vars(part), "its __init__ does not call super().__init__()")
+    if isinstance(part, Wrapper):
+        hold(isinstance(getattr(part, "inner", None), Objective), "its __init__ does not call super().__init__(inner)")
+    for name in ("needs", "offers"):
+        if hasattr(part, name):
+            _words(getattr(part, name), name)
+    if kind == "objective":
+        least: Any = getattr(type(part), "needs", frozenset())
+        has = part.needs
+        if isinstance(least, set | frozenset):
+            hold(
+                set(least) <= set(has),
+                f"it needs {sorted(has)}, but its class {sorted(least)}: an instance may only need more",
+            )
+    for name, owner in (
+        ("fan_in", "bottleneck"),
+        ("fan_out", "likelihood"),
+        ("width", "feature"),
+        ("least", "feature"),
+    ):
+        if kind == owner:
+            value = getattr(part, name, None)
+            hold(type(value) is int and value >= 1, f"{name} is {value!r}, not a number of at least 1")
+    if kind == "metric":
+        hold(type(part.resamples) is int and part.resamples >= 0, f"resamples is {part.resamples!r}, not a number")
+
+
+def turns(found: Any, model: nn.Module) -> None:
+    """What `Objective.turns()` gave."""
+    hold(isinstance(found, Sequence) and len(found) > 0, f"turns() gave {found!r}, not a list of Turn")
+    for turn in found:
+        hold(isinstance(turn, Turn), f"turns() gave {turn!r} among its turns, not a Turn")
+        hold(callable(turn.loss), f"turn {turn.name!r} has a loss that cannot be called, {turn.loss!r}")
+        hold(
+            turn.every >= 1 and turn.after >= 0, f"turn {turn.name!r} comes every {turn.every} steps after {turn.after}"
+        )
+        hold(not isinstance(turn.trains, str), f"turn {turn.name!r} trains {turn.trains!r}, not a sequence of parts")
+        for part in turn.trains:
+            good = isinstance(part, nn.Module) or (
+                isinstance(part, str) and isinstance(getattr(model, part, None), nn.Module)
+            )
+            hold(good, f"turn {turn.name!r} trains {part!r}, which is no module and none of {', '.join(AUTOENCODER)}")
+
+
+def nets(*found: Any) -> None:
+    """What `Architecture.encoder()` and `decoder()` gave."""
+    for net in found:
+        hold(
+            isinstance(net, nn.Module),
+            f"encoder() and decoder() must give a torch.nn.Module, not a {type(net).__name__}",
+        )
+
+
+# ---------------------------------------------------------------------------------------------------- values
+
+
+def features(found: Any, x: Tensor, fan_in: int) -> None:
+    """What an encoder gave for images `x`."""
+    said = f"features (B, {fan_in}) or (B, {fan_in}, h, w)"
+    hold(isinstance(found, Tensor), f"the encoder gave a {type(found).__name__}, not {said}")
+    good = found.ndim in (2, 4) and tuple(found.shape[:2]) == (len(x), fan_in)
+    hold(good, f"the encoder gave {_shape(found)} for {len(x)} images, not {said}")
+    hold(found.is_floating_point(), f"the encoder gave features of {found.dtype}")
+
+
+def latent(found: Any, given: Tensor, offers: Iterable[str]) -> None:
+    """What a bottleneck gave for features `given`."""
+    hold(isinstance(found, Latent), f"the bottleneck gave a {type(found).__name__}, not a Latent")
+    count, spatial, offers = len(given), tuple(given.shape[2:]), set(offers)
+    z = found.z
+    good = isinstance(z, Tensor) and z.ndim >= 2 and len(z) == count and tuple(z.shape[2:]) == spatial
+    hold(good, f"z is {_shape(z)} for features {tuple(given.shape)}, not (B, D{', h, w' * bool(spatial)})")
+    _tensor(found.penalty, "the penalty", (count,), "(B,)")
+    hold(
+        "penalty" in offers or not bool(found.penalty.detach().any()),
+        "it charges something, but does not offer a penalty",
+    )
+    if "density" in offers:
+        hold(isinstance(found.posterior, Posterior), "it offers a density but gives no posterior")
+    if found.posterior is not None:
+        _tensor(found.posterior.mean, "the posterior's mean", tuple(z.shape), "like z")
+    if "diagonal" in offers:
+        std = getattr(found.posterior, "std", None)
+        hold(
+            isinstance(std, Tensor) and std.shape == z.shape,
+            f"the posterior's std is {_shape(std)}, not like z, {_shape(z)}",
+        )
+    if "charges" in offers:
+        charges = found.charges
+        hold(isinstance(charges, Tensor), "it offers charges but gives none")
+        whole = charges.detach().flatten(1).sum(1)
+        close = tuple(whole.shape) == (count,) and torch.allclose(whole, found.penalty.detach(), rtol=1e-3, atol=1e-3)
+        hold(close, f"the charges, {_shape(charges)}, do not add up to the penalty")
+    if "codes" in offers:
+        hold(found.codes is not None, "it offers codes but gives none")
+        good = isinstance(found.codes, Tensor) and len(found.codes) == count and not found.codes.is_floating_point()
+        hold(good, f"the codes are {_shape(found.codes)}, not whole numbers (B, …)")
+    _numbers(found.watch, count, "watched")
+
+
+def parameters(found: Any, z: Tensor, fan_out: int, image: ImageShape) -> None:
+    """What a decoder gave for latents `z`."""
+    _tensor(found, "what the decoder gave", (len(z), fan_out, *image[1:]), "(B, fan_out, H, W)")
+    hold(found.is_floating_point(), f"the decoder gave {found.dtype}")
+
+
+def pixels(found: Any, given: Tensor, image: ImageShape) -> None:
+    """What a likelihood gave for parameters `given`."""
+    hold(isinstance(found, Pixels), f"the likelihood gave a {type(found).__name__}, not Pixels")
+    _tensor(found.mean, "the mean of the pixels", (len(given), *image), "(B, C, H, W)")
+
+
+def nll(found: Any, x: Tensor) -> None:
+    """What `Pixels.nll(x)` gave."""
+    _tensor(found, "nll", (len(x),), "(B,), summed over each image")
+
+
+def outcome(found: Any, x: Tensor, *, learns: bool = False) -> None:
+    """What a loss gave for images `x`; `learns`, whether gradients must come of it."""
+    hold(isinstance(found, Outcome), f"the loss gave a {type(found).__name__}, not an Outcome")
+    hold(len(found.terms) > 0, "the loss gave no term")
+    _numbers(found.terms, len(x), "term")
+    hold("loss" not in found.terms, "a term is named loss, which is the name of their sum")
+    hold(
+        not learns or any(t.requires_grad for t in found.terms.values()),
+        "no gradient comes of any term: all are detached",
+    )
+    _numbers(found.watch, len(x), "watched")
+    hold(
+        found.latent is None or isinstance(found.latent, Latent),
+        f"latent is a {type(found.latent).__name__}, not a Latent",
+    )
+    if found.recon is not None:
+        _tensor(found.recon, "recon", tuple(x.shape), "like the images")
+
+
+def _numbers(values: Any, count: int, what: str) -> None:
+    hold(isinstance(values, Mapping), f"{what}: a {type(values).__name__}, not numbers by name")
+    for name, value in values.items():
+        hold(isinstance(name, str), f"{what} {name!r} has a name that is no text")
+        hold(isinstance(value, Tensor), f"{what} {name!r} is a {type(value).__name__}, not a tensor (B,) or ()")
+        hold(
+            tuple(value.shape) in ((count,), ()), f"{what} {name!r} is {_shape(value)}, not (B,) or (), here ({count},)"
+        )
+        hold(value.is_floating_point(), f"{what} {name!r} is of {value.dtype}")
+
+
+def still(versions: Mapping[str, tuple[Tensor, int]]) -> None:
+    """Tensors by name, with their versions before code was called that should only read them."""
+    for name, (tensor, version) in versions.items():
+        hold(tensor._version == version, f"it changes the {name} in place that it was given; work on a copy")
+
+
+def draws(found: Any, count: int, shape: tuple[int, ...]) -> None:
+    """What `Sampler.sample` gave."""
+    _tensor(found, "what sample() gave", (count, *shape), "(n, *latent)")
+    hold(bool(found.isfinite().all()), "a sample is not finite")
+
+
+def images(found: Any) -> None:
+    """What `Dataset.load` gave."""
+    hold(isinstance(found, Images), f"load() gave a {type(found).__name__}, not Images")
+    splits = [("", found.pixels, found.labels, found.factors)]
+    if found.validation is not None:
+        pair = isinstance(found.validation, tuple) and len(found.validation) == 2
+        hold(pair, f"validation is a {type(found.validation).__name__}, not (pixels, labels)")
+        splits.append(("validation ", *found.validation, found.validation_factors))
+    for split, held, labels, factors in splits:
+        good = getattr(held, "dtype", None) == torch.uint8 and len(held.shape) == 4
+        gave = f"{getattr(held, 'dtype', type(held).__name__)} {tuple(getattr(held, 'shape', ()))}"
+        hold(good, f"{split}pixels are {gave}, not uint8 (N, C, H, W)")
+        count = len(held)
+        if labels is not None:
+            good = isinstance(labels, Tensor) and labels.dtype == torch.int64 and tuple(labels.shape) == (count,)
+            hold(good, f"{split}labels are {_shape(labels)}, not int64 (N,) for {count} images")
+            low, high = (int(labels.min()), int(labels.max())) if count else (0, -1)
+            classes = len(found.classes) or high + 1
+            hold(low >= 0 and high < classes, f"{split}labels are {low} to {high}, but there are {classes} classes")
+        if factors is not None:
+            wanted = (count, len(found.factor_names))
+            _tensor(factors, f"{split}factors", wanted, f"a row for each of {count} images, a column for each name")
+    if found.validation is not None:
+        one, other = tuple(found.pixels.shape[1:]), tuple(found.validation[0].shape[1:])
+        hold(one == other, f"training images are {one}, validation images {other}")
+
+
+def rows(found: Any, count: int) -> None:
+    """What `Metric.collect` gave for a batch."""
+    hold(isinstance(found, Mapping), f"collect() gave a {type(found).__name__}, not rows by name")
+    for name, value in found.items():
+        good = isinstance(value, Tensor) and value.ndim >= 1 and len(value) == count
+        hold(good, f"row {name!r} is {_shape(value)}, not (B, …), here ({count}, …)")
+
+
+def computed(found: Any) -> None:
+    """What `Metric.compute` gave."""
+    hold(isinstance(found, Mapping), f"compute() gave a {type(found).__name__}, not numbers by name")
+    for name, value in found.items():
+        parts = value if isinstance(value, tuple) else (value,)
+        good = len(parts) in (1, 2) and all(isinstance(part, int | float) for part in parts)
+        hold(good, f"{name} is {value!r}, not a float, or a float and its standard error")
+
+
+def written(found: Any) -> None:
+    """What `Exporter.export` gave."""
+    good = isinstance(found, Sequence) and all(isinstance(path, Path) for path in found) and len(found) > 0
+    hold(good, f"export() gave {found!r}, not a list of the files written")
+    gone = [str(path) for path in found if not path.exists()]
+    hold(not gone, f"export() says that it wrote {', '.join(gone)}, which is not there")
+
+
+def parity(found: Any) -> None:
+    """What `Exporter.parity` gave."""
+    good = isinstance(found, Mapping) and all(isinstance(value, int | float) for value in found.values())
+    hold(good, f"parity() gave {found!r}, not differences by output")
+
+
+def checked(who: object, rule: Callable[..., None], *values: Any, **more: Any) -> None:
+    """Apply a rule to what `who` gave.
+
+    Raises:
+        PluginError: it does not hold.
+    """
+    try:
+        rule(*values, **more)
+    except Broken as broken:
+        told(who, broken)
