@@ -16,6 +16,7 @@ from aegen.data.source import dataset_name
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import load
 from aegen.model import expand, objective_classes, objective_options, short
+from aegen.names import native
 from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
 from aegen.settings import COMPONENTS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
@@ -33,7 +34,7 @@ def read_toml(path: Path) -> Layer:
     """
     try:
         with open(path, "rb") as file:
-            return path.name, flatten(tomllib.load(file))
+            return path.name, flatten(native(tomllib.load(file)))
     except OSError as error:
         raise UsageError(f"cannot read --config {path} ({error.strerror})") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -221,6 +222,12 @@ def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
             values[name] = expand(values[name])
         if name in values and values[name] != before[name]:
             raise _fixed(name, values[name], before[name], origins[name])
+    if (
+        "data.name" in values
+    ):  # a set of another kind has other options, and other images, which its fingerprint will tell
+        _, known = component_options({**chosen(before), "data": str(values["data.name"])})["data"]
+        own = (*options_of(SETTINGS["data"]), *known)
+        before = {k: v for k, v in before.items() if not k.startswith("data.") or k.removeprefix("data.") in own}
     candidate = resolve([("the run", before), *layers]).spec
     after = flatten(candidate.to_dict())
     for key in values:

@@ -13,15 +13,15 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks", "atomic", "threads"],
-    ["schedules", "noise"],
+    ["errors", "names", "opened", "ranks", "atomic", "talk", "threads"],
+    ["schedules", "noise", "lock"],
     ["spec"],
     ["settings", "registry", "plugins", "caches", "data.rows"],
     ["protocols"],
     ["factory"],
     ["model", "rundir", "pictures"],
     ["checkpoint", "data.decode", "data.store", "data.ahead", "data.augment"],
-    ["data.batches", "data.files"],
+    ["data.batches", "data.files", "data.listing"],
     ["data.keep"],
     ["data.source", "data.shards"],
     [

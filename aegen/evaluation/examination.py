@@ -17,7 +17,7 @@ from aegen import registry
 from aegen.atomic import write_text
 from aegen.data.batches import normalize
 from aegen.data.rows import pick
-from aegen.data.source import Data, load_data
+from aegen.data.source import Data, dataset_name, read_data, split, whole
 from aegen.engine.parallel import World, world
 from aegen.errors import AegenError, EnvironmentFault, PluginError, UsageError, listing
 from aegen.evaluation.cache import Kept
@@ -27,6 +27,7 @@ from aegen.evaluation.rows import Number, Rows
 from aegen.evaluation.seen import Seen
 from aegen.factory import create, load
 from aegen.model import build_objective
+from aegen.names import portable
 from aegen.protocols import Metric, Objective
 from aegen.rundir import free_name, owner
 from aegen.spec import Spec
@@ -187,7 +188,7 @@ def save(evaluation: Evaluation, out: Path | None) -> Path:
             folder / f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
         )
     with writing(place):
-        write_text(place, json.dumps(evaluation.to_dict(), indent=1) + "\n")
+        write_text(place, json.dumps(portable(evaluation.to_dict()), indent=1) + "\n")
     return place
 
 
@@ -217,18 +218,33 @@ def _subject(
 ) -> tuple[Subject, dict[str, str]]:
     """What is examined, and why something that metrics may need is not there."""
     model, header = loaded.model, loaded.file.header
-    settings, own = loaded.spec.data, not data.get("name") or data["name"] == loaded.spec.data.name
+    named = data.get("name") or loaded.spec.data.name
+    own = named == loaded.spec.data.name
+    settings = loaded.images() if own else loaded.spec.data
     if data:
         size = [model.image.height, model.image.width]
-        settings = replace(settings, **{"size": size, "channels": model.image.channels, **data})
-    images = load_data(settings, loaded.spec.data_options if own else {})
+        settings = replace(
+            settings,
+            **{"size": size, "channels": model.image.channels, **data, "name": settings.name if own else named},
+        )
+    options = loaded.spec.data_options if own or dataset_name(named) == _kind(loaded) else {}
+    read = read_data(settings, options, say)
+    images = split(read, settings)
+    if images.fingerprint() != header["data"]["fingerprint"]:
+        # None of these were held out of its training, or nobody knows which.
+        images = whole(read, settings)
+        used = (
+            f"all of its {len(images.validation):,} images are used"
+            if read.validation is None
+            else "its own split is used"
+        )
+        say(f"{named} holds other images than those that the model was trained on; {used}")
+    images.name = named
     if images.image != model.image:
         raise UsageError(
             f"the images of {settings.name} are {images.image}, but the model's are {model.image}",
             hint="leave --size and --channels out, and they are brought to the model's",
         )
-    if own and images.fingerprint() != header["data"]["fingerprint"]:
-        say(f"{settings.name} holds other images than when the model was trained")
     if rules.limit:
         limit = rules.limit
         images.validation = pick(images.validation, torch.arange(min(limit, len(images.validation))))
@@ -272,6 +288,11 @@ def _subject(
     drawable = "prior" in there or _ENCODER in there
     know(_SAMPLER, drawable, f"sampler {sampler} cannot draw from this model")
     return Subject(loaded, objective, images, rules, space, sampler, there), missing
+
+
+def _kind(loaded: Loaded) -> str:
+    """The registered name of the data set that the run was trained on."""
+    return next((key.partition(":")[2] for key in loaded.file.header["plugins"] if key.startswith("dataset:")), "")
 
 
 def _sources(subject: Subject, metrics: Mapping[str, Metric]) -> Iterator[str]:

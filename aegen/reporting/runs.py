@@ -15,7 +15,8 @@ from pydantic import TypeAdapter, ValidationError
 from aegen.checkpoint import Checkpoint, Header
 from aegen.errors import AegenError, UsageError
 from aegen.evaluation import Evaluation
-from aegen.rundir import RunDir, find_checkpoint
+from aegen.names import native
+from aegen.rundir import RunDir, find_checkpoint, pointed
 from aegen.settings import RunSpec, flatten
 
 _WHAT = "give run folders, as `aegen train` makes them"
@@ -112,14 +113,12 @@ def _tail(path: Path, depth: int) -> str:
 def _read(place: Path) -> Run:
     if not place.exists():
         raise UsageError(f"there is no {place}", hint=_WHAT)
-    if place.is_file() and place.name == "latest":  # where links fail, it is a text
-        place = place.parent / place.read_text(encoding="utf-8").strip()
-    folder = RunDir(place.resolve())
+    folder = RunDir(pointed(place).resolve())
     if not folder.config.is_file():
         kind = "has no config.toml" if place.is_dir() else "is a file"
         raise UsageError(f"{place} is no run folder: it {kind}", hint=_WHAT)
     try:
-        tables = tomllib.loads(folder.config.read_text(encoding="utf-8"))
+        tables = native(tomllib.loads(folder.config.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder.config} cannot be read ({error})", hint=_MEND) from error
     try:
@@ -128,7 +127,7 @@ def _read(place: Path) -> Run:
         raise UsageError(f"{folder.config} is no configuration of a run ({error.message})", hint=_MEND) from error
     run = Run(folder.path, folder.path.name, tables)
     try:
-        run.environment = TypeAdapter(dict[str, Any]).validate_json(folder.environment.read_bytes())
+        run.environment = native(TypeAdapter(dict[str, Any]).validate_json(folder.environment.read_bytes()))
         if not isinstance(run.environment.get("device", {}), dict):
             raise ValueError("device")
     except (OSError, ValueError):
@@ -176,6 +175,8 @@ def _evaluation(path: Path) -> Evaluation:
         if number["value"] is None:  # that is how a number that is not finite is written
             number["value"] = math.nan
     try:
-        return TypeAdapter(Evaluation).validate_python(raw)
+        found = TypeAdapter(Evaluation).validate_python(raw)
+        found.data, found.checkpoint = native(found.data), native(found.checkpoint)
+        return found
     except ValidationError as error:
         raise ValueError(str(error)) from error

@@ -68,7 +68,7 @@ def interpolate(
     if out is not None and out.suffix.lower() not in (*pictures.STILLS, *pictures.MOVING):
         raise UsageError(f"cannot write {out.name}", hint="end it in .png for a strip, .gif or .webp for a film")
     loaded = load(place, device=device)
-    sources, pixels = read_images(find_images(places), loaded, say)
+    sources, pixels = read_images(find_images(places, say), loaded, say)
     if len(sources) < 2:
         raise UsageError(f"{len(sources)} image was given, but interpolation takes two or more")
     out = out or free_name(Path("interpolation.png"))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,20 +16,18 @@ from torch.overrides import TorchFunctionMode
 
 from aegen import pictures, registry
 from aegen.checkpoint import Checkpoint
+from aegen.data.source import located
 from aegen.engine.parallel import World, choose_device
 from aegen.errors import RunError, UsageError
 from aegen.model import Autoencoder, build_model
 from aegen.protocols import ImageShape
-from aegen.rundir import find_checkpoint, free_name
-from aegen.settings import RunSpec
+from aegen.rundir import begun_in, find_checkpoint, free_name, owner
+from aegen.settings import DataSettings, RunSpec
+from aegen.talk import Say as Say
+from aegen.talk import silent as silent
 
-Say = Callable[[str], None]
 _VALUES = 64 * 3 * 64 * 64  # pixel values that are encoded or decoded at a time
 _FEWEST, _MOST = 16, 256  # images
-
-
-def silent(text: str) -> None:
-    """Talk that nobody listens to."""
 
 
 @dataclass
@@ -41,6 +39,17 @@ class Loaded:
     spec: RunSpec
     model: Autoencoder
     device: torch.device
+
+    def images(self, hint: str = "if it was moved, say where it is now: --data NEW") -> DataSettings:
+        """The settings of the run's own data, with paths that hold from here.
+
+        Raises:
+            UsageError: it is not where it was; `hint` says what to do.
+        """
+        begun = None
+        with suppress(UsageError):  # a checkpoint without a run
+            begun = begun_in(owner(self.path))
+        return located(self.spec.data, begun, str(self.path), hint=hint)
 
     @property
     def batch(self) -> int:

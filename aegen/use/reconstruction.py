@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,12 @@ from torch import Tensor
 from aegen import pictures
 from aegen.data import decode
 from aegen.data.batches import normalize
+from aegen.data.listing import list_folder, match
 from aegen.engine.parallel import World, world
 from aegen.errors import UsageError
+from aegen.protocols import LeftOut
 from aegen.rundir import free_name
+from aegen.talk import warn
 from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, silent, writing
 
 _PLACES = "give images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders or globs"
@@ -37,35 +39,55 @@ class Source:
     named: bool
 
 
-def find_images(places: Sequence[str]) -> list[Source]:
-    """Files, folders (searched through and through) and globs → pictures, in order.
+def find_images(places: Sequence[str], say: Say = silent) -> list[Source]:
+    """Files, folders (searched through and through, as training does) and globs → pictures, in order.
+
+    Args:
+        say: is told of images that are left out.
 
     Raises:
         UsageError: a place does not exist or holds no picture.
     """
     found: list[Source] = []
+    left = LeftOut()
     for text in places:
         if not text.strip():
             raise UsageError(f"{text!r} names no image", hint=_PLACES)
         path = Path(text).expanduser()
         try:
             is_dir, exists = path.is_dir(), path.exists()
+            if is_dir:
+                files = _inside(path, left)
+            elif exists:
+                files = [Source(path, Path(path.name), True)]
+            else:
+                matched, hidden = match(str(path))
+                left.add(hidden)
+                files = [source for one in matched for source in _matched(one, left)]
         except OSError as error:
             raise UsageError(f"{text} cannot be read ({error.strerror})") from error
-        if is_dir:
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in decode.SUFFIXES and p.is_file())
-            found += [Source(p, p.relative_to(path), False) for p in files]
-        elif exists:
-            files = [path]
-            found.append(Source(path, Path(path.name), True))
-        else:
-            files = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
-            found += [Source(p, Path(p.name), False) for p in files]
         if not files:
             wild = any(c in text for c in "*?[")
             what = "matches no file" if wild else "holds no image" if is_dir else "does not exist"
-            raise UsageError(f"{text} {what}", hint=_PLACES)
+            raise UsageError(f"{text} {what}" + f"; {left}" * bool(left), hint=_PLACES)
+        found += files
+    if left:
+        warn(say, str(left))
     return found
+
+
+def _inside(folder: Path, left: LeftOut) -> list[Source]:
+    """The pictures of a folder."""
+    listed = list_folder(folder)
+    left.add(listed.left_out + listed.unreadable)
+    return [Source(folder.joinpath(*name), Path(*name), False) for name in listed.images]
+
+
+def _matched(place: Path, left: LeftOut) -> list[Source]:
+    """What a glob found: a file, or the pictures of a folder under its name."""
+    if not place.is_dir():
+        return [Source(place, Path(place.name), False)]
+    return [Source(one.path, Path(place.name, one.name), False) for one in _inside(place, left)]
 
 
 def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[list[Source], Tensor]:
@@ -95,7 +117,8 @@ def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[li
         if path in named or len(bad) == len(sources):
             raise UsageError(f"{path} cannot be read ({reason})", hint="give another image")
     if bad:
-        say(f"skipped {len(bad)} of {len(sources)}: " + ", ".join(f"{p.name} ({r})" for p, r in bad[:5]))
+        shown = ", ".join(f"{p.name} ({r})" for p, r in bad[:5]) + f" and {len(bad) - 5:,} more" * (len(bad) > 5)
+        warn(say, f"skipped {len(bad):,} of {len(sources):,}: {shown}")
     good = [(s, t) for s, t in zip(sources, tensors, strict=True) if t is not None]
     return [s for s, _ in good], torch.stack([t for _, t in good])
 
@@ -144,7 +167,7 @@ def _reconstruct(
     seed: int,
     say: Say,
 ) -> list[Path]:
-    sources, pixels = read_images(find_images(places), loaded, say)
+    sources, pixels = read_images(find_images(places, say), loaded, say)
     if not each:
         pictures.check_room(2 * len(pixels), pixels.shape[2:], "add --each for one file an image")
     # Noise is drawn batch after batch, so that every process draws all of it, and encodes all.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,10 @@ from aegen.data.rows import Pictures
 from aegen.data.source import load_data
 from aegen.engine.parallel import World, world
 from aegen.errors import UsageError, did_you_mean, listing
+from aegen.lock import held
 from aegen.model import Autoencoder, build_sampler
 from aegen.protocols import Bottleneck, Sampler
-from aegen.rundir import free_name
+from aegen.rundir import free_name, owner
 from aegen.spec import Spec
 from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, silent, writing
 
@@ -205,18 +207,34 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
     sampler = build_sampler(Spec(name, options), loaded.model)
     if sampler.fitted:
         loaded.require_encoder(f"fitting sampler {name}")
-        settings = loaded.spec.data
+        settings = loaded.images("a sampler is fitted on its training images; --sampler prior does without")
         say(f"fitting sampler {name} on the training images of {settings.name}")
-        data = load_data(settings, loaded.spec.data_options)
+        data = load_data(settings, loaded.spec.data_options, say)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
             say(f"{settings.name} holds other images than when the model was trained; the sampler is fitted on those")
         fit_sampler(sampler, loaded.model, data.train, seed, here)
-        try:
-            if here.first:
-                save_sampler(loaded.path, Spec(name, options), sampler)
-        except OSError as error:  # the pictures do not depend on it
-            say(f"the fitted sampler could not be kept in {loaded.path} ({error.strerror or error})")
+        if here.first:
+            _keep_sampler(loaded, Spec(name, options), sampler, say)
     return sampler
+
+
+def _keep_sampler(loaded: Loaded, spec: Spec, sampler: Sampler, say: Say) -> None:
+    """Into the checkpoint that it was fitted for, unless training has put another one there or is about to."""
+    try:
+        with ExitStack() as until:
+            home = None
+            with suppress(UsageError):  # a checkpoint without a run, which nobody trains
+                home = owner(loaded.path)
+            if home is not None:
+                until.enter_context(held(home, waits=False))
+            if loaded.file.replaced:
+                say(f"the fitted sampler was not kept, since {loaded.path} is another checkpoint by now")
+                return
+            save_sampler(loaded.path, spec, sampler)
+    except UsageError as error:
+        say(f"the fitted sampler was not kept: {error.message}")
+    except OSError as error:  # the pictures do not depend on it
+        say(f"the fitted sampler could not be kept in {loaded.path} ({error.strerror or error})")
 
 
 @torch.no_grad()
