@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import re
@@ -22,13 +23,17 @@ def _host() -> str:
     return re.sub(r"\W", "_", platform.node())[:32]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file atomically, flushed to disk."""
+def write_text(path: Path, text: str, *, replaces: bool = True) -> None:
+    """Write a small file atomically, flushed to disk; names in it that are no text are shown escaped.
+
+    Raises:
+        OSError: it cannot be written, or something stands there that it must not replace.
+    """
     temporary = draft_of(path)
     try:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
         flush(temporary)
-        os.replace(temporary, path)
+        publish(temporary, path, replaces=replaces)
         sync_folder(path.parent)
     finally:
         with suppress(OSError):
@@ -80,3 +85,29 @@ def _lives(process: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+class Present(FileExistsError):
+    """Something stands where a new file was to be."""
+
+
+def publish(draft: Path, path: Path, *, replaces: bool) -> None:
+    """Give a finished draft its name.
+
+    Raises:
+        Present: something has it already, and `replaces` is not said; two processes that ask at once do not both get it.
+        OSError: the system refuses.
+    """
+    if replaces:
+        os.replace(draft, path)
+        return
+    try:
+        os.link(draft, path, follow_symlinks=False)
+    except FileExistsError as error:
+        raise Present(error.errno, error.strerror, str(path)) from None
+    except OSError:  # a file system without second names
+        if os.path.lexists(path):
+            raise Present(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(draft, path)
+    else:
+        draft.unlink()

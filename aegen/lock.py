@@ -55,7 +55,9 @@ class Lock:
         with suppress(Timeout):
             self._lease.acquire()
             return
-        if self._lease.is_lock_held_by_us and self.home.resolve() not in _held:  # it could not be deleted when that ended
+        if (
+            self._lease.is_lock_held_by_us and self.home.resolve() not in _held
+        ):  # it could not be deleted when that ended
             self._lease.force_break()
             self._lease.acquire()
             return

@@ -23,6 +23,8 @@ def main(args: Sequence[str] | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin long for each other lose most of a machine that others use too; read when torch is loaded.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names that are no text go out as the bytes that they are
     import typer
 
     from aegen.cli.app import build

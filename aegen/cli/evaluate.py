@@ -10,7 +10,7 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Flag, Given, Json, Out, extend, peek
+from aegen.cli.options import Checkpoint, Components, Device, Flag, Force, Given, Json, Out, extend, peek
 from aegen.spec import options_of
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def evaluate(
     seed: Annotated[str | None, typer.Option("--seed", help="Of everything random.", metavar="integer 0≤x")] = None,
     device: Device = "auto",
     out: Out = None,
+    force: Force = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Beside each number, printed ones and by what rules they differ.")
     ] = False,
@@ -103,8 +104,11 @@ def evaluate(
     """Measure a trained model on held-out images and on images that it generates."""
     from aegen import evaluation, use
     from aegen.cli.render import say
+    from aegen.use.loading import refuse_present
 
     use.trust_components(component or [])
+    if out is not None:
+        refuse_present([out], force)  # before minutes of work
     network, weights = _network(features or "")
     registry.trust(network)
     knobs = {
@@ -127,7 +131,7 @@ def evaluate(
     )
     if found.rank > 0:
         return
-    file = evaluation.save(found, out)
+    file = evaluation.save(found, out, force=force)
     if as_json:
         typer.echo(json.dumps({**found.to_dict(), "file": str(file)}))
     else:

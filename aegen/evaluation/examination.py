@@ -6,6 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,9 @@ from aegen.factory import create, load
 from aegen.model import build_objective
 from aegen.names import portable
 from aegen.protocols import Metric, Objective
-from aegen.rundir import free_name, owner
+from aegen.rundir import owner
 from aegen.spec import Spec
-from aegen.use.loading import Loaded, Say, silent, writing
+from aegen.use.loading import Loaded, Output, Say, silent
 from aegen.use.loading import load as load_model
 from aegen.use.sampling import default_sampler, draw_latents
 
@@ -175,21 +176,23 @@ def _evaluate(
     return evaluation
 
 
-def save(evaluation: Evaluation, out: Path | None) -> Path:
-    """Write it as JSON: to `out`, or beside the checkpoint's run, under the first free name."""
-    place = out
-    if place is None:
-        try:
+def save(evaluation: Evaluation, out: Path | None, *, force: bool = False) -> Path:
+    """Write it as JSON: to `out`, or beside the checkpoint's run, under the first free name.
+
+    Args:
+        force: replace what stands at `out`.
+
+    Raises:
+        UsageError: something stands there, or it cannot be written.
+    """
+    folder = Path()
+    if out is None:
+        with suppress(UsageError, OSError):  # a checkpoint without a run, or one that nothing can be written to
             folder = owner(Path(evaluation.checkpoint)) / "evaluations"
             folder.mkdir(exist_ok=True)
-        except UsageError:  # a checkpoint without a run
-            folder = Path()
-        place = free_name(
-            folder / f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
-        )
-    with writing(place):
-        write_text(place, json.dumps(portable(evaluation.to_dict()), indent=1) + "\n")
-    return place
+    usual = f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
+    text = json.dumps(portable(evaluation.to_dict()), indent=1) + "\n"
+    return Output(out, folder / usual, force).write(lambda path, replaces: write_text(path, text, replaces=replaces))
 
 
 def _metrics(names: Sequence[str], options: Mapping[str, Mapping[str, Any]], *, quiet: bool) -> dict[str, Metric | str]:

@@ -16,9 +16,8 @@ from aegen.data.listing import list_folder, match
 from aegen.engine.parallel import World, world
 from aegen.errors import UsageError
 from aegen.protocols import LeftOut
-from aegen.rundir import free_name
 from aegen.talk import warn
-from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, silent, writing
+from aegen.use.loading import Loaded, Output, Say, folder_for_each, load, refuse_present, save_each, silent
 
 _PLACES = "give images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders or globs"
 
@@ -140,6 +139,7 @@ def reconstruct(
     each: bool = False,
     stochastic: bool = False,
     out: Path | None = None,
+    force: bool = False,
     seed: int = 0,
     device: str = "auto",
     say: Say = silent,
@@ -148,12 +148,15 @@ def reconstruct(
 
     Under `torchrun` each process decodes a part of the images; the first one writes, and it alone returns files.
 
+    Args:
+        force: replace what stands where is to be written, if it is no input.
+
     Raises:
-        UsageError: an image cannot be read, or an output would fall on an input.
+        UsageError: an image cannot be read, or an output would fall on an input, or on another file.
     """
     with world(device) as here:
         loaded, talk = load(place, device=str(here.device)), say if here.first else silent
-        return _reconstruct(loaded, here, places, each, stochastic, out, seed, talk)
+        return _reconstruct(loaded, here, places, each, stochastic, out, seed, talk, force)
 
 
 @torch.no_grad()
@@ -166,37 +169,46 @@ def _reconstruct(
     out: Path | None,
     seed: int,
     say: Say,
+    force: bool = False,
 ) -> list[Path]:
     sources, pixels = read_images(find_images(places, say), loaded, say)
+    target = None
     if not each:
+        if here.first:
+            spare([out] if out is not None else [], sources)
+            target = Output(out, "reconstructions.png", force)
         pictures.check_room(2 * len(pixels), pixels.shape[2:], "add --each for one file an image")
+    elif out is not None and here.first:
+        files = _own_names(sources, folder_for_each(out, ""))
+        spare(files, sources)
+        refuse_present(files, force)
     # Noise is drawn batch after batch, so that every process draws all of it, and encodes all.
     latents = encode(loaded, pixels, stochastic=stochastic, seed=seed).split(loaded.batch)
     images = list(loaded.decode_shared(latents, here))
     if not here.first:
         return []
     again = torch.cat(images)
-    if not each:
-        out = out or free_name(Path("reconstructions.png"))
-        spare([out], sources)
-        with writing(out):
-            pictures.save(pictures.pairs(pixels, pictures.to_uint8(again)), out)
-        return [out]
+    if target is not None:
+        sheet = pictures.pairs(pixels, pictures.to_uint8(again))
+        return [target.write(lambda path, replaces: pictures.save(sheet, path, replaces=replaces))]
     files = _own_names(sources, folder_for_each(out, "reconstructions"))
-    spare(files, sources)
-    save_each(again, files)
+    save_each(again, files, force)
     return files
 
 
 def _own_names(sources: Sequence[Source], folder: Path) -> list[Path]:
     """One output a source, under its own name; GIF becomes PNG, and of two equal names the second is numbered."""
+    taken: set[Path] = set()
+    numbers: dict[Path, int] = {}  # by name, the next one to try
     files: list[Path] = []
     for source in sources:
         name = source.name if source.name.suffix.lower() in pictures.STILLS else source.name.with_suffix(".png")
-        file, number = folder / name, 2
-        while file in files:
+        file, number = folder / name, numbers.get(name, 2)
+        while file in taken:
             file = folder / name.with_name(f"{name.stem}-{number}{name.suffix}")
             number += 1
+        numbers[name] = number
+        taken.add(file)
         files.append(file)
     return files
 

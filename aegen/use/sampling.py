@@ -22,9 +22,9 @@ from aegen.errors import UsageError, did_you_mean, listing
 from aegen.lock import held
 from aegen.model import Autoencoder, build_sampler
 from aegen.protocols import Bottleneck, Sampler
-from aegen.rundir import free_name, owner
+from aegen.rundir import owner
 from aegen.spec import Spec
-from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, silent, writing
+from aegen.use.loading import Loaded, Output, Say, folder_for_each, load, refuse_present, save_each, silent
 
 EX_POST = "mixture"
 _TRIES = 100
@@ -59,6 +59,7 @@ def sample(
     label: str | None = None,
     each: bool = False,
     out: Path | None = None,
+    force: bool = False,
     seed: int = 0,
     device: str = "auto",
     say: Say = silent,
@@ -68,19 +69,22 @@ def sample(
     A sampler that must be fitted and is not yet in the checkpoint is fitted on the run's training images, then kept there.
     Under `torchrun` each process decodes a part of the images; the first one writes, and it alone returns files.
 
+    Args:
+        force: replace what stands at `out`.
+
     Raises:
-        UsageError: the sampler does not fit the model, or the data of the run is gone.
+        UsageError: the sampler does not fit the model, the data of the run is gone, or something stands at `out`.
     """
     with world(device) as here:
         talk = say if here.first else silent
         return _sample(
-            load(place, device=str(here.device)), here, count, sampler, options, label, each, out, seed, talk
+            load(place, device=str(here.device)), here, count, sampler, options, label, each, out, seed, talk, force
         )
 
 
 def sample_alone(loaded: Loaded, count: int, out: Path) -> None:
-    """A grid, drawn by this process whatever others do."""
-    _sample(loaded, World(loaded.device), count, None, None, None, False, out, 0, silent)
+    """A grid, drawn by this process whatever others do, in place of one that is there."""
+    _sample(loaded, World(loaded.device), count, None, None, None, False, out, 0, silent, True)
 
 
 @torch.no_grad()
@@ -95,8 +99,15 @@ def _sample(
     out: Path | None,
     seed: int,
     say: Say,
+    force: bool = False,
 ) -> list[Path]:
-    target = folder_for_each(out, "samples") if each else out or free_name(Path("samples.png"))
+    digits = max(4, len(str(count - 1)))
+    names = [f"{i:0{digits}d}.png" for i in range(count)]
+    target = None
+    if not each:
+        target = Output(out, "samples.png", force) if here.first else None
+    elif out is not None and here.first:
+        refuse_present((folder_for_each(out, "") / name for name in names), force)
     if not each:
         pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
     latents = draw_latents(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say, here=here)
@@ -105,16 +116,14 @@ def _sample(
         for _ in batches:  # only to take part
             pass
         return []
-    if not each:
-        with writing(target):
-            pictures.save(pictures.grid(torch.cat([pictures.to_uint8(part) for part in batches])), target)
-        return [target]
-    digits = max(4, len(str(count - 1)))
-    files = [target / f"{i:0{digits}d}.png" for i in range(count)]
-    rest = iter(files)
+    if target is not None:
+        sheet = pictures.grid(torch.cat([pictures.to_uint8(part) for part in batches]))
+        return [target.write(lambda path, replaces: pictures.save(sheet, path, replaces=replaces))]
+    folder, rest = None, iter(names)
     for images in batches:
-        save_each(images, list(itertools.islice(rest, len(images))))
-    return files
+        folder = folder or folder_for_each(out, "samples")
+        save_each(images, [folder / name for name in itertools.islice(rest, len(images))], force)
+    return [folder / name for name in names] if folder is not None else []
 
 
 @torch.no_grad()
