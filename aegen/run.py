@@ -131,12 +131,13 @@ def train(
         begun = here.share((plan.home or begun_run()) if here.first and not dry_run else None)
         if begun is not None:
             lock = _locked(begun, here, talk, until)
-            # Read once more: nobody else writes there from here on.
-            mine = _going_on(begun, layers if begun == plan.home else ()) if here.first else plan
+            # Read once more: nobody else writes there from here on. All of them read what the first one goes on with.
+            place = here.share(resume if resume is not None and begun == plan.home else begun)
+            mine = _going_on(place, layers if begun == plan.home else ()) if here.first else plan
             plan = replace(mine, spec=here.share(mine.spec), places=here.share(mine.places), lock=lock)
             if not here.first:
-                plan.home, plan.saved, _ = resumable(begun)
-                plan.init_from, plan.run_dir = first_weights(begun) if plan.saved is None else None, None
+                plan.home, plan.saved, _ = resumable(place)
+                plan.init_from, plan.run_dir = first_weights(plan.home) if plan.saved is None else None, None
         return _train(plan, here, dry_run, listeners, talk, until)
 
 

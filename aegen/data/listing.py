@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import glob
 import os
-import re
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from aegen.data.decode import SUFFIXES
@@ -126,26 +126,20 @@ def _match_deep(pattern: str) -> tuple[list[Path], list[str]]:
     """By the listing of a folder: glob follows links in circles."""
     parts = Path(pattern).parts
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
-    base = Path(*parts[:first])
-    wanted = re.compile("".join(map(_expression, parts[first:])).removesuffix("/"), re.DOTALL)
+    base, wanted = Path(*parts[:first]), parts[first:]
     try:
         found = list_folder(base)
     except OSError:
         return [], []
-    names = ["/".join(name) for name in sorted(found.images + found.others)]
-    left = [text for text in found.left_out if wanted.fullmatch(Path(text.rpartition(" (")[0]).as_posix())]
-    return [base / name for name in names if wanted.fullmatch(name)], [f"{base / text}" for text in left]
+    names = [name for name in sorted(found.images + found.others) if _fits(name, wanted)]
+    left = [text for text in found.left_out if _fits(Path(text.rpartition(" (")[0]).parts, wanted)]
+    return [base.joinpath(*name) for name in names], [f"{base / text}" for text in left]
 
 
-def _expression(part: str) -> str:
-    if part == "**":
-        return "(?:[^/]+/)*"
-    text = ""
-    for piece in re.findall(r"\[!?\]?[^\]]*\]|.", part, re.DOTALL):
-        if piece in "*?":
-            text += "[^/]*" if piece == "*" else "[^/]"
-        elif len(piece) > 1:
-            text += f"[{'^' * piece.startswith('[!')}{re.escape(piece.strip('[]').removeprefix('!')).replace(chr(92) + '-', '-')}]"
-        else:
-            text += re.escape(piece)
-    return f"{text}/"
+def _fits(name: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    """Whether a name is one that a pattern means, part by part; `**` stands for any number of folders."""
+    if not pattern or not name:
+        return not pattern and not name
+    if pattern[0] == "**":
+        return _fits(name, pattern[1:]) or _fits(name[1:], pattern)
+    return fnmatchcase(name[0], pattern[0]) and _fits(name[1:], pattern[1:])
