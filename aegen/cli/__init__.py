@@ -23,8 +23,10 @@ def main(args: Sequence[str] | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin long for each other lose most of a machine that others use too; read when torch is loaded.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    if hasattr(sys.stdout, "reconfigure"):
-        sys.stdout.reconfigure(errors="surrogateescape")  # names that are no text go out as the bytes that they are
+    # Names of files that are no text go out as the bytes that they are, and are shown escaped.
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors=errors)
     import typer
 
     from aegen.cli.app import build
