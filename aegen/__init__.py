@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from aegen.data.decode import side as image_side
     from aegen.data.files import Files as ImageFiles
     from aegen.data.keep import keep as keep_images
+    from aegen.data.listing import list_folder as list_images
     from aegen.data.rows import Rows
     from aegen.data.shards import ShardRows
     from aegen.data.shards import contents as shard_contents
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
         Images,
         ImageShape,
         Latent,
+        LeftOut,
         Likelihood,
         Metric,
         Objective,
@@ -70,6 +72,7 @@ _HOME = {
         "ImageShape",
         "Images",
         "Latent",
+        "LeftOut",
         "Likelihood",
         "Metric",
         "Objective",
@@ -107,6 +110,7 @@ _HOME = {
     ],
     "aegen.data.files": ["ImageFiles=Files"],
     "aegen.data.keep": ["keep_images=keep"],
+    "aegen.data.listing": ["list_images=list_folder"],
     "aegen.data.rows": ["Rows"],
     "aegen.data.shards": ["ShardRows", "shard_contents=contents"],
     "aegen.checkpoint": ["save_checkpoint=save"],

@@ -32,16 +32,18 @@ def _host() -> str:
 
 
 @contextmanager
-def drafted(path: Path, *, durable: bool = True) -> Iterator[Path]:
+def drafted(path: Path, *, durable: bool = True, replaces: bool = True) -> Iterator[Path]:
     """A new empty file to write into; it becomes `path` if the block ends well, else it is gone.
 
     It is made exclusively, is never a link, and has the rights that the umask leaves, whatever the library that fills it does.
 
     Args:
         durable: have it on disk before it is renamed.
+        replaces: what stands at `path` already.
 
     Raises:
-        OSError: it cannot be made or renamed, or another took its place; what stood at `path` is untouched.
+        OSError: it cannot be made or renamed, another took its place, or something stands there that it must not replace; what stood
+            at `path` is untouched.
     """
     temporary = draft_of(path)
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -57,7 +59,7 @@ def drafted(path: Path, *, durable: bool = True) -> Iterator[Path]:
             os.chmod(temporary, mode)
         if durable:
             flush(temporary)
-        os.replace(temporary, path)
+        publish(temporary, path, replaces=replaces)
         if durable:
             sync_folder(path.parent)
     finally:
@@ -65,9 +67,13 @@ def drafted(path: Path, *, durable: bool = True) -> Iterator[Path]:
             temporary.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small file atomically, flushed to disk; halves of letters, of names that are not UTF-8, are written escaped."""
-    with drafted(path) as temporary:
+def write_text(path: Path, text: str, *, replaces: bool = True) -> None:
+    """Write a small file atomically, flushed to disk; halves of letters, of names that are not UTF-8, are written escaped.
+
+    Raises:
+        OSError: it cannot be written, or something stands there that it must not replace.
+    """
+    with drafted(path, replaces=replaces) as temporary:
         put_text(temporary, text)
 
 
@@ -123,3 +129,29 @@ def _lives(process: int) -> bool:
     except (OSError, OverflowError):
         return True
     return True
+
+
+class Present(FileExistsError):
+    """Something stands where a new file was to be."""
+
+
+def publish(draft: Path, path: Path, *, replaces: bool) -> None:
+    """Give a finished draft its name.
+
+    Raises:
+        Present: something has it already, and `replaces` is not said; two processes that ask at once do not both get it.
+        OSError: the system refuses.
+    """
+    if replaces:
+        os.replace(draft, path)
+        return
+    try:
+        os.link(draft, path, follow_symlinks=False)
+    except FileExistsError as error:
+        raise Present(error.errno, error.strerror, str(path)) from None
+    except OSError:  # a file system without second names
+        if os.path.lexists(path):
+            raise Present(errno.EEXIST, os.strerror(errno.EEXIST), str(path)) from None
+        os.rename(draft, path)
+    else:
+        draft.unlink()

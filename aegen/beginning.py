@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,9 +25,10 @@ from aegen.engine.parallel import World
 from aegen.errors import UsageError
 from aegen.installed import version_of
 from aegen.model import Autoencoder
+from aegen.names import native, portable
 from aegen.outside import parse_json, read_text
 from aegen.protocols import ImageShape, Objective
-from aegen.rundir import RUNS, RunDir, disk_error
+from aegen.rundir import BEGUN, RUNS, RunDir, disk_error
 from aegen.settings import RunSpec, to_toml
 
 
@@ -56,16 +58,32 @@ def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spe
 
 
 def open_run(
-    spec: RunSpec, here: World, home: Path | None, run_dir: Path | None, trainer: Trainer, source: Path | None
+    spec: RunSpec,
+    here: World,
+    home: Path | None,
+    run_dir: Path | None,
+    trainer: Trainer,
+    source: Path | None,
+    begun: Path | None = None,
+    *,
+    replaces: bool = False,
 ) -> RunDir:
-    """The run's folder: rank 0 makes it, or finds it, and writes what the run is made of, `source` being its first weights."""
+    """The run's folder: rank 0 makes it, or finds it, and writes what the run is made of.
+
+    Args:
+        source: its first weights.
+        begun: where its relative paths begin, if that is not the current folder.
+        replaces: whether another run at `run_dir` may be replaced.
+    """
 
     def describe(run: RunDir) -> None:
         write_text(run.config, to_toml(spec.to_dict()))
-        about = environment(here)
+        about, place = environment(here), home or run_dir or RUNS / "any"
+        # Seen from the run, so that it holds where all of it is moved, or seen under another path by another machine.
+        about[BEGUN] = _seen_from(place, begun or Path.cwd())
         if source is not None:
-            about["init_from"] = os.path.relpath(source, home or run_dir or RUNS / "any")
-        write_text(run.environment, json.dumps(about, indent=2) + "\n")
+            about["init_from"] = os.path.relpath(source, place)
+        write_text(run.environment, json.dumps(portable(about), indent=2) + "\n")
 
     if not here.first:
         return RunDir(home or run_dir or RUNS)
@@ -77,7 +95,7 @@ def open_run(
             run.forget_after(trainer.progress.step)
             describe(run)
             return run
-        return RunDir.create(run_dir, run_name(spec), describe)
+        return RunDir.create(run_dir, run_name(spec), describe, replaces=replaces)
     except OSError as error:
         raise disk_error(error, home or run_dir or RUNS, last_good=trainer.keeper.last_good) from error
 
@@ -92,6 +110,30 @@ def run_name(spec: RunSpec) -> str:
         re.sub(r"[^A-Za-z0-9]+", "-", short(name) if registry.is_file(name) else Path(name).stem).strip("-") or "data"
     )
     return re.sub(r"[^A-Za-z0-9+.-]+", "-", "-".join(parts)).strip("-.")
+
+
+def _seen_from(place: Path, folder: Path) -> str:
+    try:
+        return os.path.relpath(folder, place.resolve())
+    except ValueError:  # another drive
+        return str(folder)
+
+
+def same_images(saved: Checkpoint, data: Data, name: str) -> None:
+    """See that a run goes on with the images that it began with, wherever they lie now.
+
+    Raises:
+        UsageError: they are others.
+    """
+    if data.fingerprint() == saved.header["data"]["fingerprint"]:
+        return
+    before, now = saved.header["data"]["count"], len(data.train)
+    what = f"{now:,} for training, and there were {before:,}" if before != now else f"as many, {now:,} for training"
+    raise UsageError(
+        f"--data {name} holds other images than when {saved.path} was written: {what}",
+        hint=f"give those images with --data, or begin a new run with these weights: "
+        f"aegen train --init-from {shlex.quote(str(saved.path))} --data {shlex.quote(name)}",
+    )
 
 
 def same_batch(spec: RunSpec, saved: Checkpoint, here: World) -> RunSpec:
@@ -114,20 +156,21 @@ def same_batch(spec: RunSpec, saved: Checkpoint, here: World) -> RunSpec:
 def first_weights(home: Path) -> Path | None:
     """The weights that a run began with, if they were another run's."""
     try:
-        about = parse_json(read_text(home / "environment.json"))
+        about = native(parse_json(read_text(home / "environment.json")))
         return home / about["init_from"] if "init_from" in about else None
     except (OSError, ValueError, TypeError) as error:
         hint = "it took no step that was saved; begin a new one"
         raise UsageError(f"{home / 'environment.json'} cannot be read ({error})", hint=hint) from error
 
 
-def header_of(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str) -> dict[str, Any]:
+def header_of(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str, kind: str = "") -> dict[str, Any]:
+    """What every checkpoint says; `kind` is the registered name of the data set, where its path is another one from here."""
     parts = [
         ("architecture", spec.arch.name),
         ("bottleneck", spec.bottleneck.name),
         ("likelihood", spec.likelihood.name),
         *(("objective", name) for name in spec.objective.name.split("+")),
-        ("dataset", dataset_name(spec.data.name)),
+        ("dataset", kind or dataset_name(spec.data.name)),
         *(("tracker", name) for name in spec.log.trackers),
     ]
     return {

@@ -24,7 +24,7 @@ from typing import (
 
 import torch
 from pydantic import Field, TypeAdapter, ValidationError
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict
@@ -33,6 +33,8 @@ from aegen import registry
 from aegen.atomic import drafted
 from aegen.errors import PluginError, UsageError
 from aegen.factory import TooMuch, bounded
+from aegen.names import native, portable
+from aegen.opened import OpenedFile
 from aegen.outside import parse_json, parse_toml, read_text
 from aegen.rundir import find_checkpoint, owner
 from aegen.settings import RunSpec
@@ -97,6 +99,7 @@ class Header(TypedDict):
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"
 _ALTERED = "the file was altered, or a plugin changed since it was written"
 _SPARE_LAYERS = 5000  # a frozen network that is in no checkpoint has some hundred
+_AGAIN = "do it again"
 _DAMAGED = "it was altered after aegen wrote it; use another checkpoint of the run"
 
 
@@ -106,7 +109,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     Raises:
         OSError: the file cannot be written; what stood at `path` is untouched and nothing is left behind.
     """
-    about, plain = json.dumps({"format": FORMAT, **header}), _detached(tensors)
+    about, plain = json.dumps(portable({"format": FORMAT, **header})), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
     with drafted(path) as temporary:
         try:
@@ -176,6 +179,8 @@ def _checksums(metadata: Mapping[str, str]) -> dict[str, str]:
 class Checkpoint:
     """A checkpoint opened for reading; only the header is read at once.
 
+    What is read later is of the same file, also where training has put another one in its place.
+
     Attributes:
         path: of the file.
         header: what the metadata holds: `format`, `spec`, `image`, `latent`, `step`, `data`, `plugins`, ….
@@ -189,9 +194,9 @@ class Checkpoint:
         if not path.is_file():
             raise UsageError(f"there is no checkpoint at {path}", hint="give a run folder or a .safetensors file")
         try:
-            with safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                self.keys = frozenset(file.keys())
+            self._file = OpenedFile(path)
+            metadata = self._file.metadata
+            self.keys = frozenset(self._file.keys)
         except (SafetensorError, OSError) as error:
             raise UsageError(
                 f"{path} is not a whole safetensors file ({error})",
@@ -213,7 +218,7 @@ class Checkpoint:
                     hint="pip install --upgrade aegen",
                 )
             self._sums = _checksums(metadata)
-            self.header: Header = _header_type().validate_python(raw)
+            self.header: Header = native(_header_type().validate_python(raw))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"]) or "format"
@@ -228,13 +233,16 @@ class Checkpoint:
             UsageError: a tensor is not what was written; only those that are read are looked at.
         """
         found = {}
-        with safe_open(self.path, "pt") as file:
-            for key in sorted(self.keys):
-                if key.startswith(prefix):
-                    tensor = file.get_tensor(key)
-                    if key in self._sums and digest(tensor) != self._sums[key]:
-                        raise UsageError(f"{self.path} is damaged: the checksum of {key} does not fit", hint=_DECAYED)
-                    found[key.removeprefix(prefix)] = tensor.to(device)
+        try:
+            for key in sorted(key for key in self.keys if key.startswith(prefix)):
+                tensor = self._file.tensor(key)
+                if key in self._sums and digest(tensor) != self._sums[key]:
+                    if self._file.altered:
+                        raise UsageError(f"{self.path} was written over while it was read", hint=_AGAIN)
+                    raise UsageError(f"{self.path} is damaged: the checksum of {key} does not fit", hint=_DECAYED)
+                found[key.removeprefix(prefix)] = tensor.to(device)
+        except (OSError, SafetensorError) as error:
+            raise UsageError(f"{self.path} can no longer be read ({error})", hint=_AGAIN) from error
         return found
 
     def same_weights(self, other: Checkpoint) -> bool:
@@ -245,6 +253,15 @@ class Checkpoint:
 
         own = told(self)
         return None not in own.values() and own == told(other)
+
+    def close(self) -> None:
+        """Let go of the file: what was replaced takes room on the disk as long as it is open."""
+        self._file.close()
+
+    @property
+    def replaced(self) -> bool:
+        """Whether another checkpoint stands in its place by now."""
+        return self._file.replaced
 
     def has(self, prefix: str) -> bool:
         """Whether any key begins with `prefix`."""
@@ -278,12 +295,7 @@ class Checkpoint:
         Raises:
             UsageError: naming the first tensor that is missing, superfluous or of another shape or kind.
         """
-        with safe_open(self.path, "pt") as file:
-            slices = {k.removeprefix(prefix): file.get_slice(k) for k in sorted(self.keys) if k.startswith(prefix)}
-            held = {
-                k: (tuple(s.get_shape()), s.get_dtype()[0] in "FB" and s.get_dtype() != "BOOL")
-                for k, s in slices.items()
-            }
+        held = {k.removeprefix(prefix): self._file.shape(k) for k in sorted(self.keys) if k.startswith(prefix)}
         try:
             with bounded(_SPARE_LAYERS + 4 * len(held)), torch.device("meta"), torch.no_grad():
                 made = build()
@@ -391,7 +403,7 @@ def resumable(place: Path) -> tuple[Path, Checkpoint | None, RunSpec]:
     """
     if (place / "config.toml").is_file() and not any((place / "checkpoints").glob("*.safetensors")):
         try:
-            tables = parse_toml(read_text(place / "config.toml"))
+            tables = native(parse_toml(read_text(place / "config.toml")))
             return place, None, RunSpec.from_dict(tables)
         except (OSError, ValueError) as error:
             hint = "the run took no step that was saved; begin a new one"

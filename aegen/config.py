@@ -16,6 +16,7 @@ from aegen.combining import check_fit, described, expand, objective_options, sho
 from aegen.data.naming import dataset_name
 from aegen.descriptions import Description
 from aegen.errors import UsageError, did_you_mean, listing
+from aegen.names import native
 from aegen.outside import parse_toml, read_text
 from aegen.settings import COMPONENTS, FLAGS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
@@ -32,7 +33,7 @@ def read_toml(path: Path) -> Layer:
         UsageError: it is missing or is not TOML.
     """
     try:
-        values = flatten(parse_toml(read_text(path)))
+        values = flatten(native(parse_toml(read_text(path))))
     except OSError as error:
         raise UsageError(f"cannot read --config {path} ({error.strerror})") from error
     except ValueError as error:  # also what is not UTF-8
@@ -290,6 +291,12 @@ def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
             values[name] = expand(values[name])
         if name in values and values[name] != before[name]:
             raise _fixed(name, values[name], before[name], origins[name])
+    if (
+        "data.name" in values
+    ):  # a set of another kind has other options, and other images, which its fingerprint will tell
+        _, known = component_options({**chosen(before), "data": str(values["data.name"])})["data"]
+        own = (*options_of(SETTINGS["data"]), *known)
+        before = {k: v for k, v in before.items() if not k.startswith("data.") or k.removeprefix("data.") in own}
     candidate = resolve([("the run", before), *layers]).spec
     after = flatten(candidate.to_dict())
     for key in values:

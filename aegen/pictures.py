@@ -21,6 +21,7 @@ MOVING = (".gif", ".webp")
 _PAPER = 255
 _GAP = 2
 _SCREEN = 2048  # pixels a side
+_PALETTE = 2**20  # pixels of a film that the colours of a GIF are chosen by
 # Of PNG: after its filters hardly anything but runs is left to find, so this is as small as level 6 in a quarter of its time.
 _PNG = {"compress_level": 1, "compress_type": zlib.Z_RLE}
 
@@ -45,7 +46,8 @@ def check_room(count: int, sides: Sequence[int], advice: str) -> None:
         UsageError: it would have more pixels than Pillow reads without a warning.
     """
     height, width = sides
-    whole = math.ceil(math.sqrt(count)) * max(height, width)
+    columns = _columns(count, height, width)
+    whole = max(columns * width, math.ceil(count / columns) * height)
     scale, most = _scale(height, width, whole), Image.MAX_IMAGE_PIXELS or 2**26
     cell = (height * scale + _GAP) * (width * scale + _GAP)
     if count * cell > most:
@@ -53,10 +55,15 @@ def check_room(count: int, sides: Sequence[int], advice: str) -> None:
         raise UsageError(f"{given} were asked for, but at most {most // cell:,} fit", hint=advice)
 
 
+def _columns(count: int, height: int, width: int) -> int:
+    """How many beside each other make a picture about as wide as high."""
+    return max(1, min(count, math.ceil(math.sqrt(count * height / width))))
+
+
 def grid(images: Tensor, columns: int | None = None) -> Image.Image:
     """Images (N, C, H, W), in [-1, 1] or uint8, in rows on white paper; small ones are enlarged without blur."""
     count, channels, height, width = images.shape
-    columns = columns or math.ceil(math.sqrt(count))
+    columns = columns or _columns(count, height, width)
     rows = math.ceil(count / columns)
     scale = _scale(height, width, max(rows * height, columns * width))
     cell_w, cell_h = width * scale + _GAP, height * scale + _GAP
@@ -84,8 +91,11 @@ def _opaque(images: Tensor) -> Tensor:
     )
 
 
-def pairs(originals: Tensor, again: Tensor, columns: int = 12) -> Image.Image:
+def pairs(originals: Tensor, again: Tensor, columns: int | None = None) -> Image.Image:
     """Rows of originals (uint8, (N, C, H, W)), each above the row of their reconstructions."""
+    height, width = originals.shape[2:]
+    if columns is None:  # twelve, of images that are not much wider or higher than that
+        columns = 12 if max(height, width) <= 2 * min(height, width) else _columns(2 * len(originals), height, width)
     columns = min(columns, len(originals))
     short = -len(originals) % columns
     if short:
@@ -93,6 +103,15 @@ def pairs(originals: Tensor, again: Tensor, columns: int = 12) -> Image.Image:
         originals, again = torch.cat([originals, blank]), torch.cat([again, blank])
     rows = [torch.cat(pair) for pair in zip(originals.split(columns), again.split(columns), strict=True)]
     return grid(torch.cat(rows), columns)
+
+
+def strip(ways: Sequence[Tensor]) -> Image.Image:
+    """Ways of frames, each (T, C, H, W), in a row each; of frames that are much wider than high in a column each."""
+    frames = torch.cat(list(ways))
+    height, width = frames.shape[2:]
+    if width <= 2 * height:
+        return grid(frames, columns=len(ways[0]))
+    return grid(torch.stack(list(ways), 1).flatten(0, 1), columns=len(ways))
 
 
 def _scale(height: int, width: int, whole: int = 0) -> int:
@@ -115,35 +134,59 @@ def flat(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(paper, rgba).convert("L" if image.mode == "LA" else "RGB")
 
 
-def save(image: Image.Image, path: Path) -> None:
+def save(image: Image.Image, path: Path, *, replaces: bool = True) -> None:
     """Write a picture in the format of its ending, atomically.
 
     Raises:
         UsageError: the ending is none of a still picture's.
-        OSError: it cannot be written.
+        OSError: it cannot be written, or something stands there that it must not replace.
     """
     suffix = path.suffix.lower()
     if suffix not in STILLS:
         raise UsageError(f"cannot write a picture as {path.name}", hint=f"end its name in {', '.join(STILLS)}")
     if suffix in (".jpg", ".jpeg", ".bmp"):  # these have no alpha
         image = flat(image)
-    _write(path, [image], quality=95, **_PNG)
+    _write(path, [image], replaces, quality=95, **_PNG)
 
 
-def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 60) -> None:
+def animate(frames: Sequence[Image.Image], path: Path, *, milliseconds: int = 60, replaces: bool = True) -> None:
     """Write frames as a looping GIF or WebP, there and back again.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written, or something stands there that it must not replace.
     """
-    there_and_back = [*frames, *frames[-2:0:-1]]
-    _write(path, [flat(f) for f in there_and_back], duration=milliseconds, loop=0, lossless=True)
+    film = [flat(frame) for frame in frames]
+    if path.suffix.lower() == ".gif":
+        film = _one_palette(film)
+    _write(path, [*film, *film[-2:0:-1]], replaces, duration=milliseconds, loop=0, lossless=True)
 
 
-def _write(path: Path, frames: list[Image.Image], **options: int) -> None:
+def _one_palette(frames: list[Image.Image]) -> list[Image.Image]:
+    """Frames in the same 256 colours, each pixel in the nearest: what stands still in the film stands still in the file.
+
+    Grey is kept to the bit. Palettes of their own and dithering would have every frame flicker.
+    """
+    if all(frame.mode == "L" for frame in frames):
+        return frames
+    rgb = [np.asarray(frame.convert("RGB")) for frame in frames]
+    packed = [pixels.astype(np.uint32) @ np.array([2**16, 2**8, 1], np.uint32) for pixels in rgb]
+    colours = np.unique(np.concatenate([np.unique(pixels) for pixels in packed]))
+    if len(colours) <= 256:
+        table = np.stack([colours >> 16, colours >> 8, colours], 1).astype(np.uint8)
+        film = [Image.fromarray(np.searchsorted(colours, pixels).astype(np.uint8), "P") for pixels in packed]
+        for frame in film:
+            frame.putpalette(table.tobytes())
+        return film
+    some = np.concatenate([pixels.reshape(-1, 3) for pixels in rgb])
+    some = some[:: math.ceil(len(some) / _PALETTE)]
+    palette = Image.fromarray(some[None]).quantize(256, Image.Quantize.MEDIANCUT)
+    return [frame.convert("RGB").quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
+
+
+def _write(path: Path, frames: list[Image.Image], replaces: bool, **options: int) -> None:
     kind = Image.registered_extensions()[path.suffix.lower()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    with drafted(path, durable=False) as temporary:
+    with drafted(path, durable=False, replaces=replaces) as temporary:
         if len(frames) > 1:
             frames[0].save(temporary, kind, save_all=True, append_images=frames[1:], **options)
         else:

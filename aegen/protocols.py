@@ -15,7 +15,7 @@ keyword-only, with a type and a default.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
@@ -463,6 +463,35 @@ class Metric(ABC):
 
 
 @dataclass
+class LeftOut:
+    """Images that are not used, however many: how many, and the first few by name.
+
+    Attributes:
+        count: of all.
+        names: "file (reason)" of the first.
+    """
+
+    count: int = 0
+    names: list[str] = field(default_factory=list)
+
+    def add(self, names: Iterable[str], more: int = 0) -> None:
+        """Count the images of these names, and so many of which no name is known."""
+        for name in names:
+            self.count += 1
+            if len(self.names) < 5:
+                self.names.append(name)
+        self.count += more
+
+    def __bool__(self) -> bool:
+        return self.count > 0
+
+    def __str__(self) -> str:
+        rest = self.count - len(self.names)
+        shown = ", ".join(self.names) + (f" and {rest:,} more" if rest else "")
+        return f"{self.count:,} image{'s are' if self.count != 1 else ' is'} left out: {shown}"
+
+
+@dataclass
 class Images:
     """Decoded images.
 
@@ -474,7 +503,8 @@ class Images:
         factors: int64 (N, F), where it is known what each image was made from; equal numbers mean equal values.
         factor_names: of its columns.
         validation_factors: of `validation`.
-        skipped: "file: reason" for files that could not be read.
+        skipped: "file (reason)" for files that could not be read.
+        left_out: images that are there and were not meant, such as hidden ones.
         how: where the images are, said to the user, as in `60,000 decoded once into memory, 47 MB`.
     """
 
@@ -487,6 +517,7 @@ class Images:
     factor_names: list[str] = field(default_factory=list)
     validation_factors: Tensor | None = None
     how: str = ""
+    left_out: LeftOut = field(default_factory=LeftOut)
 
 
 class Dataset(ABC):

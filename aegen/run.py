@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,31 +13,28 @@ from typing import Any
 import torch
 
 from aegen import memory, pictures, registry
-from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch
+from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch, same_images
 from aegen.blame import blamed, named
 from aegen.checkpoint import Checkpoint, resumable
 from aegen.config import Layer, keyword_layers, merge_resume, read_toml, resolve, signature
-from aegen.data.source import Data, load_data
+from aegen.data.naming import dataset_name
+from aegen.data.source import Data, load_data, located
 from aegen.engine import host, trial
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World, begun_run, remember_run, world
 from aegen.engine.recorder import NotFinite
 from aegen.engine.stop import Stop
-from aegen.errors import EnvironmentFault, Interrupted, UsageError
+from aegen.errors import AegenError, EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create, load_component
+from aegen.lock import Lock, held
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape, Sampler
-from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing
-from aegen.settings import RunSpec
+from aegen.rundir import RunDir, begun_in, disk_error, find_checkpoint, refuse_existing
+from aegen.settings import DataSettings, RunSpec
 from aegen.spec import Spec
+from aegen.talk import Say, silent
 from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
-
-Say = Callable[[str], None]
-
-
-def _silent(text: str) -> None:
-    """Talk that nobody listens to."""
 
 
 @dataclass(frozen=True)
@@ -63,16 +61,41 @@ class Result:
         return {k: str(v) if k in paths and v is not None else v for k, v in vars(self).items() if k != "rank"}
 
 
+@dataclass
+class Plan:
+    """What a run begins or goes on with.
+
+    Attributes:
+        init_from: whose weights to begin with.
+        run_dir, force: the folder to make, and whether it may replace another run.
+        home, saved: the folder of the run that goes on, and its last checkpoint, if it has one.
+        places: the settings of its data with paths that hold from the current folder; the run's own are kept as they are.
+        begun: where relative paths of the run begin, if that is not the current folder.
+        lock: held for as long as it is trained.
+    """
+
+    spec: RunSpec
+    init_from: Path | None = None
+    run_dir: Path | None = None
+    force: bool = False
+    home: Path | None = None
+    saved: Checkpoint | None = None
+    places: DataSettings | None = None
+    begun: Path | None = None
+    lock: Lock | None = None
+
+
 def train(
     layers: Sequence[Layer] = (),
     *,
     resume: Path | str | None = None,
     init_from: Path | str | None = None,
     run_dir: Path | str | None = None,
+    force: bool = False,
     config: Path | str | Sequence[Path | str] = (),
     dry_run: bool = False,
     listeners: Sequence[object] = (),
-    say: Say = _silent,
+    say: Say = silent,
     **options: Any,
 ) -> Result:
     """Train a model: `aegen.train(arch="conv", objective="vae", latent_dim=16, epochs=5)`.
@@ -82,6 +105,7 @@ def train(
         resume: run folder or checkpoint to go on with, bit for bit.
         init_from: checkpoint whose weights to begin with.
         run_dir: folder to make; `runs/<name>` by default.
+        force: replace the run that stands at `run_dir`.
         config: TOML file, or several; what else is said overrides them.
         dry_run: build everything, take one step, write nothing.
         listeners: objects with hooks, beside the trackers of the configuration.
@@ -106,26 +130,28 @@ def train(
         for value in layer.values():
             if isinstance(value, str):
                 registry.allow(value)
-    home, saved = None, None
-    if resume is not None:
-        if init_from is not None or run_dir is not None:
-            raise UsageError("--resume goes on in the run's own folder", hint="leave --init-from and --run-dir out")
-        home, saved, before = resumable(resume)
-        spec = merge_resume(before, layers)
-        init_from = first_weights(home) if saved is None else None
-    else:
-        spec = resolve(layers).spec
-    with world(spec.train.device) as here:
+    if resume is not None and (init_from is not None or run_dir is not None or force):
+        raise UsageError(
+            "--resume goes on in the run's own folder", hint="leave --init-from, --run-dir and --force out"
+        )
+    plan = _going_on(resume, layers) if resume is not None else Plan(resolve(layers).spec, init_from, run_dir, force)
+    with world(plan.spec.train.device) as here, ExitStack() as until:
         if here.device.type == "cpu":
             host.prepare()
+        talk = say if here.first else silent
         # torchrun may have replaced workers of this very run, some of them with other words.
-        begun = here.share((home or begun_run()) if here.first and not dry_run else None)
-        if begun is not None and begun != home:
-            home, saved, spec = resumable(begun)
-            init_from, run_dir = first_weights(home) if saved is None else None, None
-        talk = say if here.first else _silent
+        begun = here.share((plan.home or begun_run()) if here.first and not dry_run else None)
+        if begun is not None:
+            lock = _locked(begun, here, talk, until)
+            # Read once more: nobody else writes there from here on. All of them read what the first one goes on with.
+            place = here.share(resume if resume is not None and begun == plan.home else begun)
+            mine = _going_on(place, layers if begun == plan.home else ()) if here.first else plan
+            plan = replace(mine, spec=here.share(mine.spec), places=here.share(mine.places), lock=lock)
+            if not here.first:
+                plan.home, plan.saved, _ = resumable(place)
+                plan.init_from, plan.run_dir = first_weights(plan.home) if plan.saved is None else None, None
         with named():
-            return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, talk)
+            return _train(plan, here, dry_run, listeners, talk, until)
 
 
 def _check_layers(layers: Any) -> None:
@@ -153,25 +179,60 @@ def _check_layers(layers: Any) -> None:
         )
 
 
-def _train(
-    spec: RunSpec,
-    here: World,
-    home: Path | None,
-    saved: Checkpoint | None,
-    init_from: Path | None,
-    run_dir: Path | None,
-    dry_run: bool,
-    listeners: Sequence[object],
-    say: Say,
-) -> Result:
-    if home is not None and saved is None:
-        say(f"{home} was stopped before its first checkpoint; it begins again")
+def _going_on(place: Path, layers: Sequence[Layer]) -> Plan:
+    """A run's own plan, with what may change while it goes on.
+
+    Raises:
+        UsageError: it is damaged, or its data is not where it was.
+    """
+    home, saved, before = resumable(place)
+    begun, own = begun_in(home), before.data
+    moved = any("data.name" in values for _, values in layers)
+    where = own if moved else located(own, begun, f"the run {home}")
+    spec = merge_resume(replace(before, data=where), layers)
+    places, elsewhere = spec.data, (where.name, where.root) != (own.name, own.root)
+    if elsewhere:  # what the run says of itself stays true where it began
+        root = own.root if spec.data.root == where.root else spec.data.root
+        spec = replace(spec, data=replace(spec.data, name=own.name, root=root))
+    init_from = first_weights(home) if saved is None else None
+    return Plan(spec, init_from, None, False, home, saved, places, begun if elsewhere else None)
+
+
+def _locked(home: Path, here: World, say: Say, until: ExitStack) -> Lock:
+    """Hold a run in the first process, for all.
+
+    Raises:
+        UsageError: another process trains it, whichever of these asks.
+        RunError: its folder cannot be written.
+    """
+    lock, trouble = Lock(home), None
+    if here.first:
+        try:
+            lock.take(say)
+            until.callback(lock.give_back)
+        except AegenError as error:
+            trouble = error
+        except OSError as error:
+            trouble = disk_error(error, home)
+    trouble = here.share(trouble)
+    if trouble is not None:
+        raise trouble
+    return lock
+
+
+def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], say: Say, until: ExitStack) -> Result:
+    spec, saved = plan.spec, plan.saved
+    if plan.home is not None and saved is None:
+        say(f"{plan.home} was stopped before its first checkpoint; it begins again")
     if saved is not None:
         spec = same_batch(spec, saved, here)
-    if run_dir is not None and here.first:
-        refuse_existing(run_dir)  # before minutes of reading data
+    if plan.run_dir is not None and here.first:  # before minutes of reading data
+        refuse_existing(plan.run_dir, replaces=plan.force)
+        if plan.force and plan.run_dir.exists():
+            with held(plan.run_dir, say):
+                pass
     trackers = [(name, load_component(registry.find("tracker", name))) for name in spec.log.trackers if here.first]
-    data = load_data(spec.data, spec.data_options, say)
+    data = load_data(plan.places or spec.data, spec.data_options, say)
     _tell_data(data, spec, say)
     build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
     if saved is not None:
@@ -183,22 +244,30 @@ def _train(
     if saved is None:
         spec = trial.settle(spec, model, data, here, say)
     objective = build_objective(spec.objective, model, size=len(data.train))
-    source = Checkpoint(find_checkpoint(init_from)) if init_from is not None else None
+    source = Checkpoint(find_checkpoint(plan.init_from)) if plan.init_from is not None else None
     if source is not None:
         initialise(model, objective, source, spec)
+        source.close()
         say(f"weights from {source.path}")
     hooks = Hooks()
     for listener in listeners if here.first else ():
         hooks.add(listener, type(listener).__name__)
-    fingerprint = data.fingerprint()
-    header = header_of(spec, model, data, fingerprint) | {"encodes": objective.encodes}
-    if saved is not None and saved.header["data"]["fingerprint"] != fingerprint:
-        raise UsageError(f"--data {spec.data.name} holds other images than when {saved.path} was written")
-    stop = Stop()
-    trainer = Trainer(spec, model, objective, data, here, run=None, header=header, hooks=hooks, stop=stop)
+    kind = dataset_name((plan.places or spec.data).name)
+    header = header_of(spec, model, data, data.fingerprint(), kind) | {"encodes": objective.encodes}
+    if saved is not None:
+        same_images(saved, data, (plan.places or spec.data).name)
+    stop, lock = Stop(), plan.lock
+
+    def stops() -> bool:
+        if lock is not None:
+            lock.check()
+        return stop()
+
+    trainer = Trainer(spec, model, objective, data, here, run=None, header=header, hooks=hooks, stop=stops)
     _tell_model(trainer, say)
     if saved is not None:
         trainer.restore(saved)
+        saved.close()
     if dry_run:
         trainer.take_step(trainer.progress.step)
         trainer.progress.step += 1
@@ -208,10 +277,13 @@ def _train(
             trainer.recover(bad)
         say("dry run: one step was taken, nothing was written")
         return Result(None, None, None, None, 1, 0, 0.0, trainer.validate(), here.rank)
-    opened = open_run(spec, here, home, run_dir, trainer, source.path if source is not None else None)
+    first = source.path if source is not None else None
+    opened = open_run(spec, here, plan.home, plan.run_dir, trainer, first, plan.begun, replaces=plan.force)
     run = RunDir(here.share(opened.path))
-    if here.first and home is None:
-        remember_run(run.path)
+    if plan.home is None:
+        lock = _locked(run.path, here, say, until)
+        if here.first:
+            remember_run(run.path)
     trainer.run_dir = run if here.first else None
     for name, tracker in trackers:
         hooks.add(create(tracker, "tracker", Spec(name), "tracker.", {}), name)
@@ -349,10 +421,6 @@ def _tell_data(data: Data, spec: RunSpec, say: Say) -> None:
         f"data {spec.data.name}: {len(data.train):,} images for training, {len(data.validation):,} for validation, {data.image}{classes}"
     )
     say(f"images: {data.how}")
-    if data.skipped:
-        from aegen.data.source import skipped_text
-
-        say(f"{skipped_text(data.skipped, spec.data.name)}; training goes on without them")
 
 
 def _tell_model(trainer: Trainer, say: Say) -> None:

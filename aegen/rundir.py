@@ -14,11 +14,14 @@ from typing import Any
 
 from aegen.atomic import draft_of, sweep, sync_folder, write_text
 from aegen.errors import RunError, UsageError
-from aegen.outside import parse_json, read_bytes, read_text
+from aegen.names import native
+from aegen.outside import parse_json, read_bytes
 
 RUNS = Path("runs")
+LATEST = "latest"
 METRICS = 2**32
 """The most bytes of a metrics.jsonl that is read."""
+_NAME = 1024  # bytes; longer names are of no file
 
 
 class RunDir:
@@ -36,20 +39,28 @@ class RunDir:
         self._owed = ""
 
     @classmethod
-    def create(cls, path: Path | None, stem: str, begin: Callable[[RunDir], None] = lambda run: None) -> RunDir:
+    def create(
+        cls,
+        path: Path | None,
+        stem: str,
+        begin: Callable[[RunDir], None] = lambda run: None,
+        *,
+        replaces: bool = False,
+    ) -> RunDir:
         """Make a new folder: `path`, or the first free `runs/stem`, `runs/stem-2`, ….
 
         It appears under its name with all that a resumption needs, or not at all.
 
         Args:
             begin: writes the first files, into a folder that is not yet where it will be.
+            replaces: take the place of a run that stands at `path`.
 
         Raises:
             UsageError: `path` exists, or cannot be made.
             OSError: `begin` could not write.
         """
         if path is not None:
-            refuse_existing(path)
+            refuse_existing(path, replaces=replaces)
         goal = path or RUNS / stem
         draft = cls(draft_of(goal))
         try:
@@ -63,7 +74,13 @@ class RunDir:
                 raise UsageError(f"cannot make the run folder {goal} ({error.strerror})", hint=hint) from error
             begin(draft)
             sync_folder(draft.path)
-            run = cls(draft._named(path, stem))
+            if path is not None and replaces and path.exists():
+                from aegen.lock import held  # loads threads and more, which reading needs not
+
+                with held(path):  # nobody trains what is replaced
+                    run = cls(draft._in_place_of(path))
+            else:
+                run = cls(draft._named(path, stem))
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
         sync_folder(run.path.parent)
@@ -88,15 +105,29 @@ class RunDir:
                 refuse_existing(path)
             number += 1
 
+    def _in_place_of(self, path: Path) -> Path:
+        """Take the name of another run, whose folder is deleted once that is done."""
+        old = draft_of(path.with_name(f"{path.name}.replaced"))
+        os.rename(path, old)
+        try:
+            os.rename(self.path, path)
+        except OSError:
+            os.rename(old, path)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+        return path
+
     def _point_latest(self) -> None:
-        """`latest` beside the run: a link, or a text file where links fail."""
-        latest = self.path.parent / "latest"
+        """`latest` beside the run: a link, or a text file where links fail. A folder of that name is a run like others, and left alone."""
+        latest = self.path.parent / LATEST
+        if latest.is_dir() and not latest.is_symlink():
+            return
         temporary = draft_of(latest)
         temporary.unlink(missing_ok=True)
         try:
             temporary.symlink_to(self.path.name, target_is_directory=True)
         except OSError:
-            write_text(temporary, self.path.name)
+            temporary.write_bytes(os.fsencode(self.path.name))
         try:
             os.replace(temporary, latest)
         except OSError:  # something else of that name stands there
@@ -135,17 +166,23 @@ class RunDir:
         write_text(self.metrics, "".join(f"{line}\n" for line in kept))
 
 
-def refuse_existing(path: Path) -> None:
-    """Never write into a folder that is there already.
+def refuse_existing(path: Path, *, replaces: bool = False) -> None:
+    """Never write into a folder that is there already; only a run may be replaced.
 
     Raises:
-        UsageError: it is.
+        UsageError: it is, or it is no run and nothing else is replaced.
     """
-    if path.exists():
-        hint = "choose another --run-dir"
-        if (path / "config.toml").is_file():
-            hint += f", or go on with it: aegen train --resume {shlex.quote(str(path))}"
-        raise UsageError(f"{path} exists already", hint=hint)
+    if not os.path.lexists(path):
+        return
+    is_run = (path / "config.toml").is_file() and not path.is_symlink()
+    if replaces and is_run:
+        return
+    hint = "choose another --run-dir"
+    if replaces:
+        raise UsageError(f"{path} is no run folder, and --force replaces nothing else", hint=hint)
+    if is_run:
+        hint += f", go on with it: aegen train --resume {shlex.quote(str(path))}, or replace it with --force"
+    raise UsageError(f"{path} exists already", hint=hint)
 
 
 def latest_run() -> Path:
@@ -154,18 +191,27 @@ def latest_run() -> Path:
     Raises:
         UsageError: there is none.
     """
-    pointer = RUNS / "latest"
-    if pointer.is_file():
-        with suppress(OSError, ValueError):
-            named = RUNS / read_text(pointer, most=4096).strip()
-            if named.parent == RUNS and named.is_dir():
-                return named
-    if pointer.is_dir():
+    pointer = RUNS / LATEST
+    if (named := pointed(pointer)) != pointer and named.is_dir():
+        return named
+    if pointer.is_symlink() and pointer.is_dir():
         return RUNS / pointer.resolve().name if pointer.resolve().parent == RUNS.resolve() else pointer
+    # A folder called latest points to nothing: it is a run like others, or something else.
     runs = [p.parent for p in RUNS.glob("*/config.toml")]
     if not runs:
         raise UsageError("there is no run under ./runs", hint="run `aegen train` first, or name one with -c")
-    return max(runs, key=lambda p: p.stat().st_mtime)
+    return max(runs, key=lambda p: (p / "config.toml").stat().st_mtime_ns)
+
+
+def pointed(place: Path) -> Path:
+    """The run that a text file `latest` names, which stands for a link where links fail; any other place is itself."""
+    try:
+        if place.name != LATEST or not place.is_file() or place.stat().st_size > _NAME:
+            return place
+        name = place.read_bytes().decode("utf-8", errors="surrogateescape").strip()
+    except OSError:
+        return place
+    return place.with_name(name) if name and Path(name).name == name else place
 
 
 def find_checkpoint(place: Path | None, *, prefer: str = "best") -> Path:
@@ -177,8 +223,7 @@ def find_checkpoint(place: Path | None, *, prefer: str = "best") -> Path:
     Raises:
         UsageError: there is none.
     """
-    if place is None:
-        place = latest_run()
+    place = latest_run() if place is None else pointed(place)
     if not place.exists():
         raise UsageError(f"there is no {place}", hint="give a run folder or a .safetensors file")
     if place.is_file():
@@ -215,6 +260,19 @@ def owner(checkpoint: Path) -> Path:
         hint = f"give the run's folder, or begin a new run with --init-from {checkpoint}"
         raise UsageError(f"{checkpoint} does not lie in a run folder, so it cannot be resumed", hint=hint)
     return checkpoint.parent.parent
+
+
+BEGUN = "folder"
+"""Of environment.json: where relative paths of the run begin, seen from the run's folder."""
+
+
+def begun_in(home: Path) -> Path | None:
+    """The folder in which a run was begun, where its relative paths begin; None where that is not known."""
+    try:
+        told = native(json.loads((home / "environment.json").read_text(encoding="utf-8")))
+        return Path(os.path.normpath(home.resolve() / told[BEGUN])) if isinstance(told.get(BEGUN), str) else None
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
 
 
 def reason(error: OSError) -> str:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from aegen.errors import UsageError, listing
+from aegen.names import portable
 from aegen.spec import Range, Spec, check_options, options_of
 
 Positive = Annotated[int, Range(1)]
@@ -180,6 +181,7 @@ RESUMABLE = frozenset(
         "train.parallel",
         "train.patience",
         "train.on_nan",
+        "data.name",  # the same images under another path; their fingerprint says whether they are
         "data.root",
         "data.download",
         "data.cache",
@@ -298,5 +300,6 @@ def _toml_value(value: Any) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    # JSON's escapes are TOML's, except that TOML also forbids a raw DEL.
-    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+    # JSON's escapes are TOML's, except that TOML also forbids a raw DEL. Bytes of names that are no text are seen best as escapes.
+    text = json.dumps(portable(value), ensure_ascii=False)
+    return re.sub("[\x7f\uf780-\uf7ff]", lambda found: f"\\u{ord(found[0]):04x}", text)

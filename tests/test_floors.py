@@ -13,8 +13,8 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks", "atomic", "threads", "outside", "micro"],
-    ["schedules", "noise", "places", "memory"],
+    ["errors", "ranks", "atomic", "threads", "outside", "micro", "names", "opened", "talk"],
+    ["schedules", "noise", "places", "memory", "lock"],
     ["spec", "installed"],
     ["settings", "registry", "plugins", "caches", "data.rows", "data.room", "data.values"],
     ["protocols", "blame", "data.naming"],
@@ -26,7 +26,7 @@ FLOORS = [
     ["checkpoint", "data.bmp", "data.png", "data.jpeg", "data.tiff_page", "data.store", "data.ahead", "data.augment"],
     ["data.convert", "data.tiff"],
     ["data.decode"],
-    ["data.batches", "data.files"],
+    ["data.batches", "data.files", "data.listing"],
     ["data.keep"],
     ["data.source", "data.shards"],
     [

@@ -39,8 +39,9 @@ def _streams() -> None:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        # Names of files that are no text go out as the bytes that they are, and are shown escaped.
         with suppress(AttributeError, ValueError):
-            getattr(sys, name).reconfigure(errors="backslashreplace")
+            getattr(sys, name).reconfigure(errors="surrogateescape" if name == "stdout" else "backslashreplace")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegen.cli.app import single
-from aegen.cli.options import Components, Device, Json, Out
+from aegen.cli.options import Components, Device, Force, Json, Out
 
 if TYPE_CHECKING:
     from aegen.reporting import Comparison
@@ -26,6 +26,7 @@ def command(args: list[str]) -> Any:
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, two or more.")],
     out: Out = None,
+    force: Force = False,
     form: Annotated[
         str,
         typer.Option(
@@ -54,7 +55,6 @@ def compare(
     from aegen.cli.render import say, tell_files
     from aegen.errors import UsageError
     from aegen.reporting import formats
-    from aegen.rundir import free_name
 
     if form not in formats.FORMATS:
         raise UsageError(f"--format is {form!r}, but takes {'|'.join(formats.FORMATS)}")
@@ -63,19 +63,17 @@ def compare(
     if len(runs) < 2:
         raise UsageError("one run was given, but a comparison takes two or more", hint="aegen report describes one run")
     use.trust_components(component or [])
-    if form == "table" and out is None:
-        out = free_name(Path("compare.html"))
-    if out is not None:
-        reporting.check_place(out)
+    if form == "table" or out is not None:
+        reporting.check_place(out, "compare.html", force)
     found = reporting.compare(runs, protocol=by, evaluates=evaluates, least=2, device=device, say=say)
     if form != "table":
         typer.echo(
             {"csv": formats.as_csv, "json": formats.as_json, "latex": formats.as_latex}[form](found.tables), nl=False
         )
     show(found, numbers=form == "table" and not as_json)
-    if out is None:
+    if form != "table" and out is None:
         return
-    reporting.write_comparison(found, out, device=device, say=say)
+    out = reporting.write_comparison(found, out, force=force, device=device, say=say)
     if form == "table":
         tell_files([out], as_json=as_json, **({"tables": list(map(formats.to_dict, found.tables))} if as_json else {}))
     else:

@@ -9,7 +9,7 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Flag, Given, Json, Out, extend, peek
+from aegen.cli.options import Checkpoint, Components, Device, Flag, Force, Given, Json, Out, extend, peek
 from aegen.spec import options_of
 
 if TYPE_CHECKING:
@@ -91,6 +91,7 @@ def evaluate(
     seed: Annotated[str | None, typer.Option("--seed", help="Of everything random.", metavar="integer 0≤x")] = None,
     device: Device = "auto",
     out: Out = None,
+    force: Force = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Beside each number, printed ones and by what rules they differ.")
     ] = False,
@@ -103,8 +104,11 @@ def evaluate(
     from aegen import evaluation, use
     from aegen.cli.render import say, tell
     from aegen.errors import AegenError
+    from aegen.use.loading import refuse_present
 
     use.trust_components(component or [])
+    if out is not None:
+        refuse_present([out], force)  # before minutes of work
     network, weights = _network(features or "")
     registry.trust(network)
     knobs = {
@@ -130,7 +134,7 @@ def evaluate(
     if found.rank > 0:
         return
     try:
-        file = evaluation.save(found, out, say)
+        file = evaluation.save(found, out, say, force=force)
     except AegenError:
         show(found)  # the work of minutes
         raise

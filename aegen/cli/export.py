@@ -8,7 +8,7 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Given, Json, Out, Seed, checked, extend, flags_of
+from aegen.cli.options import Checkpoint, Components, Force, Given, Json, Out, Seed, checked, extend, flags_of
 from aegen.spec import Range
 
 _DEFAULT = "safetensors"
@@ -32,6 +32,7 @@ def export(
         typer.Option("--format", help="safetensors (weights only), onnx, or a plugin's.", autocompletion=_formats),
     ] = _DEFAULT,
     out: Out = None,
+    force: Force = False,
     tolerance: Annotated[
         float,
         typer.Option("--tolerance", help="Largest difference of a value.", **checked("--tolerance", float, Range(0))),
@@ -51,5 +52,7 @@ def export(
 
     use.trust_components(component or [])
     options = {key: value for key, (_, value) in given.items()}
-    done = use.export(checkpoint, format=format, options=options, out=out, tolerance=tolerance, seed=seed, say=say)
+    done = use.export(
+        checkpoint, format=format, options=options, out=out, force=force, tolerance=tolerance, seed=seed, say=say
+    )
     tell_files(done.files, as_json=as_json, format=format, parity=done.parity, tolerance=tolerance)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Json, Out, Seed, checked
+from aegen.cli.options import Checkpoint, Components, Device, Force, Json, Out, Seed, checked
 from aegen.spec import Range
 
 
@@ -36,6 +36,7 @@ def interpolate(
         bool, typer.Option("--stochastic", help="From draw to draw of the posteriors, instead of mean to mean.")
     ] = False,
     out: Out = None,
+    force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
     component: Components = None,
@@ -53,6 +54,7 @@ def interpolate(
         method=method,
         stochastic=stochastic,
         out=out,
+        force=force,
         seed=seed,
         device=device,
         say=say,

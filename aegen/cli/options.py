@@ -35,6 +35,7 @@ Checkpoint = Annotated[
     typer.Option("-c", "--checkpoint", help="Run folder or file.  \\[default: the latest run under ./runs]"),
 ]
 Out = Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; a name in this folder by default.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace what stands at -o.")]
 Seed = Annotated[
     int, typer.Option("--seed", help="Of everything random.", **checked("--seed", int, Range(0, 2**32 - 1)))
 ]

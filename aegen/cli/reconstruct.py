@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Json, Out, Seed
+from aegen.cli.options import Checkpoint, Components, Device, Force, Json, Out, Seed
 
 
 def command(args: list[str]) -> Any:
@@ -26,6 +26,7 @@ def reconstruct(
         bool, typer.Option("--stochastic", help="Draw from the posterior instead of taking its mean.")
     ] = False,
     out: Out = None,
+    force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
     component: Components = None,
@@ -37,7 +38,7 @@ def reconstruct(
 
     use.trust_components(component or [])
     files = use.reconstruct(
-        images, checkpoint, each=each, stochastic=stochastic, out=out, seed=seed, device=device, say=say
+        images, checkpoint, each=each, stochastic=stochastic, out=out, force=force, seed=seed, device=device, say=say
     )
     if files:  # the first of several processes has them
         tell_files(files, as_json=as_json)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from aegen.cli.app import single
-from aegen.cli.options import Components, Device, Json, Out
+from aegen.cli.options import Components, Device, Force, Json, Out
 
 
 def command(args: list[str]) -> Any:
@@ -21,6 +21,7 @@ def report(
         Path | None, typer.Argument(metavar="[RUN]", help="Run folder.  \\[default: the latest run under ./runs]")
     ] = None,
     out: Out = None,
+    force: Force = False,
     by: Annotated[
         str | None,
         typer.Option("--protocol", help="By which it is evaluated.  \\[default: one by which it was, else aegen-1]"),
@@ -35,10 +36,9 @@ def report(
     """Describe a run as one HTML page: a model card with numbers, curves and pictures."""
     from aegen import reporting, use
     from aegen.cli.render import say, tell_files
-    from aegen.rundir import free_name, latest_run
+    from aegen.rundir import latest_run
 
     use.trust_components(component or [])
-    out = out or free_name(Path("report.html"))
-    reporting.check_place(out)
+    reporting.check_place(out, "report.html", force)
     found = reporting.compare([run or latest_run()], protocol=by, evaluates=evaluates, device=device, say=say)
-    tell_files([reporting.write_report(found, out, device=device, say=say)], as_json=as_json)
+    tell_files([reporting.write_report(found, out, force=force, device=device, say=say)], as_json=as_json)

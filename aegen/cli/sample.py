@@ -8,7 +8,7 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Given, Json, Out, Seed, checked, extend, flags_of
+from aegen.cli.options import Checkpoint, Components, Device, Force, Given, Json, Out, Seed, checked, extend, flags_of
 from aegen.spec import Range
 
 
@@ -41,6 +41,7 @@ def sample(
         bool, typer.Option("--each", help="One file an image, in the folder -o, instead of a grid.")
     ] = False,
     out: Out = None,
+    force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",
     component: Components = None,
@@ -62,6 +63,7 @@ def sample(
         label=label,
         each=each,
         out=out,
+        force=force,
         seed=seed,
         device=device,
         say=say,

@@ -44,7 +44,7 @@ def command(args: list[str]) -> Any:
     args[:] = [_worded(word, following) for word, following in zip(args, [*args[1:], "-"], strict=False)]
     seen = peek(args, "--config", "--set", "--resume", "--component", *(f"--{c}" for c in COMPONENTS), "--data")
     typed = {f"{c}.name": seen[f"--{c}"][-1] for c in (*COMPONENTS, "data") if seen[f"--{c}"]}
-    values = _before_flags(seen["--config"], seen["--set"], seen["--resume"]) | typed
+    values = _before_flags(seen["--config"], seen["--set"], seen["--resume"], typed) | typed
     _trust(seen, typed)
     named = any(f"{c}.name" in values for c in COMPONENTS)
     epilog = _EXAMPLE
@@ -63,16 +63,22 @@ def _worded(word: str, following: str) -> str:
     return "--compile=off" if word == "--no-compile" else word
 
 
-def _before_flags(configs: list[str], sets: list[str], resumes: list[str]) -> dict[str, Any]:
+def _before_flags(configs: list[str], sets: list[str], resumes: list[str], typed: dict[str, Any]) -> dict[str, Any]:
     """What the configuration, `--set` and a run to resume say: the defaults that flags may override."""
     if not (configs or sets or resumes):
         return {}
     layers = _layers([Path(c) for c in configs], sets, {})
     if resumes:
         from aegen.checkpoint import resumable
+        from aegen.data.source import located
+        from aegen.rundir import begun_in
 
-        _, _, spec = resumable(Path(resumes[-1]))
-        layers = [("the run", flatten(spec.to_dict())), *layers]
+        home, _, spec = resumable(Path(resumes[-1]))
+        own = flatten(spec.to_dict())
+        if not any("data.name" in values for values in (typed, *(layer for _, layer in layers))):
+            where = located(spec.data, begun_in(home), f"the run {home}")
+            own |= {"data.name": where.name, "data.root": where.root}
+        layers = [("the run", own), *layers]
     values: dict[str, Any] = {}
     for _, layer in layers:
         values.update(layer)
@@ -165,6 +171,9 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every value and where it came from, and stop.")
     ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the run that --run-dir names, if there is one.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Build everything, take one step, write nothing.")] = False,
     component: Components = None,
     as_json: Json = False,
@@ -181,7 +190,13 @@ def train(
     layers = _layers(config or [], sets or [], given)
     if print_config:
         if resume is not None:
-            layers = [("the run", _before_flags([], [], [str(resume)])), *layers]
+            layers = [
+                (
+                    "the run",
+                    _before_flags([], [], [str(resume)], dict(item for _, layer in layers for item in layer.items())),
+                ),
+                *layers,
+            ]
         resolved = resolve(layers)
         typer.echo(to_toml(resolved.spec.to_dict(), resolved.origins), nl=False)
         return
@@ -194,6 +209,7 @@ def train(
         resume=resume,
         init_from=init_from,
         run_dir=run_dir,
+        force=force,
         dry_run=dry_run,
         listeners=[Display()],
         say=say,

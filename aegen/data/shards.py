@@ -12,21 +12,24 @@ import tarfile
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from aegen.data import decode
-from aegen.data.decode import SUFFIXES, Target, Unreadable
+from aegen.data.decode import Target, Unreadable
 from aegen.data.files import for_each, say, workers
+from aegen.data.listing import HIDDEN, is_hidden, is_image
 from aegen.data.room import LARGE, ROOM
 from aegen.data.rows import Rows
 from aegen.data.values import Note, remarks
 from aegen.errors import RunError, UsageError
+from aegen.protocols import LeftOut
 from aegen.threads import pool
 
 TOGETHER = 8
@@ -45,10 +48,15 @@ class Contents:
     Attributes:
         spans: offset and size of each image, int64 (N, 2).
         labels: int64 (N,) from the members `.cls`, -1 where an image has none.
+        left_out: images that are there and are not among these.
     """
 
     spans: Tensor
     labels: Tensor
+    left_out: LeftOut
+
+
+Span = tuple[int, int]
 
 
 def contents(path: Path, group: Callable[..., object]) -> Contents:
@@ -60,19 +68,10 @@ def contents(path: Path, group: Callable[..., object]) -> Contents:
     Raises:
         UsageError: it is missing, or no plain tar.
     """
-    members, labels = [], {}
+    left = LeftOut()
     try:
         with tarfile.open(path, "r:") as archive:
-            while (member := archive.next()) is not None:
-                vars(archive)["members"] = []  # or it would keep them all
-                if not member.isreg() or member.name.startswith("__"):
-                    continue
-                span = (member.offset_data, member.size)
-                members.append({"fname": member.name, "data": span, "__url__": str(path)})
-                if member.name.lower().endswith(".cls") and member.size < 64:
-                    taken = archive.extractfile(member)
-                    assert taken is not None
-                    labels[span] = taken.read()
+            members, labels = _members(archive, str(path), left)
         samples = list(group(members))  # type: ignore[call-overload]
     except tarfile.ReadError as error:
         hint = "shards are plain tar files that are not compressed, so that any image can be found"
@@ -83,12 +82,53 @@ def contents(path: Path, group: Callable[..., object]) -> Contents:
         raise UsageError(f"the shard {path} holds two files of one name ({error})") from None
     spans, found = [], []
     for sample in samples:
-        image = next((sample[suffix] for suffix in sample if f".{suffix}" in SUFFIXES), None)
-        if image is not None:
-            text = labels.get(sample.get("cls", ()), b"").strip()
-            spans.append(image)
+        for suffix in _images_of(sample, path.name, left):
+            # `a.left.jpg` has the class of `a.left.cls`, or of `a.cls`.
+            own = f"{suffix.rpartition('.')[0]}.cls".removeprefix(".")
+            text = labels.get(sample.get(own, sample.get("cls", ())), b"").strip()
+            spans.append(sample[suffix])
             found.append(int(text) if text.isdigit() and int(text) < 2**16 else -1)
-    return Contents(torch.tensor(spans, dtype=torch.int64).reshape(-1, 2), torch.tensor(found, dtype=torch.int64))
+    return Contents(torch.tensor(spans, dtype=torch.int64).reshape(-1, 2), torch.tensor(found, dtype=torch.int64), left)
+
+
+def _members(archive: tarfile.TarFile, url: str, left: LeftOut) -> tuple[list[dict[str, Any]], dict[Span, bytes]]:
+    """What webdataset groups, and the bytes of labels; images that are hidden, or links to none, are left out."""
+    members: list[dict[str, Any]] = []
+    labels: dict[Span, bytes] = {}
+    places: dict[str, Span] = {}
+    while (member := archive.next()) is not None:
+        vars(archive)["members"] = []  # or it would keep them all
+        image = is_image(member.name)
+        hidden = member.name.startswith("__") or any(map(is_hidden, PurePosixPath(member.name).parts))
+        # A hard link is a second name of a file that came before.
+        span = (member.offset_data, member.size) if member.isreg() else places.get(member.linkname)
+        if hidden or not (member.isreg() or member.islnk()) or span is None:
+            why = HIDDEN if hidden else "a link" if member.issym() or member.islnk() else "no file"
+            left.add([f"{Path(url).name}, {member.name} ({why})"] * (image and not member.isdir()))
+            continue
+        members.append({"fname": member.name, "data": span, "__url__": url})
+        if image:
+            places[member.name] = span
+        if member.isreg() and member.name.lower().endswith(".cls") and member.size < 64:
+            taken = archive.extractfile(member)
+            assert taken is not None
+            labels[span] = taken.read()
+    return members, labels
+
+
+def _images_of(sample: Mapping[str, Any], shard: str, left: LeftOut) -> list[str]:
+    """The suffixes of a sample's images.
+
+    `0001.jpg` is the image of the sample `0001`, whose other parts, such as a mask `0001.seg.png`, are left out. Where there is none such, names have a
+    dot within, as `22.05.png` has, and each is an image of its own.
+    """
+    every = [suffix for suffix in sample if not suffix.startswith("__") and is_image(f"_.{suffix}")]
+    plain = [suffix for suffix in every if "." not in suffix]
+    kept = plain[:1] or every
+    key = sample["__key__"]
+    others = [suffix for suffix in every if suffix not in kept]
+    left.add(f"{shard}, {key}.{suffix} (another part of {key}.{kept[0]})" for suffix in others)
+    return kept
 
 
 class ShardRows(Rows):

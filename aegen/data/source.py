@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import glob
+import os
+import re
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,12 +19,14 @@ from aegen.data.naming import dataset_name
 from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
 from aegen.errors import UsageError
 from aegen.factory import create, load
-from aegen.protocols import Dataset, Images, ImageShape
+from aegen.protocols import Dataset, Images, ImageShape, LeftOut
 from aegen.settings import DataSettings
 from aegen.spec import Spec
+from aegen.talk import Say, silent, warn
 
 _SPLIT_SEED = 20_131_220  # of the validation split, the same for every run so that runs can be compared
 SMALLEST = 8
+_MOVED = "if it was moved, say where it is now: --data NEW"
 
 
 @dataclass
@@ -34,7 +39,8 @@ class Data:
         classes: their names.
         validation_factors: int64 (N, F) where it is known what each image was made from.
         factor_names: of its columns.
-        skipped: "file: reason" for files that could not be read.
+        skipped: "file (reason)" for files that could not be read.
+        left_out: images that were not meant.
         name: what the user asked for.
         how: where the images are, in a few words.
     """
@@ -50,6 +56,7 @@ class Data:
     factor_names: list[str] = field(default_factory=list)
     how: str = ""
     _fingerprint: str | None = None
+    left_out: LeftOut = field(default_factory=LeftOut)
 
     @property
     def image(self) -> ImageShape:
@@ -63,18 +70,55 @@ class Data:
         return self._fingerprint
 
 
-def load_data(
-    settings: DataSettings, options: dict[str, Any] | None = None, say: Callable[[str], None] = lambda text: None
-) -> Data:
+def located(settings: DataSettings, begun: Path | None, whose: str, *, hint: str = _MOVED) -> DataSettings:
+    """The settings of a run's data with paths that hold from the current folder.
+
+    Relative ones that are not found from here begin at `begun`, the folder where the run was begun.
+
+    Raises:
+        UsageError: the data is neither here nor there.
+    """
+    name, root = settings.name, settings.root
+    if begun is not None and not _there(root) and _there(str(begun / root)):
+        root = os.path.relpath(begun / root)
+    try:
+        dataset_name(name)
+        known = not name.endswith(".tar") or _there(name)
+    except UsageError:
+        known = False
+    if not known:
+        other = str(begun / Path(name).expanduser()) if begun is not None else name
+        if not _there(other):
+            also = f", nor at {other}" if other != name else ""
+            raise UsageError(f"the data of {whose}, {name}, is not there{also}", hint=hint)
+        name = os.path.relpath(other)
+    return replace(settings, name=name, root=root)
+
+
+def _there(name: str) -> bool:
+    """Whether a path exists, or any that a pattern of shards, `a-{000..999}.tar`, may mean."""
+    try:
+        paths = [str(Path(part).expanduser()) for part in name.split("::")]
+        return any(os.path.exists(path) or glob.glob(re.sub(r"\{[^{}]*\}", "*", path)) for path in paths)
+    except OSError:
+        return False
+
+
+def load_data(settings: DataSettings, options: dict[str, Any] | None = None, say: Say = silent) -> Data:
     """Read, check and split.
 
     Args:
-        say: is told how far a long reading is.
+        say: is told how far a long reading is, and what is left out.
 
     Raises:
         UsageError: the data is missing, empty, unreadable, or too small.
         EnvironmentFault: a data set that was not downloaded.
     """
+    return split(read_data(settings, options, say), settings)
+
+
+def read_data(settings: DataSettings, options: dict[str, Any] | None = None, say: Say = silent) -> Images:
+    """As `load_data`, as the data set gives them."""
     name = dataset_name(settings.name)
     side(settings.size)
     spec = Spec(name, options or {})
@@ -91,6 +135,15 @@ def load_data(
             f"{skipped_text(images.skipped, settings.name)}, which --strict-data refuses",
             hint="mend or remove them, or leave --strict-data out",
         )
+    if images.skipped:
+        warn(say, f"{skipped_text(images.skipped, settings.name)}; it goes on without them")
+    if images.left_out:
+        warn(say, f"of {settings.name}, {images.left_out}")
+    return images
+
+
+def split(images: Images, settings: DataSettings) -> Data:
+    """Hold out a part, the same in every run, where the data has no split of its own."""
     train, labels, factors = images.pixels, images.labels, images.validation_factors
     if images.validation is None:
         order = torch.randperm(len(train), generator=torch.Generator().manual_seed(_SPLIT_SEED))
@@ -102,7 +155,27 @@ def load_data(
         train, labels = pick(train, kept), labels[kept] if labels is not None else None
     else:
         validation, validation_labels = images.validation
-    count, size = len(train) + len(validation), train.shape.numel() + validation.shape.numel()
+    return _data(images, settings, train, labels, validation, validation_labels, factors)
+
+
+def whole(images: Images, settings: DataSettings) -> Data:
+    """All images on both sides, for a model that has seen none of them; a split of the data's own is kept."""
+    if images.validation is not None:
+        return split(images, settings)
+    return _data(images, settings, images.pixels, images.labels, images.pixels, images.labels, images.factors)
+
+
+def _data(
+    images: Images,
+    settings: DataSettings,
+    train: Pictures,
+    labels: Tensor | None,
+    validation: Pictures,
+    validation_labels: Tensor | None,
+    factors: Tensor | None,
+) -> Data:
+    parts = [images.pixels] if images.validation is None else [images.pixels, images.validation[0]]
+    count, size = sum(len(part) for part in parts), sum(part.shape.numel() for part in parts)
     return Data(
         _plain(train),
         _plain(validation),
@@ -115,6 +188,7 @@ def load_data(
         images.factor_names,
         images.how or f"{count:,} in memory, {keep.amount(size)}",
         fingerprint(train) if isinstance(train, Rows) and train.digests is not None else None,
+        images.left_out,
     )
 
 

@@ -177,14 +177,14 @@ def shards(settings: TrainSettings, here: World) -> bool:
 def begun_run() -> Path | None:
     """The run folder that this very launch of `torchrun` made before it had to replace a worker, if any."""
     memory = _launch()
-    return Path(memory.get(_RUN).decode()) if memory is not None and memory.check([_RUN]) else None
+    return Path(os.fsdecode(memory.get(_RUN))) if memory is not None and memory.check([_RUN]) else None
 
 
 def remember_run(path: Path) -> None:
     """Tell the workers that may replace these which folder is this launch's own."""
     memory = _launch()
     if memory is not None:
-        memory.set(_RUN, str(path))
+        memory.set(_RUN, os.fsencode(path))  # names need not be text
 
 
 def _launch() -> Any:

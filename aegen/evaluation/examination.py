@@ -8,6 +8,7 @@ import os
 import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,8 +20,9 @@ from torch import Tensor
 from aegen import registry
 from aegen.atomic import write_text
 from aegen.data.batches import normalize
+from aegen.data.naming import dataset_name
 from aegen.data.rows import pick
-from aegen.data.source import Data, load_data
+from aegen.data.source import Data, read_data, split, whole
 from aegen.engine.parallel import World, world
 from aegen.errors import AegenError, EnvironmentFault, PluginError, UsageError, listing
 from aegen.evaluation.cache import Kept
@@ -31,10 +33,11 @@ from aegen.evaluation.seen import Seen
 from aegen.factory import create, load
 from aegen.model import build_objective, require_typed
 from aegen.model import there as there_of
+from aegen.names import portable
 from aegen.protocols import Metric, Objective
-from aegen.rundir import free_name, owner, reason
+from aegen.rundir import owner, reason
 from aegen.spec import Spec
-from aegen.use.loading import Loaded, Say, silent, writing
+from aegen.use.loading import Loaded, Output, Say, silent
 from aegen.use.loading import load as load_model
 from aegen.use.sampling import default_sampler, draw_latents
 
@@ -179,32 +182,32 @@ def _evaluate(
     return evaluation
 
 
-def save(evaluation: Evaluation, out: Path | None, say: Say = silent) -> Path:
+def save(evaluation: Evaluation, out: Path | None, say: Say = silent, *, force: bool = False) -> Path:
     """Write it as JSON: to `out`, or beside the checkpoint's run, or where that cannot be written here, under the first free name.
 
+    Args:
+        force: replace what stands at `out`.
+
     Raises:
-        UsageError: it cannot be written.
+        UsageError: something stands there, or it cannot be written.
     """
-    text = json.dumps(evaluation.to_dict(), indent=1) + "\n"
-    if out is not None:
-        with writing(out):
-            write_text(out, text)
-        return out
-    name = f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
-    try:
-        folder = owner(Path(evaluation.checkpoint)) / "evaluations"
-        folder.mkdir(exist_ok=True)
-        place = free_name(folder / name)
-        write_text(place, text)
-        return place
-    except UsageError:  # a checkpoint without a run
-        pass
-    except OSError as error:
-        say(f"the numbers cannot be kept in {folder} ({reason(error)}), and are written into the current folder")
-    place = free_name(Path(name))
-    with writing(place):
-        write_text(place, text)
-    return place
+    text = json.dumps(portable(evaluation.to_dict()), indent=1) + "\n"
+    usual = f"{evaluation.protocol['name'].replace(' with ', '-changed ').partition(' ')[0]}.json"
+
+    def put(path: Path, replaces: bool) -> None:
+        write_text(path, text, replaces=replaces)
+
+    folder = Path()
+    if out is None:
+        with suppress(UsageError):  # a checkpoint without a run
+            folder = owner(Path(evaluation.checkpoint)) / "evaluations"
+            try:
+                folder.mkdir(exist_ok=True)
+                return Output(None, folder / usual).write(put)
+            except (OSError, UsageError) as error:
+                told = reason(error) if isinstance(error, OSError) else error.message
+                say(f"the numbers cannot be kept in {folder} ({told}), and are written into the current folder")
+    return Output(out, usual, force).write(put)
 
 
 def check_place(out: Path) -> None:
@@ -249,21 +252,38 @@ def _subject(
 ) -> tuple[Subject, dict[str, str]]:
     """What is examined, and why something that metrics may need is not there."""
     model, header = loaded.model, loaded.file.header
-    settings, own = loaded.spec.data, not data.get("name") or data["name"] == loaded.spec.data.name
+    named = data.get("name") or loaded.spec.data.name
+    own = named == loaded.spec.data.name
+    settings = loaded.images() if own else loaded.spec.data
     if data:
         size = [model.image.height, model.image.width]
-        settings = replace(settings, **{"size": size, "channels": model.image.channels, **data})
-    images = load_data(settings, loaded.spec.data_options if own else {})
+        settings = replace(
+            settings,
+            **{"size": size, "channels": model.image.channels, **data, "name": settings.name if own else named},
+        )
+    options = loaded.spec.data_options if own or dataset_name(named) == _kind(loaded) else {}
+    read = read_data(settings, options, say)
+    images = split(read, settings)
+    if images.fingerprint() != header["data"]["fingerprint"]:
+        if not data.get("name"):  # a checkpoint's word is not enough to look at images that are none of its own
+            raise UsageError(
+                f"{named} holds other images than when the model was trained",
+                hint=f"if it is these that you mean, name them: --data {shlex.quote(named)}",
+            )
+        # None of these were held out of its training, or nobody knows which.
+        images = whole(read, settings)
+        used = (
+            f"all of its {len(images.validation):,} images are used"
+            if read.validation is None
+            else "its own split is used"
+        )
+        say(f"{named} holds other images than those that the model was trained on; {used}")
+    images.name = named
     if images.image != model.image:
         raise UsageError(
             f"the images of {settings.name} are {images.image}, but the model's are {model.image}",
             hint="leave --size and --channels out, and they are brought to the model's",
         )
-    if own and images.fingerprint() != header["data"]["fingerprint"]:
-        told = f"{settings.name} holds other images than when the model was trained"
-        if not data.get("name"):  # a checkpoint's word is not enough to look at images that are none of its own
-            raise UsageError(told, hint=f"if it is these that you mean, name them: --data {shlex.quote(settings.name)}")
-        say(told)
     if rules.limit:
         limit = rules.limit
         images.validation = pick(images.validation, torch.arange(min(limit, len(images.validation))))
@@ -308,6 +328,11 @@ def _subject(
     drawable = "prior" in there or _ENCODER in there
     know(_SAMPLER, drawable, f"sampler {sampler} cannot draw from this model")
     return Subject(loaded, objective, images, rules, space, sampler, there), missing
+
+
+def _kind(loaded: Loaded) -> str:
+    """The registered name of the data set that the run was trained on."""
+    return next((key.partition(":")[2] for key in loaded.file.header["plugins"] if key.startswith("dataset:")), "")
 
 
 def _sources(subject: Subject, metrics: Mapping[str, Metric]) -> Iterator[str]:

@@ -16,7 +16,7 @@ from aegen.reporting.page import page
 from aegen.reporting.runs import NOT_EVALUATED, Run, read_runs
 from aegen.reporting.sights import Sights, look
 from aegen.reporting.tables import Table, tables
-from aegen.use.loading import Say, silent, writing
+from aegen.use.loading import Output, Say, silent
 
 _USUAL = "aegen-1"
 _NAMED = 4  # runs that a title names
@@ -88,13 +88,18 @@ def _evaluate(run: Run, protocol: str, device: str, say: Say) -> None:
         run.evaluations.append(found)
 
 
-def write_comparison(found: Comparison, out: Path, *, device: str = "auto", say: Say = silent) -> Path:
-    """The page of a comparison.
+def write_comparison(
+    found: Comparison, out: Path | None = None, *, force: bool = False, device: str = "auto", say: Say = silent
+) -> Path:
+    """The page of a comparison, at `out` or under the first free name that begins with `compare`.
+
+    Args:
+        force: replace what stands at `out`.
 
     Raises:
         UsageError: it cannot be written there.
     """
-    check_place(out)
+    place = check_place(out, "compare.html", force)
     runs = found.runs
     seen = look(runs, device=device, say=say)
     parts = [
@@ -103,16 +108,21 @@ def write_comparison(found: Comparison, out: Path, *, device: str = "auto", say:
     ]
     title = ", ".join(run.name for run in runs) if len(runs) <= _NAMED else f"{len(runs)} runs"
     command = shlex.join(["aegen", "compare", *(run.name for run in runs)])
-    return _write(out, page("Comparison", title, sections.overview(runs), parts, command))
+    return _write(place, page("Comparison", title, sections.overview(runs), parts, command))
 
 
-def write_report(found: Comparison, out: Path, *, device: str = "auto", say: Say = silent) -> Path:
-    """The page of one run, a model card.
+def write_report(
+    found: Comparison, out: Path | None = None, *, force: bool = False, device: str = "auto", say: Say = silent
+) -> Path:
+    """The page of one run, a model card, at `out` or under the first free name that begins with `report`.
+
+    Args:
+        force: replace what stands at `out`.
 
     Raises:
         UsageError: it cannot be written there.
     """
-    check_place(out)
+    place = check_place(out, "report.html", force)
     runs, (run,) = found.runs, found.runs
     seen = look(runs, device=device, say=say)
     parts = [
@@ -124,24 +134,24 @@ def write_report(found: Comparison, out: Path, *, device: str = "auto", say: Say
         *_shown(runs, seen),
         card.left(),
     ]
-    return _write(out, page("Model card", run.name, "", parts, shlex.join(["aegen", "report", run.name])))
+    return _write(place, page("Model card", run.name, "", parts, shlex.join(["aegen", "report", run.name])))
 
 
-def check_place(out: Path) -> None:
+def check_place(out: Path | None, usual: str, force: bool = False) -> Output:
     """Refuse, before minutes of work, a place where no page can be.
 
     Raises:
-        UsageError: it does not end in .html, is a folder, or its folder does not exist.
+        UsageError: it does not end in .html, is there already, or its folder does not exist.
     """
-    if out.suffix.lower() not in (".html", ".htm"):
-        raise UsageError(f"cannot write a page as {out}", hint="end its name in .html")
-    evaluation.check_place(out)
+    if out is not None:
+        if out.suffix.lower() not in (".html", ".htm"):
+            raise UsageError(f"cannot write a page as {out}", hint="end its name in .html")
+        evaluation.check_place(out)
+    return Output(out, usual, force)
 
 
-def _write(out: Path, text: str) -> Path:
-    with writing(out):
-        write_text(out, text)
-    return out
+def _write(place: Output, text: str) -> Path:
+    return place.write(lambda path, replaces: write_text(path, text, replaces=replaces))
 
 
 def _shown(runs: Sequence[Run], seen: Sequence[Sights]) -> list[str]:

@@ -14,8 +14,9 @@ from typing_extensions import TypedDict
 from aegen.checkpoint import Checkpoint, Header
 from aegen.errors import AegenError, UsageError
 from aegen.evaluation import Evaluation
+from aegen.names import native
 from aegen.outside import parse_json, parse_toml, read_bytes, read_text
-from aegen.rundir import METRICS, RunDir, find_checkpoint
+from aegen.rundir import METRICS, RunDir, find_checkpoint, pointed
 from aegen.settings import RunSpec, flatten
 
 _WHAT = "give run folders, as `aegen train` makes them"
@@ -134,17 +135,12 @@ def _tail(path: Path, depth: int) -> str:
 def _read(place: Path) -> Run:
     if not place.exists():
         raise UsageError(f"there is no {place}", hint=_WHAT)
-    if place.is_file() and place.name == "latest":  # where links fail, it is a text
-        try:
-            place = place.parent / Path(read_text(place, most=4096).strip()).name
-        except (OSError, ValueError) as error:
-            raise UsageError(f"{place} cannot be read ({error})", hint=_WHAT) from error
-    folder = RunDir(place.resolve())
+    folder = RunDir(pointed(place).resolve())
     if not folder.config.is_file():
         kind = "has no config.toml" if place.is_dir() else "is a file"
         raise UsageError(f"{place} is no run folder: it {kind}", hint=_WHAT)
     try:
-        tables = parse_toml(read_text(folder.config))
+        tables = native(parse_toml(read_text(folder.config)))
     except (OSError, ValueError) as error:
         raise UsageError(f"{folder.config} cannot be read ({error})", hint=_MEND) from error
     try:
@@ -153,7 +149,7 @@ def _read(place: Path) -> Run:
         raise UsageError(f"{folder.config} is no configuration of a run ({error.message})", hint=_MEND) from error
     run = Run(folder.path, folder.path.name, tables)
     try:
-        told = parse_json(read_text(folder.environment))
+        told = native(parse_json(read_text(folder.environment)))
         run.environment = dict(TypeAdapter(_Environment).validate_python(told))
     except (OSError, ValueError):
         run.environment = {}
@@ -200,6 +196,8 @@ def _evaluation(path: Path) -> Evaluation:
         if number["value"] is None:  # that is how a number that is not finite is written
             number["value"] = math.nan
     try:
-        return TypeAdapter(Evaluation).validate_python(raw)
+        found = TypeAdapter(Evaluation).validate_python(raw)
+        found.data, found.checkpoint = native(found.data), native(found.checkpoint)
+        return found
     except ValidationError as error:
         raise ValueError(str(error)) from error

@@ -360,7 +360,7 @@ def environment(runs: Sequence[Run]) -> str:
     """Versions and machine."""
     flat = []
     for run in runs:
-        there = {k: v for k, v in run.environment.items() if k not in ("versions", "device", "command")}
+        there = {k: v for k, v in run.environment.items() if k not in ("versions", "device", "command", "folder")}
         versions = run.environment.get("versions", {})
         flat.append({**there, "device": device(run), **(versions if isinstance(versions, dict) else {})})
     rows = _side_by_side(flat)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -73,11 +73,11 @@ class _Album:
     read: dict[str, Data] = field(default_factory=dict)
     chosen: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
-    def data(self, loaded: Loaded) -> Data:
-        settings, options = loaded.spec.data, loaded.spec.data_options
+    def data(self, loaded: Loaded, say: Say) -> Data:
+        settings, options = loaded.images(), loaded.spec.data_options
         key = json.dumps([vars(settings), options], default=str)
         if key not in self.read:
-            self.read[key] = load_data(settings, options)
+            self.read[key] = replace(load_data(settings, options, say), name=loaded.spec.data.name)
         return self.read[key]
 
     def shown(self, data: Data) -> Tensor:
@@ -104,7 +104,7 @@ def look(runs: Sequence[Run], *, device: str, say: Say) -> list[Sights]:
     found = []
     for run in runs:
         say(f"drawing {run.name}")
-        found.append(_look(run, album, device))
+        found.append(_look(run, album, device, say))
     return found
 
 
@@ -112,7 +112,7 @@ SECTIONS = ("reconstructions", "samples", "interpolations", "traversals")
 
 
 @torch.no_grad()
-def _look(run: Run, album: _Album, device: str) -> Sights:
+def _look(run: Run, album: _Album, device: str, say: Say) -> Sights:
     sights = Sights()
     try:
         if run.checkpoint is None:
@@ -136,7 +136,7 @@ def _look(run: Run, album: _Album, device: str) -> Sights:
     try:
         if not loaded.file.header.get("encodes", True):
             raise AegenError(f"objective {loaded.spec.objective.name} trains no encoder")
-        data = album.data(loaded)
+        data = album.data(loaded, say)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:  # a page is passed on
             raise AegenError(f"{data.name} holds other images now than when it was trained")
         if data.image != model.image:

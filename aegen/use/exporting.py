@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from aegen import rules
-from aegen.errors import RunError, UsageError
+from aegen.errors import RunError
 from aegen.factory import create
 from aegen.factory import load as load_class
 from aegen.protocols import Exporter
 from aegen.rundir import free_name
 from aegen.spec import Spec
-from aegen.use.loading import Say, load, silent, writing
+from aegen.use.loading import Say, load, refuse_present, silent, writing
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,15 @@ def export(
     format: str = "safetensors",
     options: Mapping[str, Any] | None = None,
     out: Path | None = None,
+    force: bool = False,
     tolerance: float = 1e-4,
     seed: int = 0,
     say: Say = silent,
 ) -> Exported:
     """Write a model for others, read it back, and compare.
+
+    Args:
+        force: replace what stands at `out`; of a folder only the files that are written anew.
 
     Raises:
         UsageError: an unknown format, or an output that exists.
@@ -50,8 +54,8 @@ def export(
     parent = loaded.path.parent
     stem = (parent.parent if parent.name == "checkpoints" else loaded.path).stem
     out = out or free_name(Path(f"{stem}-{format}{exporter.suffix}" if exporter.suffix else f"{stem}-{format}"))
-    if out.exists():
-        raise UsageError(f"{out} exists already", hint="give another place with -o")
+    if not (force and out.is_dir() and not exporter.suffix):
+        refuse_present([out], force)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         files = exporter.export(loaded.model, out, loaded.file.header)

@@ -12,8 +12,7 @@ from torch import Tensor
 from aegen import pictures
 from aegen.errors import UsageError
 from aegen.protocols import Bottleneck
-from aegen.rundir import free_name
-from aegen.use.loading import Say, load, silent, writing
+from aegen.use.loading import Output, Say, load, silent
 from aegen.use.reconstruction import encode, find_images, read_images, spare
 
 
@@ -50,6 +49,7 @@ def interpolate(
     method: str = "lerp",
     stochastic: bool = False,
     out: Path | None = None,
+    force: bool = False,
     seed: int = 0,
     device: str = "auto",
     say: Say = silent,
@@ -58,8 +58,11 @@ def interpolate(
 
     It goes from posterior mean to posterior mean, or, `stochastic`, from draw to draw.
 
+    Args:
+        force: replace what stands at `out`, if it is no input.
+
     Raises:
-        UsageError: fewer than two images, an unknown method, or an image that cannot be read.
+        UsageError: fewer than two images, an unknown method, an image that cannot be read, or something that stands at `out`.
     """
     if method not in METHODS:
         raise UsageError(f"--method is {method!r}, but takes {'|'.join(METHODS)}")
@@ -68,19 +71,18 @@ def interpolate(
     if out is not None and out.suffix.lower() not in (*pictures.STILLS, *pictures.MOVING):
         raise UsageError(f"cannot write {out.name}", hint="end it in .png for a strip, .gif or .webp for a film")
     loaded = load(place, device=device)
-    sources, pixels = read_images(find_images(places), loaded, say)
+    sources, pixels = read_images(find_images(places, say), loaded, say)
     if len(sources) < 2:
         raise UsageError(f"{len(sources)} image was given, but interpolation takes two or more")
-    out = out or free_name(Path("interpolation.png"))
-    spare([out], sources)
+    spare([out] if out is not None else [], sources)
+    target = Output(out, "interpolation.png", force)
     pictures.check_room(steps * (len(sources) - 1), pixels.shape[2:], "use fewer --steps")
     z = encode(loaded, pixels, stochastic=stochastic, seed=seed)
     t = torch.linspace(0, 1, steps, device=loaded.device)
     ways = [passable(loaded.model.bottleneck, METHODS[method](a, b, t)) for a, b in itertools.pairwise(z)]
-    frames = torch.cat([images for way in ways for images in loaded.decode(way)])
-    with writing(out):
-        if out.suffix.lower() in pictures.MOVING:
-            pictures.animate([pictures.enlarge(pictures.to_pil(f)) for f in frames], out)
-        else:
-            pictures.save(pictures.grid(frames, columns=steps), out)
-    return [out]
+    films = [torch.cat(list(loaded.decode(way))) for way in ways]
+    if target.path.suffix.lower() in pictures.MOVING:
+        film = [pictures.enlarge(pictures.to_pil(frame)) for frame in torch.cat(films)]
+        return [target.write(lambda path, replaces: pictures.animate(film, path, replaces=replaces))]
+    sheet = pictures.strip(films)
+    return [target.write(lambda path, replaces: pictures.save(sheet, path, replaces=replaces))]

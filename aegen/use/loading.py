@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,21 +17,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from aegen import pictures, registry
+from aegen.atomic import Present
 from aegen.checkpoint import Checkpoint
+from aegen.data.source import located
 from aegen.engine.parallel import World, choose_device
 from aegen.errors import RunError, UsageError
 from aegen.model import Autoencoder, build_model
 from aegen.protocols import ImageShape
-from aegen.rundir import find_checkpoint, free_name
-from aegen.settings import RunSpec
+from aegen.rundir import begun_in, find_checkpoint, free_name, owner
+from aegen.settings import DataSettings, RunSpec
+from aegen.talk import Say as Say
+from aegen.talk import silent as silent
 
-Say = Callable[[str], None]
 _VALUES = 64 * 3 * 64 * 64  # pixel values that are encoded or decoded at a time
 _FEWEST, _MOST = 16, 256  # images
-
-
-def silent(text: str) -> None:
-    """Talk that nobody listens to."""
 
 
 @dataclass
@@ -42,6 +42,17 @@ class Loaded:
     spec: RunSpec
     model: Autoencoder
     device: torch.device
+
+    def images(self, hint: str = "if it was moved, say where it is now: --data NEW") -> DataSettings:
+        """The settings of the run's own data, with paths that hold from here.
+
+        Raises:
+            UsageError: it is not where it was; `hint` says what to do.
+        """
+        begun = None
+        with suppress(UsageError):  # a checkpoint without a run
+            begun = begun_in(owner(self.path))
+        return located(self.spec.data, begun, str(self.path), hint=hint)
 
     @property
     def batch(self) -> int:
@@ -143,28 +154,93 @@ def writing(path: Path) -> Iterator[None]:
     """
     try:
         yield
+    except Present as error:
+        hint = "give another place with -o, or --force to replace it"
+        raise UsageError(f"{path} exists already", hint=hint) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise UsageError(f"cannot write {path} ({reason})", hint="give another place with -o") from error
 
 
+def refuse_present(files: Iterable[Path], force: bool) -> None:
+    """Write over nothing that is there, unless that is asked for.
+
+    Raises:
+        UsageError: one of `files` exists, or, with `force`, is a folder.
+    """
+    there = [file for file in files if os.path.lexists(file) and not (force and not file.is_dir())]
+    if there:
+        more = f" (and {len(there) - 1:,} more)" * (len(there) > 1)
+        what = "is a folder" if force else "exists already"
+        hint = "give another place with -o" + ", or --force to replace it" * (not there[0].is_dir())
+        raise UsageError(f"{there[0]}{more} {what}", hint=hint)
+
+
+class Output:
+    """Where a command writes a file: the place that the user named, or the first free name that begins with the usual one.
+
+    Args:
+        force: replace what the user named.
+
+    Raises:
+        UsageError: what the user named is there.
+    """
+
+    def __init__(self, named: Path | None, usual: str | Path, force: bool = False) -> None:
+        if named is not None:
+            refuse_present([named], force)
+        self._named, self._usual, self._force = named, Path(usual), force
+
+    @property
+    def path(self) -> Path:
+        """Where it would go now."""
+        return self._named or free_name(self._usual)
+
+    def write(self, make: Callable[[Path, bool], None]) -> Path:
+        """`make(path, replaces)` the file; again under the next name where another process was faster.
+
+        Raises:
+            UsageError: it cannot be written, or what the user named is there by now.
+        """
+        while True:
+            path = self.path
+            try:
+                with writing(path):
+                    make(path, self._named is not None and self._force)
+            except UsageError as error:
+                if self._named is None and isinstance(error.__cause__, Present):
+                    continue
+                raise
+            return path
+
+
 def folder_for_each(out: Path | None, name: str) -> Path:
-    """The folder for one file an image.
+    """The folder for one file an image: the place that the user named, or a new one under the first free name.
 
     Raises:
         UsageError: `out` is a file.
     """
-    folder = out or free_name(Path(name))
-    if folder.exists() and not folder.is_dir():
-        raise UsageError(f"-o {folder} is a file, but --each writes into a folder", hint="give a folder with -o")
-    return folder
+    if out is not None:
+        if out.exists() and not out.is_dir():
+            raise UsageError(f"-o {out} is a file, but --each writes into a folder", hint="give a folder with -o")
+        return out
+    while True:
+        folder = free_name(Path(name))
+        try:
+            with writing(folder):
+                folder.mkdir()
+        except UsageError as error:
+            if isinstance(error.__cause__, FileExistsError):
+                continue
+            raise
+        return folder
 
 
-def save_each(images: Tensor, files: Sequence[Path]) -> None:
+def save_each(images: Tensor, files: Sequence[Path], force: bool = False) -> None:
     """One file an image."""
     for image, file in zip(images, files, strict=True):
         with writing(file):
-            pictures.save(pictures.to_pil(image), file)
+            pictures.save(pictures.to_pil(image), file, replaces=force)
 
 
 def trust_components(names: Sequence[str]) -> None:

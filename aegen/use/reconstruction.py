@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,10 +12,12 @@ from torch import Tensor
 from aegen import pictures
 from aegen.data import decode
 from aegen.data.batches import normalize
+from aegen.data.listing import list_folder, match
 from aegen.engine.parallel import World, world
 from aegen.errors import UsageError
-from aegen.rundir import free_name
-from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, silent, writing
+from aegen.protocols import LeftOut
+from aegen.talk import warn
+from aegen.use.loading import Loaded, Output, Say, folder_for_each, load, refuse_present, save_each, silent
 
 _PLACES = "give images (PNG, JPEG, WebP, BMP, GIF, TIFF), folders or globs"
 
@@ -37,35 +38,55 @@ class Source:
     named: bool
 
 
-def find_images(places: Sequence[str]) -> list[Source]:
-    """Files, folders (searched through and through) and globs → pictures, in order.
+def find_images(places: Sequence[str], say: Say = silent) -> list[Source]:
+    """Files, folders (searched through and through, as training does) and globs → pictures, in order.
+
+    Args:
+        say: is told of images that are left out.
 
     Raises:
         UsageError: a place does not exist or holds no picture.
     """
     found: list[Source] = []
+    left = LeftOut()
     for text in places:
         if not text.strip():
             raise UsageError(f"{text!r} names no image", hint=_PLACES)
         path = Path(text).expanduser()
         try:
             is_dir, exists = path.is_dir(), path.exists()
+            if is_dir:
+                files = _inside(path, left)
+            elif exists:
+                files = [Source(path, Path(path.name), True)]
+            else:
+                matched, hidden = match(str(path))
+                left.add(hidden)
+                files = [source for one in matched for source in _matched(one, left)]
         except OSError as error:
             raise UsageError(f"{text} cannot be read ({error.strerror})") from error
-        if is_dir:
-            files = sorted(p for p in path.rglob("*") if p.suffix.lower() in decode.SUFFIXES and p.is_file())
-            found += [Source(p, p.relative_to(path), False) for p in files]
-        elif exists:
-            files = [path]
-            found.append(Source(path, Path(path.name), True))
-        else:
-            files = [Path(p) for p in sorted(glob.glob(str(path), recursive=True)) if Path(p).is_file()]
-            found += [Source(p, Path(p.name), False) for p in files]
         if not files:
             wild = any(c in text for c in "*?[")
             what = "matches no file" if wild else "holds no image" if is_dir else "does not exist"
-            raise UsageError(f"{text} {what}", hint=_PLACES)
+            raise UsageError(f"{text} {what}" + f"; {left}" * bool(left), hint=_PLACES)
+        found += files
+    if left:
+        warn(say, str(left))
     return found
+
+
+def _inside(folder: Path, left: LeftOut) -> list[Source]:
+    """The pictures of a folder."""
+    listed = list_folder(folder)
+    left.add(listed.left_out + listed.unreadable)
+    return [Source(folder.joinpath(*name), Path(*name), False) for name in listed.images]
+
+
+def _matched(place: Path, left: LeftOut) -> list[Source]:
+    """What a glob found: a file, or the pictures of a folder under its name."""
+    if not place.is_dir():
+        return [Source(place, Path(place.name), False)]
+    return [Source(one.path, Path(place.name, one.name), False) for one in _inside(place, left)]
 
 
 def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[list[Source], Tensor]:
@@ -95,7 +116,8 @@ def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[li
         if path in named or len(bad) == len(sources):
             raise UsageError(f"{path} cannot be read ({reason})", hint="give another image")
     if bad:
-        say(f"skipped {len(bad)} of {len(sources)}: " + ", ".join(f"{p.name} ({r})" for p, r in bad[:5]))
+        shown = ", ".join(f"{p.name} ({r})" for p, r in bad[:5]) + f" and {len(bad) - 5:,} more" * (len(bad) > 5)
+        warn(say, f"skipped {len(bad):,} of {len(sources):,}: {shown}")
     good = [(s, t) for s, t in zip(sources, tensors, strict=True) if t is not None]
     return [s for s, _ in good], torch.stack([t for _, t in good])
 
@@ -117,6 +139,7 @@ def reconstruct(
     each: bool = False,
     stochastic: bool = False,
     out: Path | None = None,
+    force: bool = False,
     seed: int = 0,
     device: str = "auto",
     say: Say = silent,
@@ -125,12 +148,15 @@ def reconstruct(
 
     Under `torchrun` each process decodes a part of the images; the first one writes, and it alone returns files.
 
+    Args:
+        force: replace what stands where is to be written, if it is no input.
+
     Raises:
-        UsageError: an image cannot be read, or an output would fall on an input.
+        UsageError: an image cannot be read, or an output would fall on an input, or on another file.
     """
     with world(device) as here:
         loaded, talk = load(place, device=str(here.device)), say if here.first else silent
-        return _reconstruct(loaded, here, places, each, stochastic, out, seed, talk)
+        return _reconstruct(loaded, here, places, each, stochastic, out, seed, talk, force)
 
 
 @torch.no_grad()
@@ -143,37 +169,46 @@ def _reconstruct(
     out: Path | None,
     seed: int,
     say: Say,
+    force: bool = False,
 ) -> list[Path]:
-    sources, pixels = read_images(find_images(places), loaded, say)
+    sources, pixels = read_images(find_images(places, say), loaded, say)
+    target = None
     if not each:
+        if here.first:
+            spare([out] if out is not None else [], sources)
+            target = Output(out, "reconstructions.png", force)
         pictures.check_room(2 * len(pixels), pixels.shape[2:], "add --each for one file an image")
+    elif out is not None and here.first:
+        files = _own_names(sources, folder_for_each(out, ""))
+        spare(files, sources)
+        refuse_present(files, force)
     # Noise is drawn batch after batch, so that every process draws all of it, and encodes all.
     latents = encode(loaded, pixels, stochastic=stochastic, seed=seed).split(loaded.batch)
     images = list(loaded.decode_shared(latents, here))
     if not here.first:
         return []
     again = torch.cat(images)
-    if not each:
-        out = out or free_name(Path("reconstructions.png"))
-        spare([out], sources)
-        with writing(out):
-            pictures.save(pictures.pairs(pixels, pictures.to_uint8(again)), out)
-        return [out]
+    if target is not None:
+        sheet = pictures.pairs(pixels, pictures.to_uint8(again))
+        return [target.write(lambda path, replaces: pictures.save(sheet, path, replaces=replaces))]
     files = _own_names(sources, folder_for_each(out, "reconstructions"))
-    spare(files, sources)
-    save_each(again, files)
+    save_each(again, files, force)
     return files
 
 
 def _own_names(sources: Sequence[Source], folder: Path) -> list[Path]:
     """One output a source, under its own name; GIF becomes PNG, and of two equal names the second is numbered."""
+    taken: set[Path] = set()
+    numbers: dict[Path, int] = {}  # by name, the next one to try
     files: list[Path] = []
     for source in sources:
         name = source.name if source.name.suffix.lower() in pictures.STILLS else source.name.with_suffix(".png")
-        file, number = folder / name, 2
-        while file in files:
+        file, number = folder / name, numbers.get(name, 2)
+        while file in taken:
             file = folder / name.with_name(f"{name.stem}-{number}{name.suffix}")
             number += 1
+        numbers[name] = number
+        taken.add(file)
         files.append(file)
     return files
 

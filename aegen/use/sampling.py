@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +20,12 @@ from aegen.data.rows import Pictures
 from aegen.data.source import load_data
 from aegen.engine.parallel import World, world
 from aegen.errors import UsageError, did_you_mean, listing
+from aegen.lock import held
 from aegen.model import Autoencoder, build_sampler
 from aegen.protocols import Bottleneck, Sampler
-from aegen.rundir import free_name
+from aegen.rundir import owner
 from aegen.spec import Spec
-from aegen.use.loading import Loaded, Say, folder_for_each, load, save_each, silent, writing
+from aegen.use.loading import Loaded, Output, Say, folder_for_each, load, refuse_present, save_each, silent
 
 EX_POST = "mixture"
 _TRIES = 100
@@ -58,6 +61,7 @@ def sample(
     label: str | None = None,
     each: bool = False,
     out: Path | None = None,
+    force: bool = False,
     seed: int = 0,
     device: str = "auto",
     say: Say = silent,
@@ -67,19 +71,22 @@ def sample(
     A sampler that must be fitted and is not yet in the checkpoint is fitted on the run's training images, then kept there.
     Under `torchrun` each process decodes a part of the images; the first one writes, and it alone returns files.
 
+    Args:
+        force: replace what stands at `out`.
+
     Raises:
-        UsageError: the sampler does not fit the model, or the data of the run is gone.
+        UsageError: the sampler does not fit the model, the data of the run is gone, or something stands at `out`.
     """
     with world(device) as here:
         talk = say if here.first else silent
         return _sample(
-            load(place, device=str(here.device)), here, count, sampler, options, label, each, out, seed, talk
+            load(place, device=str(here.device)), here, count, sampler, options, label, each, out, seed, talk, force
         )
 
 
 def sample_alone(loaded: Loaded, count: int, out: Path) -> None:
-    """A grid, drawn by this process whatever others do."""
-    _sample(loaded, World(loaded.device), count, None, None, None, False, out, 0, silent)
+    """A grid, drawn by this process whatever others do, in place of one that is there."""
+    _sample(loaded, World(loaded.device), count, None, None, None, False, out, 0, silent, True)
 
 
 @torch.no_grad()
@@ -94,8 +101,15 @@ def _sample(
     out: Path | None,
     seed: int,
     say: Say,
+    force: bool = False,
 ) -> list[Path]:
-    target = folder_for_each(out, "samples") if each else out or free_name(Path("samples.png"))
+    digits = max(4, len(str(count - 1)))
+    names = [f"{i:0{digits}d}.png" for i in range(count)]
+    target = None
+    if not each:
+        target = Output(out, "samples.png", force) if here.first else None
+    elif out is not None and here.first:
+        refuse_present((folder_for_each(out, "") / name for name in names), force)
     if not each:
         pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
     size = 4 * count * math.prod(loaded.model.latent_shape)
@@ -106,17 +120,14 @@ def _sample(
         for _ in batches:  # only to take part
             pass
         return []
-    if not each:
-        with writing(target):
-            pictures.save(pictures.grid(torch.cat([pictures.to_uint8(part) for part in batches])), target)
-        return [target]
-    digits = max(4, len(str(count - 1)))
-    files: list[Path] = []
+    if target is not None:
+        sheet = pictures.grid(torch.cat([pictures.to_uint8(part) for part in batches]))
+        return [target.write(lambda path, replaces: pictures.save(sheet, path, replaces=replaces))]
+    folder, rest = None, iter(names)
     for images in batches:
-        some = [target / f"{len(files) + i:0{digits}d}.png" for i in range(len(images))]
-        save_each(images, some)
-        files += some
-    return files
+        folder = folder or folder_for_each(out, "samples")
+        save_each(images, [folder / name for name in itertools.islice(rest, len(images))], force)
+    return [folder / name for name in names] if folder is not None else []
 
 
 @torch.no_grad()
@@ -216,21 +227,37 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
     sampler = build_sampler(Spec(name, options), loaded.model)
     if sampler.fitted:
         loaded.require_encoder(f"fitting sampler {name}")
-        settings = loaded.spec.data
+        settings = loaded.images("a sampler is fitted on its training images; --sampler prior does without")
         say(f"fitting sampler {name} on the training images of {settings.name}")
-        data = load_data(settings, loaded.spec.data_options)
+        data = load_data(settings, loaded.spec.data_options, say)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
             raise UsageError(
                 f"sampler {name} is fitted on {settings.name}, which holds other images than when the model was trained",
                 hint="put those images back, or draw with --sampler prior",
             )
         fit_sampler(sampler, loaded.model, data.train, seed, here, told_now_and_then(say), name)
-        try:
-            if here.first:
-                save_sampler(loaded.path, Spec(name, options), sampler)
-        except OSError as error:  # the pictures do not depend on it
-            say(f"the fitted sampler could not be kept in {loaded.path} ({error.strerror or error})")
+        if here.first:
+            _keep_sampler(loaded, Spec(name, options), sampler, say)
     return sampler
+
+
+def _keep_sampler(loaded: Loaded, spec: Spec, sampler: Sampler, say: Say) -> None:
+    """Into the checkpoint that it was fitted for, unless training has put another one there or is about to."""
+    try:
+        with ExitStack() as until:
+            home = None
+            with suppress(UsageError):  # a checkpoint without a run, which nobody trains
+                home = owner(loaded.path)
+            if home is not None:
+                until.enter_context(held(home, waits=False))
+            if loaded.file.replaced:
+                say(f"the fitted sampler was not kept, since {loaded.path} is another checkpoint by now")
+                return
+            save_sampler(loaded.path, spec, sampler)
+    except UsageError as error:
+        say(f"the fitted sampler was not kept: {error.message}")
+    except OSError as error:  # the pictures do not depend on it
+        say(f"the fitted sampler could not be kept in {loaded.path} ({error.strerror or error})")
 
 
 Tell = Callable[[str, int, int], None]

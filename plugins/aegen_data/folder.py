@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import torch
 
 from aegen import (
-    IMAGE_SUFFIXES,
     Dataset,
     DataSettings,
     ImageFiles,
     Images,
+    LeftOut,
     UsageError,
     common_target,
     keep_images,
+    list_images,
 )
-
-_LEFT = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 
 
 class Folder(Dataset):
@@ -30,13 +26,14 @@ class Folder(Dataset):
         """Decode every picture in parallel, or find them decoded; what cannot be read is skipped and named."""
         root = Path(settings.name).expanduser()
         try:
-            files = sorted(_files(root))
+            found = list_images(root)
         except OSError as error:
             raise UsageError(f"--data {settings.name} cannot be read ({error.strerror})") from error
-        names = [name for name in files if _suffix(name) in IMAGE_SUFFIXES]
-        skipped = [f"{Path(*name)} (not an image)" for name in files if _suffix(name) not in IMAGE_SUFFIXES]
+        names, others = found.images, [f"{Path(*name)} (not an image)" for name in found.others]
         if not names:
-            have = f"{len(files)} other files" if files else "nothing"
+            have = f"{len(others)} other files" if others else "nothing"
+            have += f", and {len(found.left_out)} hidden images" * bool(found.left_out)
+            have += "".join(f", and {text}" for text in found.unreadable[:1])
             raise UsageError(
                 f"--data {settings.name} holds no image but {have}",
                 hint="PNG, JPEG, WebP, BMP, GIF and TIFF are read, in subfolders too",
@@ -50,29 +47,10 @@ class Folder(Dataset):
         classes = _classes(good)
         number = {name: n for n, name in enumerate(classes)}
         labels = torch.tensor([number[name[0]] for name in good]) if classes else None
-        return Images(kept.rows, labels, classes, skipped=bad + skipped, how=kept.how)
-
-
-def _files(folder: Path | str, inside: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The name of every file below a folder, by its parts, but for what systems leave in folders of pictures.
-
-    Raises:
-        OSError: the folder cannot be read; of subfolders those that may not be read are passed over.
-    """
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith(".") or entry.name in _LEFT:
-                continue
-            name = (*inside, entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                with suppress(PermissionError):
-                    yield from _files(entry.path, name)
-            elif entry.is_file():
-                yield name
-
-
-def _suffix(name: tuple[str, ...]) -> str:
-    return os.path.splitext(name[-1])[1].lower()
+        left = LeftOut()
+        left.add(found.left_out)
+        skipped = bad + found.unreadable + others
+        return Images(kept.rows, labels, classes, skipped=skipped, left_out=left, how=kept.how)
 
 
 def _classes(pictures: list[tuple[str, ...]]) -> list[str]:

@@ -20,6 +20,7 @@ from aegen import (
     EnvironmentFault,
     ImageFiles,
     Images,
+    LeftOut,
     Range,
     ShardRows,
     UsageError,
@@ -61,15 +62,19 @@ class Shards(Dataset):
         paths, group = _expanded(settings.name)
         known, look = None if self.labels else _sizes(paths), _look(paths, group)
         sizes = known or [len(look(number).spans) for number in range(len(paths))]
+        left = LeftOut()
+        for found in map(look, range(len(paths)) if known is None else ()):
+            left.add(found.left_out.names, found.left_out.count - len(found.left_out.names))
         if not sum(sizes):
             raise UsageError(
-                f"--data {settings.name} holds no image", hint="PNG, JPEG, WebP, BMP, GIF and TIFF are read"
+                f"--data {settings.name} holds no image" + f" but {left.count} that are hidden or links" * bool(left),
+                hint="PNG, JPEG, WebP, BMP, GIF and TIFF are read",
             )
         target = common_target(settings, _first(paths, look))
         room = min(self.kept_gb * 1e9, _LARGER * sum(path.stat().st_size for path in paths))
         small = sum(sizes) * target.channels * target.size[0] * target.size[1] <= room
         trained = [0] * len(paths) if small else _split(sizes, settings.validation)
-        places, spans, others = _ends(paths, look, trained, sizes)
+        places, spans, others = _ends(paths, look, trained, sizes, left)
         kept = keep_images(ImageFiles([paths[shard] for shard, _ in places], spans.numpy()), settings, target)
         bad = [(*places[number], reason) for number, reason in sorted(kept.bad.items())]
         skipped = [f"{paths[shard].name}, image {number} ({reason})" for shard, number, reason in bad]
@@ -86,10 +91,11 @@ class Shards(Dataset):
                 labels = torch.cat([look(shard).labels[:count] for shard, count in enumerate(trained)])
                 classes = [str(n) for n in range(1 + int(every.max()))]
         if small:
-            return Images(kept.rows, others if classes else None, classes, skipped=skipped, how=kept.how)
+            return Images(kept.rows, others if classes else None, classes, skipped=skipped, left_out=left, how=kept.how)
         rows = ShardRows(paths, trained, look, target, shuffle=self.shuffle, strict=settings.strict)
         how = f"{len(rows):,} streamed from {len(paths):,} shards, and for validation {kept.how}"
-        return Images(rows, labels, classes, (kept.rows, others if classes else None), skipped, how=how)
+        held = kept.rows, others if classes else None
+        return Images(rows, labels, classes, held, skipped, left_out=left, how=how)
 
 
 def _expanded(name: str) -> tuple[list[Path], Any]:
@@ -196,9 +202,9 @@ def _first(paths: list[Path], look: Any) -> Iterator[bytes]:
 
 
 def _ends(
-    paths: list[Path], look: Any, starts: list[int], sizes: list[int]
+    paths: list[Path], look: Any, starts: list[int], sizes: list[int], left: LeftOut
 ) -> tuple[list[tuple[int, int]], torch.Tensor, torch.Tensor]:
-    """(shard, number) of each shard's images from its start on, where they lie, and their labels.
+    """(shard, number) of each shard's images from its start on, where they lie, and their labels; those that its size leaves out are counted.
 
     Raises:
         UsageError: a shard holds fewer than its size.
@@ -211,6 +217,9 @@ def _ends(
                 raise UsageError(
                     f"the shard {paths[shard]} holds {len(found.spans)} images, but sizes.json says {size}"
                 )
+            beyond = len(found.spans) - size
+            if beyond:
+                left.add([f"{paths[shard].name}, images {size} and after (sizes.json says {size})"], beyond - 1)
             places += [(shard, number) for number in range(start, size)]
             spans.append(found.spans[start:size])
             labels.append(found.labels[start:size])
