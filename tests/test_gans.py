@@ -275,7 +275,9 @@ def test_lecam_is_its_formula_and_remembers_with_gradients_only() -> None:
         ours = judge_of(game).loss(net, x).terms["lecam"]
         torch.manual_seed(step)
         real, fake = game.critic(x), game.critic(drawn(net, len(x)))
-        beyond = [max(0.0, r.item() - usual[1].item()) ** 2 for r in real]  # Tseng et al., 2021, eq. 4: means of squares
+        beyond = [
+            max(0.0, r.item() - usual[1].item()) ** 2 for r in real
+        ]  # Tseng et al., 2021, eq. 4: means of squares
         beyond_fake = [max(0.0, usual[0].item() - f.item()) ** 2 for f in fake]
         close(ours.detach(), 0.3 * (sum(beyond) / len(x) + sum(beyond_fake) / len(x)))
         usual = 0.999 * usual + 0.001 * torch.tensor([real.mean().item(), fake.mean().item()])
