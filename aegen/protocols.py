@@ -6,7 +6,7 @@
 
 Shapes: B batch, C image channels, H × W pixels, z the shape of one latent: `(D,)` or `(D, h, w)`.
 Images are float32 in [-1, 1]. Losses are nats per image: summed over pixels and latent dimensions, averaged over
-the batch, so that beta = 1 is the bound itself and no number depends on the batch size.
+the batch, so that beta = 1 is the bound itself and a mean over images does not depend on the batch size.
 
 In every constructor, what the framework knows is positional and is filled by name; what a user may choose is
 keyword-only, with a type and a default.
@@ -269,7 +269,7 @@ class Likelihood(nn.Module, ABC):
 
     Attributes:
         fan_out: channels that the decoder must emit.
-        measure: what `nll` is of: a `density` over [-1, 1], the mass of grey `levels`, or that of `binary` pixels, which of grey
+        measure: what `nll` is of: a `density`, over all numbers or over [-1, 1], the mass of grey `levels`, or that of `binary` pixels, which of grey
             ones is a cross-entropy.
     """
 

@@ -556,7 +556,8 @@ def test_a_code_is_restarted_on_a_current_feature_when_its_time_is_up() -> None:
         assert neck.book.vectors[1] == 100
         rows = torch.rand(4, 1) + step
         neck(rows)
-    assert (neck.book.vectors[1] == rows).any()
+    beside = (neck.book.vectors[1] - rows).abs().min()
+    assert 0 < beside < 6 * 0.01 * rows.std()  # beside a feature, so that no two codes are ever the same
     assert neck.book.idle.tolist() == [0, 0]
     assert neck.book.counts[1] == 0
 
@@ -568,7 +569,7 @@ def test_a_restarted_code_forgets_what_it_stood_for() -> None:
     for _ in range(3):
         neck(torch.tensor([[0.0], [10.0]]))
     place = float(neck.book.vectors[1])
-    assert place in (0.0, 10.0)
+    assert min(abs(place), abs(place - 10)) < 6 * 0.05
     neck.book.vectors[1] = 10.0
     neck(torch.tensor([[-1.0], [11.0], [13.0]]))
     close(neck.book.vectors[1], [12.0])  # a mean of 100 and these, if it remembered
@@ -584,7 +585,7 @@ def test_small_batches_do_not_make_codes_look_dead() -> None:
     for _ in range(10):  # code 1 had waited for six
         assert len(neck.book.vectors.unique()) == 8
         neck(torch.zeros(1, 1))
-    assert neck.book.vectors.flatten().tolist() == [0, 0, 2, 3, 4, 5, 6, 7]
+    assert (neck.book.vectors.flatten() - torch.tensor([0.0, 0, 2, 3, 4, 5, 6, 7])).abs().max() < 1e-6
 
 
 def test_usage_counts_codes_of_the_last_hundred_batches() -> None:

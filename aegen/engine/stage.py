@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
@@ -120,10 +119,6 @@ class Player:
         options: dict[str, Any] = {"device_ids": [index] if index is not None else None, **_OWN_BUFFERS}
         # What has no gradient must be looked for in each step, or the others are waited for in vain.
         searches = self.turn.varies or bool(self._unreached())
-        if searches:
-            warnings.filterwarnings(
-                "ignore", "find_unused_parameters=True was specified"
-            )  # a step in which all have one
         return DistributedDataParallel(stage, find_unused_parameters=searches, **options)
 
     def share(self, other: Player) -> None:

@@ -20,7 +20,7 @@ class GaussianPixels(Located):
     """N(location, exp(log_scale)²), location (B, C, H, W), log_scale ()."""
 
     def nll(self, x: Tensor) -> Tensor:
-        """In nats of the density over [-1, 1], (B,); it is negative where the density is above 1."""
+        """In nats of the density over all numbers, of which images are in [-1, 1], (B,); it is negative where the density is above 1."""
         # The scale is shared, so it leaves the sum over pixels.
         square = (x - self.location).square().flatten(1).sum(1)
         pixels = self.location[0].numel()

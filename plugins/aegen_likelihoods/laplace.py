@@ -17,7 +17,7 @@ class LaplacePixels(Located):
     """Laplace(location, exp(log_scale)), location (B, C, H, W), log_scale ()."""
 
     def nll(self, x: Tensor) -> Tensor:
-        """In nats of the density over [-1, 1], (B,)."""
+        """In nats of the density over all numbers, of which images are in [-1, 1], (B,)."""
         error = (x - self.location).abs().flatten(1).sum(1)
         return error * torch.exp(-self.log_scale) + self.location[0].numel() * (self.log_scale + math.log(2))
 

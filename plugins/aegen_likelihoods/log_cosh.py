@@ -22,7 +22,7 @@ class SecantPixels(Located):
     """Hyperbolic secant around location (B, C, H, W), log_scale ()."""
 
     def nll(self, x: Tensor) -> Tensor:
-        """In nats of the density over [-1, 1], (B,)."""
+        """In nats of the density over all numbers, of which images are in [-1, 1], (B,)."""
         error = (x - self.location).abs() * torch.exp(-self.log_scale)
         cost = (error + softplus(-2 * error)).flatten(1).sum(1)  # log cosh + log 2; cosh itself would overflow
         return cost + self.location[0].numel() * (self.log_scale + math.log(math.pi / 2))

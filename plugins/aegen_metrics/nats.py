@@ -1,7 +1,7 @@
 """What nats are of, and when they are bits per dimension.
 
 Only the mass of grey levels makes bits that compare with those of a coder: nats / (C · H · W · ln 2). Nats of a
-density over [-1, 1] may be negative and compare only with each other. A Bernoulli's are those of a mass for black and
+density of values in [-1, 1] may be negative and compare only with each other. A Bernoulli's are those of a mass for black and
 white images only; for grey ones they are a cross-entropy.
 """
 
@@ -33,7 +33,9 @@ def told(rows: Mapping[str, Tensor]) -> list[str]:
     if any(BITS in name for name in rows):
         return []
     if GREY not in rows:
-        return ["nats are of a density over [-1, 1], and so no bits/dim; --likelihood discretized-logistic has them"]
+        return [
+            "nats are of a density of values in [-1, 1], and so no bits/dim; --likelihood discretized-logistic has them"
+        ]
     grey = int(rows[GREY].sum())
     if not grey:
         return []
