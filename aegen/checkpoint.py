@@ -80,6 +80,7 @@ class Header(TypedDict):
     skipped: NotRequired[NonNegativeInt]
     skipped_in_row: NotRequired[NonNegativeInt]
     rollbacks: NotRequired[NonNegativeInt]
+    low: NotRequired[dict[str, tuple[NonNegativeInt, NonNegativeInt, bool]]]
 
 
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"
