@@ -94,6 +94,7 @@ class Header(TypedDict):
     skipped_in_row: NotRequired[Whole]
     rollbacks: NotRequired[Whole]
     unmoved: NotRequired[dict[str, list[str]]]
+    low: NotRequired[dict[str, tuple[Whole, Whole, bool]]]
 
 
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"

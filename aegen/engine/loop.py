@@ -24,7 +24,7 @@ from aegen.data.source import Data
 from aegen.engine import optim, precision, preview, validation
 from aegen.engine.ema import EMA
 from aegen.engine.keeper import Keeper
-from aegen.engine.notices import collapse
+from aegen.engine.notices import lasting
 from aegen.engine.parallel import World, shards
 from aegen.engine.progress import Clock, Progress, seed_step, step_seed
 from aegen.engine.reach import Reach
@@ -293,8 +293,10 @@ class Trainer:
         self._log("validation", self.validation | {"epoch": epoch})
         self.hooks.call("aegen_epoch_end", epoch=epoch, step=progress.step, metrics=self.validation)
         settled = self.objective.settled(progress.step)
-        for text in collapse(self.validation, self.model.latent_shape) if settled else ():
-            self.hooks.call("aegen_notice", text=text, step=progress.step)
+        if settled:  # before, a schedule may well hold the latents down
+            shape, step = self.model.latent_shape, progress.step
+            for text in lasting(self.validation, shape, step=step, total=self.total, low=progress.low):
+                self.notice(text)
         loss = self.validation.get("loss", math.nan)
         # While a schedule moves, losses of different epochs measure different things.
         if settled and math.isfinite(loss):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
+
+from aegen.engine.notices import Low
 
 
 @dataclass
@@ -21,6 +23,7 @@ class Progress:
         waited: epochs since, for early stopping.
         skipped: steps that were dropped because they were not finite, and how many of them were the last ones.
         rollbacks: how often the run went back because a step was not finite; each halves the learning rate.
+        low: what validations found of a collapse, see `notices`.
     """
 
     step: int = 0
@@ -30,6 +33,7 @@ class Progress:
     skipped: int = 0
     skipped_in_row: int = 0
     rollbacks: int = 0
+    low: Low = field(default_factory=dict)
 
 
 def step_seed(seed: int, rank: int, step: int) -> int:

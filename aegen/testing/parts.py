@@ -97,6 +97,7 @@ def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
             assert latent.codes is not None, "it offers codes but gives none"
             assert not latent.codes.is_floating_point()
         _check_nearest(neck, features)
+        _check_statistics(neck, features)
         _check_state_is_still(neck, features)
 
 
@@ -108,6 +109,20 @@ def _check_nearest(neck: Bottleneck, features: Tensor) -> None:
     assert neck.nearest(torch.randn_like(given)).shape == given.shape, "nearest gives other shapes"
     apart = float((neck.nearest(given) - given).abs().max())
     assert apart < 1e-5, f"nearest moves by {apart:.1e} what the bottleneck itself gave"
+    neck.train()
+
+
+@torch.no_grad()
+def _check_statistics(neck: Bottleneck, features: Tensor) -> None:
+    """Those of two parts, merged, are those of all images."""
+    neck.eval()
+    whole, first, second = (neck(part).statistics for part in (features, features[:2], features[2:]))
+    for name, statistic in whole.items():
+        first[name].merge(second[name])
+        merged, wanted = first[name].value(), statistic.value()
+        assert math.isclose(merged, wanted, rel_tol=1e-6, abs_tol=1e-9), (
+            f"{name} is {merged} of two parts and {wanted} of all"
+        )
     neck.train()
 
 

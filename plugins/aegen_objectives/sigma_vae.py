@@ -19,7 +19,7 @@ class SigmaVAE(Objective):
     """Gaussian negative log-likelihood at the batch's best scale, plus what the bottleneck charges, in nats per image.
 
     The scale is one number for all pixels of the batch, so the error depends on which images share a batch; validation takes
-    the scale of its own batches. `vae` with the gaussian likelihood learns the same scale by gradient: one for all images, found
+    that of its chunks. `vae` with the gaussian likelihood learns the same scale by gradient: one for all images, found
     after some steps, kept with the model. Here it is right from the first step.
 
     Of the likelihood only `mean` is used, so that any will do whose decoder is trained through its mean: gaussian, laplace,
