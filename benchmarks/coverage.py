@@ -39,7 +39,7 @@ from aegen_metrics.structure import SSIM
 from aegen_metrics.terms import Terms
 from aegen_metrics.total_correlation import TotalCorrelation
 from torch import Tensor
-from torch.distributions import Categorical, Dirichlet, Gamma
+from torch.distributions import Categorical, Dirichlet
 
 from aegen import Metric
 from aegen.evaluation.rows import Number, Rows
@@ -241,7 +241,14 @@ def cases() -> Iterator[Case]:
     told = {"negative_elbo": LOG_NORMAL, "kl": LOG_NORMAL}
     yield Case(Bound(), means("negative_elbo", "kl"), (100,), told, "log-normal rows", 2)
     yield Case(NLL(), means("nll", "effective_draws"), (100,), {"nll": LOG_NORMAL}, "log-normal rows", 2)
-    yield Case(Terms(), means("terms.a", "terms.b"), (20, 100, 1000), {"loss": 2 * LOG_NORMAL, "a": LOG_NORMAL}, "log-normal rows", 2)
+    yield Case(
+        Terms(),
+        means("terms.a", "terms.b"),
+        (20, 100, 1000),
+        {"loss": 2 * LOG_NORMAL, "a": LOG_NORMAL},
+        "log-normal rows",
+        2,
+    )
     charges = lambda count: {"charges": 0.5 * torch.randn(count, 4).square() * torch.tensor([4.0, 3.0, 2.0, 1.0])}  # noqa: E731
     yield Case(DimensionKL(), charges, (20, 100, 1000), {"kl_0": 2.0, "kl_3": 0.5}, "squares of normals", 2)
     for shift, scale, decay in ((0.3, 1.0, 0.0), (0.1, 1.3, 0.0), (0.1, 1.3, 1.0), (0.02, 1.0, 0.0)):
@@ -256,12 +263,31 @@ def cases() -> Iterator[Case]:
     yield Case(PrecisionRecall(), normals(6, 0.3, 0.9), (100, 500, 2000), AS_MANY, "width 6")
     yield Case(InceptionScore(), classes, (200, 1000, 5000), 2_000_000, "20 classes")
     yield Case(PathLength(), ways, (100, 1000), {"path-length": 2 * math.exp(0.5)}, "log-normal, each latent in two", 2)
-    yield Case(Latents(), latents, (100, 1000, 10_000), {"effective_dimension": float(VARIANCE.sum() ** 2 / VARIANCE.square().sum())}, "16 dimensions")
-    yield Case(TotalCorrelation(), latents, (100, 1000, 10_000), {"gaussian_total_correlation": total_correlation()}, "16 dimensions")
+    yield Case(
+        Latents(),
+        latents,
+        (100, 1000, 10_000),
+        {"effective_dimension": float(VARIANCE.sum() ** 2 / VARIANCE.square().sum())},
+        "16 dimensions",
+    )
+    yield Case(
+        TotalCorrelation(),
+        latents,
+        (100, 1000, 10_000),
+        {"gaussian_total_correlation": total_correlation()},
+        "16 dimensions",
+    )
     yield Case(MutualInformation(), posteriors, (100, 500, 2000), surgery(), "2 dimensions", 0.5)
     for scale, shift in ((1.2, 0.1), (1.0, 0.0), (0.7, 0.3)):
         what = f"8 dimensions, stretched {scale}, moved {shift}"
-        yield Case(MMD(), lambda count, scale=scale, shift=shift: prior_draws(count, scale, shift), (100, 500, 2000), {"mmd": rbf(scale, shift)}, what, 0.5)
+        yield Case(
+            MMD(),
+            lambda count, scale=scale, shift=shift: prior_draws(count, scale, shift),
+            (100, 500, 2000),
+            {"mmd": rbf(scale, shift)},
+            what,
+            0.5,
+        )
     yield Case(Codebook(), codes, (50, 200, 1000, 5000), 200_000, "64 codes, 16 positions")
     yield Case(MIG(), factors, (300, 1000, 5000), 2_000_000, "3 factors, 5 dimensions")
     yield Case(Probe(), blobs, (200, 1000), AS_MANY, "10 classes", 0.2)
@@ -302,13 +328,20 @@ def main() -> None:
                             missing.add(number.name)
                         else:
                             held[number.name] += number.low <= true[number.name] <= number.high
-            kind = case.truth if isinstance(case.truth, str) else "very many" if isinstance(case.truth, int) else "exact"
+            kind = (
+                case.truth if isinstance(case.truth, str) else "very many" if isinstance(case.truth, int) else "exact"
+            )
             for name in true:
                 share = held[name] / times
                 said = "none" if name in missing else f"{share:.3f}"
                 outside += name not in missing and not 0.92 <= share <= 0.97
-                print(f"| {name} | {case.what} | {count} | {kind} | {values[name]:.4g} | {true[name]:.4g} | {said} |", flush=True)
-    print(f"\n{outside} outside 0.92 to 0.97; {time.monotonic() - began:.0f} s, {asked.times} sets of images (twice as many of means)")
+                print(
+                    f"| {name} | {case.what} | {count} | {kind} | {values[name]:.4g} | {true[name]:.4g} | {said} |",
+                    flush=True,
+                )
+    print(
+        f"\n{outside} outside 0.92 to 0.97; {time.monotonic() - began:.0f} s, {asked.times} sets of images (twice as many of means)"
+    )
 
 
 if __name__ == "__main__":

@@ -29,7 +29,9 @@ class SAP(OfFactors):
         code, factors, _ = self.known(rows)
         if code.shape[1] < 2:
             raise UsageError("there is one dimension alone, and none to be second best")
-        scores = torch.tensor([[_balanced(z, factor) for factor in factors.T] for z in standard(code).T], dtype=torch.float64)
+        scores = torch.tensor(
+            [[_balanced(z, factor) for factor in factors.T] for z in standard(code).T], dtype=torch.float64
+        )
         best = scores.topk(2, dim=0).values
         return {"sap": float((best[0] - best[1]).mean())}
 
