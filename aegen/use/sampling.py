@@ -264,7 +264,8 @@ def fit_sampler(
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: sampler.most]
     order = chosen.argsort()  # images that lie in files are read from the first to the last
     parts = chosen[order].split(_FITTED)
-    text, own = f"encoding {len(chosen):,} training images for sampler {name}", []
+    text = f"encoding {len(chosen):,} training images for sampler {name}"
+    own: list[Tensor] = []
     for part in parts[here.rank :: here.size]:
         tell(text, len(own) * here.size * _FITTED, len(chosen))
         own.append(model.encode(normalize(train[part].to(device))).mean.cpu())
