@@ -227,9 +227,12 @@ def test_the_standard_error_of_mig_is_how_it_varies_over_sets_of_images() -> Non
         often = [torch.tensor([0.9, 0.1]), torch.tensor([0.8, 0.1, 0.1]), torch.tensor([0.6, 0.1, 0.1, 0.1, 0.1])]
         factors = torch.stack([p.multinomial(400, replacement=True, generator=generator) for p in often], 1)
         code = factors.float() @ torch.tensor([[3.0, 0, 1], [0, 2, 0], [0.3, 0, 1]]) + noise(3, 400, seed + 1000)
-        value, error = MIG().compute({"latent.mean": code, "factors": factors})["mig"]  # type: ignore[misc]
+        rows = {"latent.mean": code, "factors": factors}
+        value, error = MIG().compute(rows)["mig"]  # type: ignore[misc]
+        chance = float(MIG()._gaps(rows)[1].mean(1).std()) / 400**0.5
+        assert error >= chance, "the interval holds the bias of few images, too"
         found.append(value)
-        errors.append(error)
+        errors.append(chance)
     assert np.mean(errors) == pytest.approx(np.std(found, ddof=1), rel=0.2)
 
 

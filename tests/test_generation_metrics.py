@@ -207,10 +207,9 @@ def test_blocks_of_points_change_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
     assert shares(real, made) == whole
 
 
-def test_a_share_of_nothing_is_not_sure() -> None:
+def test_shares_that_hang_together_have_no_interval() -> None:
     rows = sets(features(50, 3, 1), features(50, 3, 2) + 100)
-    assert value(PrecisionRecall(), rows) == 0
-    assert error(PrecisionRecall(), rows) == pytest.approx(0.026, abs=0.002)  # of 2 in 54
+    assert PrecisionRecall().compute(rows) == {"precision": 0, "recall": 0, "density": 0, "coverage": 0}
 
 
 def test_the_larger_set_is_cut_and_it_is_told() -> None:

@@ -24,7 +24,7 @@ class Number:
     """One number of one metric.
 
     Attributes:
-        low, high: ends of a 95 % interval, by the bootstrap over images or from a standard error, where there is one.
+        low, high: ends of a 95 % interval, by the bootstrap over images or from a standard error, where there is one; of one image none.
         better: `lower`, `higher`, or nothing.
     """
 
@@ -101,9 +101,10 @@ class Rows:
         found = metric.compute(rows)
         rules.checked(metric, rules.computed, found)
         values, errors = _parted(found)
+        least = min((len(value) for value in rows.values()), default=0)  # of the images of a source
         generator = torch.Generator().manual_seed(seed)
         drawn: dict[str, list[float]] = {key: [] for key in values}
-        for _ in range(metric.resamples):
+        for _ in range(metric.resamples if least > 1 else 0):  # one image says nothing of how images differ
             index: dict[str, Tensor] = {}
             for key, value in rows.items():
                 if self._source[key] not in index:
@@ -114,14 +115,27 @@ class Rows:
         told = []
         for key, number in values.items():
             ends: tuple[float | None, float | None] = (None, None)
-            if key in errors:
+            if key in errors and least > 1:
                 ends = (number - _NORMAL * errors[key], number + _NORMAL * errors[key])
             elif drawn[key]:
-                outside = (1 - _COVERED) / 2
-                drawings = torch.tensor(drawn[key], dtype=torch.float64)
-                ends = (drawings.quantile(outside).item(), drawings.quantile(1 - outside).item())
+                ends = _percentiles(torch.tensor(drawn[key], dtype=torch.float64), least)
             told.append(Number(name, key, float(number), *ends, metric.better.get(key, "")))
         return told
+
+
+def _percentiles(drawn: Tensor, images: int) -> tuple[float, float]:
+    """Ends of an interval from what images drawn again gave, (R,).
+
+    Further out than the share that is to be covered, since images drawn again differ less than new ones do, and by what is not known
+    of how much they differ: the expanded percentile interval of Hesterberg, What Teachers Should Know about the Bootstrap, 2015.
+    """
+    from scipy.special import ndtr, stdtrit  # only where something is evaluated
+
+    wider = math.sqrt(images / (images - 1)) * stdtrit(images - 1, (1 + _COVERED) / 2)
+    # That share of new draws lies below the draw of this rank, counted from 0.
+    rank = min(max(ndtr(-wider) * (len(drawn) + 1) - 1, 0.0), (len(drawn) - 1) / 2)
+    outside = rank / max(len(drawn) - 1, 1)
+    return drawn.quantile(outside).item(), drawn.quantile(1 - outside).item()
 
 
 def _parted(found: Mapping[str, float | tuple[float, float]]) -> tuple[dict[str, float], dict[str, float]]:

@@ -2,7 +2,8 @@
 
 Active units: Burda, Grosse & Salakhutdinov, Importance Weighted Autoencoders, 2016, section 5.1: dimensions whose
 posterior mean varies over images by more than 0.01. Effective dimension: the participation ratio (tr C)² / tr C² of
-the posterior means' covariance C, between 1 and their number; its standard error is of the first order.
+the posterior means' covariance C, between 1 and their number; too low where images are few for it, by how much half of
+them tell, and the interval holds that beside the error of the first order.
 """
 
 from __future__ import annotations
@@ -37,11 +38,19 @@ class Latents(Metric):
         if not squares > 0:
             raise UsageError("all images have the same latent")
         size, along = apart.square().sum(1), ((apart @ covariance) * apart).sum(1)
+        value = float(total**2 / squares)
         pull = 2 * total / squares * size - 2 * (total / squares) ** 2 * along
         return {
             "active_units": float((covariance.diagonal() > _ACTIVE).sum()),
-            "effective_dimension": around(float(total**2 / squares), pull),
+            "effective_dimension": around(value, pull, lambda some: _dimension(rows[MEAN][some])),
         }
+
+
+def _dimension(codes: Tensor) -> float:
+    """The participation ratio of (N, D)."""
+    _, covariance = spread(codes)
+    squares = float(covariance.square().sum())
+    return float(covariance.trace()) ** 2 / squares if squares > 0 else 1.0
 
 
 def flat(z: Tensor) -> Tensor:

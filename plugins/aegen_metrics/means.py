@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -16,10 +18,18 @@ def mean(values: Tensor) -> float | tuple[float, float]:
     return middle if len(values) < 2 else (middle, float(values.std()) / len(values) ** 0.5)
 
 
-def around(value: float, pull: Tensor) -> float | tuple[float, float]:
-    """A number, and the standard error that follows from how each of N images pulls at it, (N,)."""
+def around(value: float, pull: Tensor, of: Callable[[Tensor], float] | None = None) -> float | tuple[float, float]:
+    """A number, and the standard error that follows from how each of N images pulls at it, (N,).
+
+    Args:
+        of: the number of some of the images, given their indices, where few images have another one on average than many.
+    """
     spread = mean(pull)
-    return (value, spread[1]) if isinstance(spread, tuple) else value
+    if not isinstance(spread, tuple):
+        return value
+    if of is None or len(pull) < 4:
+        return value, spread[1]
+    return value, aware(too_high(value, of, len(pull)), spread[1])
 
 
 def of_parts(found: Tensor) -> tuple[float, float]:
@@ -29,6 +39,17 @@ def of_parts(found: Tensor) -> tuple[float, float]:
     found, count = found.double(), len(found)
     wider = float(stdtrit(count - 1, 1 - _OUTSIDE / 2)) / _NORMAL
     return float(found.mean()), wider * float(found.std()) / count**0.5
+
+
+def too_high(value: float, of: Callable[[Tensor], float], count: int) -> float:
+    """What the number of `count` images is too high by, where that is in inverse proportion to how many there are: half of them have twice.
+
+    Args:
+        of: the number of some of the images, given their indices.
+    """
+    # Files of a class often lie together.
+    halves = torch.randperm(count, generator=torch.Generator().manual_seed(0)).tensor_split(2)
+    return sum(of(half) for half in halves) / 2 - value
 
 
 def aware(bias: float, error: float) -> float:

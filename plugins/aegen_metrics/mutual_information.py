@@ -9,7 +9,7 @@ comes near that.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from aegen import Metric, Seen
 from aegen_metrics.latents import DRAW, MEAN, flat
-from aegen_metrics.means import mean
+from aegen_metrics.means import around
 
 _BLOCK = 500  # draws whose density under every posterior is held at a time
 _STD, _PRIOR = "latent.std", "latent.log_prior"
@@ -43,11 +43,20 @@ class MutualInformation(Metric):
         }
 
     def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
-        """Means over the images."""
+        """Means over the images; the errors know that each image is a draw, and a part of the mixture for all others, and of the bias."""
         own, aggregate = densities(rows[DRAW], rows[MEAN], rows[_STD])
+        told, apart = own - aggregate, aggregate - rows[_PRIOR].double()
+        part = shares(rows[DRAW], rows[MEAN], rows[_STD], aggregate)
+
+        def lost(some: Tensor) -> float:
+            own, aggregate = densities(rows[DRAW][some], rows[MEAN][some], rows[_STD][some])
+            return float((own - aggregate).mean())
+
+        information, divergence = float(told.mean()), float(apart.mean())
+        # What the mixture of some lacks goes from the one to the other; the prior's part is a mean over images.
         return {
-            "mutual_information": mean(own - aggregate),
-            "marginal_kl": mean(aggregate - rows[_PRIOR].double()),
+            "mutual_information": around(information, told - part, lost),
+            "marginal_kl": around(divergence, apart + part, lambda some: divergence + information - lost(some)),
         }
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
@@ -61,17 +70,32 @@ class MutualInformation(Metric):
 
 def densities(z: Tensor, mean: Tensor, std: Tensor) -> tuple[Tensor, Tensor]:
     """log q(z|x) under the own posterior and log q(z) under the mixture of all, of (N, D) each, (N,) in float64."""
+    own, aggregate = z.new_empty(len(z), dtype=torch.float64), z.new_empty(len(z), dtype=torch.float64)
+    for part, log_q in _blocks(z, mean, std):
+        own[part] = log_q[torch.arange(len(log_q)), part.start + torch.arange(len(log_q))]
+        aggregate[part] = log_q.logsumexp(1) - math.log(len(z))
+    return own, aggregate
+
+
+def shares(z: Tensor, mean: Tensor, std: Tensor, aggregate: Tensor) -> Tensor:
+    """How much of the mixture's density each posterior makes up, as a mean over all draws, times N: (N,) around 1."""
+    found = torch.zeros_like(aggregate)
+    for part, log_q in _blocks(z, mean, std):
+        found += (log_q - aggregate[part, None]).exp_().sum(0) / len(z)
+    return found
+
+
+def _blocks(z: Tensor, mean: Tensor, std: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some draws after others, and their log-densities under every posterior, (some, N) in float64."""
     middle = mean.double().mean(0)  # the products below lose least near 0
     z, mean, std = z.double() - middle, mean.double() - middle, std.double()
     precision = std**-2
     constant = (mean.square() * precision + 2 * std.log() + math.log(2 * math.pi)).sum(1)
     own = -0.5 * (((z - mean) / std).square() + 2 * std.log() + math.log(2 * math.pi)).sum(1)
-    aggregate = torch.empty_like(own)
     for start in range(0, len(z), _BLOCK):
         part = slice(start, start + _BLOCK)
         log_q = torch.addmm(constant, z[part].square(), precision.T)
         log_q.addmm_(z[part], (mean * precision).T, alpha=-2).mul_(-0.5)
         every = torch.arange(len(log_q))
         log_q[every, start + every] = own[part]
-        aggregate[part] = log_q.logsumexp(1) - math.log(len(z))
-    return own, aggregate
+        yield part, log_q
