@@ -121,7 +121,7 @@ def _decoded(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]
     if (layout := bmp.layout(content)) is not None:
         _check(layout.width, layout.height, most)
         with ROOM.hold(layout.width * layout.height * 12):
-            return to_tensor(fitted(in_mode(bmp.picture(content, layout), target.channels), target)), Note.NOTHING
+            return _final(bmp.picture(content, layout), target), Note.NOTHING
     content = png.slim(content) or content
     try:
         return _by_pillow(content, target, most)
@@ -140,9 +140,17 @@ def _tiff(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]:
         except UnidentifiedImageError:
             pass  # of the kinds that are read below, or one whose refusal says what it is
     with ROOM.hold(page.cost):
-        image, said = tiff.picture(content, page, target.white)
-        image = turned(image, page.orientation)
-        return to_tensor(fitted(in_mode(image, target.channels), target)), note | said
+        pixels, said = _unusual(content, page, target)
+        return pixels, note | said
+
+
+def _unusual(content: bytes, page: tiff_page.Page, target: Target) -> tuple[Tensor, Note]:
+    image, said = tiff.picture(content, page, target.white)
+    return _final(turned(image, page.orientation), target), said
+
+
+def _final(image: Image.Image, target: Target) -> Tensor:
+    return to_tensor(fitted(in_mode(image, target.channels), target))
 
 
 def _by_pillow(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]:
@@ -157,8 +165,15 @@ def _by_pillow(content: bytes, target: Target, most: float) -> tuple[Tensor, Not
             held = 6 * whole if jpeg.progressive(content) else 0
         _check(image.width, image.height, most)
         with ROOM.hold(held + image.width * image.height * _cost(image, content)):
-            pixels, note = converted(image, content, target)
-            return to_tensor(fitted(pixels, target)), note
+            try:
+                return _made(image, content, target)
+            finally:
+                image.close()  # its memory goes before the room does that was held for it
+
+
+def _made(image: Image.Image, content: bytes, target: Target) -> tuple[Tensor, Note]:
+    pixels, note = converted(image, content, target)
+    return to_tensor(fitted(pixels, target)), note
 
 
 def _cost(image: Image.Image, content: bytes) -> int:

@@ -73,13 +73,20 @@ def read(content: bytes, target: Target, most: float) -> Tensor | None:
         if width * height > most:
             return None
         with ROOM.hold(cost):
-            pixels = simplejpeg.decode_jpeg(content, _COLOURS[channels], min_height=height, min_width=width)
-            if pixels.shape != (height, width, channels):
-                return None
-            # In a batch of one with the strides of one: torch's filter would rearrange other strides first.
-            return _resized(torch.from_numpy(pixels)[None].permute(0, 3, 1, 2), box, target)[0]
+            return _decoded(content, (height, width, channels), box, target)
     except ValueError:
         return None
+
+
+def _decoded(
+    content: bytes, shape: tuple[int, int, int], box: tuple[int, int, int, int], target: Target
+) -> Tensor | None:
+    height, width, channels = shape
+    pixels = simplejpeg.decode_jpeg(content, _COLOURS[channels], min_height=height, min_width=width)
+    if pixels.shape != shape:
+        return None
+    # In a batch of one with the strides of one: torch's filter would rearrange other strides first.
+    return _resized(torch.from_numpy(pixels)[None].permute(0, 3, 1, 2), box, target)[0]
 
 
 def progressive(content: bytes) -> bool:
