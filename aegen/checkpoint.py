@@ -281,6 +281,8 @@ class Checkpoint:
                 f"{self.path} does not fit its own configuration: that has more layers than the file has tensors ({len(held)})",
                 hint=_ALTERED,
             ) from None
+        except UsageError as error:
+            raise UsageError(f"{self.path} cannot be used: {error.message}", hint=error.hint) from error
         except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
             if "overflow" not in str(error).lower():
                 return None

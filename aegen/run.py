@@ -25,11 +25,11 @@ from aegen.errors import EnvironmentFault, Interrupted, UsageError
 from aegen.factory import create
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
 from aegen.plugins import Hooks
-from aegen.protocols import ImageShape
 from aegen.rundir import RunDir, disk_error, find_checkpoint, refuse_existing
 from aegen.settings import RunSpec
 from aegen.spec import Spec
 from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
+from aegen.use.loading import check_fits
 
 Say = Callable[[str], None]
 
@@ -144,7 +144,7 @@ def _train(
     build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
     if saved is not None:
         require_typed(spec.objective)
-        _fits(saved)
+        check_fits(saved, "model.")
     _check_room(build, spec, data, here)
     torch.manual_seed(spec.train.seed)
     model = build()
@@ -199,17 +199,6 @@ def _check_room(build: Callable[[], Autoencoder], spec: RunSpec, data: Data, her
         have = torch.cuda.get_device_properties(here.device).total_memory
     share = here.size if spec.train.parallel == "fsdp" else 1
     check_room(build, None if have is None else have * share)
-
-
-def _fits(saved: Checkpoint) -> None:
-    """Refuse a checkpoint that says it holds another net than it does, before that is built.
-
-    Raises:
-        UsageError: it does.
-    """
-    spec, image = saved.spec, ImageShape(*saved.header["image"])
-    classes = len(saved.header["data"]["classes"])
-    saved.fits(partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes), "model.")
 
 
 def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) -> Result:

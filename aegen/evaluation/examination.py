@@ -260,7 +260,7 @@ def _subject(
         )
     if own and images.fingerprint() != header["data"]["fingerprint"]:
         told = f"{settings.name} holds other images than when the model was trained"
-        if not data.get("name"):  # a checkpoint's word is not enough to look at images that are none of its own
+        if set(data) <= {"root"}:  # a checkpoint's word is not enough to look at images that are none of its own
             raise UsageError(told, hint=f"if it is these that you mean, name them: --data {shlex.quote(settings.name)}")
         say(told)
     if rules.limit:
