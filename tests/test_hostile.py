@@ -273,7 +273,7 @@ def test_a_header_that_makes_no_sense_is_refused_by_every_command(aegen: Aegen, 
         ["export", "-c", made],
         ["evaluate", "-c", made, "--metric", "reconstruction"],
         ["train", "--resume", run, "--epochs", 2],
-        ["train", *TINY, "--init-from", made, "--run-dir", "new"],
+        ["train", *TINY, "--steps", 1, "--init-from", made, "--run-dir", "new"],
     ):
         said = aegen(*line)
         assert (said.code == 2 and "made.safetensors" in said.err) or (line[0] == "train" and said.code == 2), (
