@@ -186,6 +186,8 @@ class Checkpoint:
         self.path = path
         if not path.is_file():
             raise UsageError(f"there is no checkpoint at {path}", hint="give a run folder or a .safetensors file")
+        if not os.access(path, os.R_OK):  # safetensors calls that a file that is not there
+            raise UsageError(f"{path} may not be read", hint="have its owner let you, or take a copy")
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
