@@ -30,6 +30,7 @@ from aegen.outside import parse_json, read_text
 from aegen.protocols import ImageShape, Objective
 from aegen.rundir import BEGUN, RUNS, RunDir, disk_error
 from aegen.settings import RunSpec, to_toml
+from aegen.use.loading import check_fits
 
 
 def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spec: RunSpec) -> None:
@@ -52,7 +53,9 @@ def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spe
             f"--init-from {source.path} is for images of {image}, this run's are {model.image}",
             hint="give that model's --size and --channels",
         )
-    source.restore(model, "ema." if source.has("ema.") else "model.")
+    prefix = "ema." if source.has("ema.") else "model."
+    check_fits(source, prefix)
+    source.restore(model, prefix)
     if spec.objective.name == theirs.objective.name and source.has("objective."):
         source.restore(objective, "objective.")
 

@@ -194,6 +194,8 @@ class Checkpoint:
         self.path = path
         if not path.is_file():
             raise UsageError(f"there is no checkpoint at {path}", hint="give a run folder or a .safetensors file")
+        if not os.access(path, os.R_OK):  # safetensors calls that a file that is not there
+            raise UsageError(f"{path} may not be read", hint="have its owner let you, or take a copy")
         try:
             self._file = OpenedFile(path)
             metadata = self._file.metadata
@@ -305,6 +307,8 @@ class Checkpoint:
                 f"{self.path} does not fit its own configuration: that has more layers than the file has tensors ({len(held)})",
                 hint=_ALTERED,
             ) from None
+        except UsageError as error:
+            raise UsageError(f"{self.path} cannot be used: {error.message}", hint=error.hint) from error
         except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
             if "overflow" not in str(error).lower():
                 return None

@@ -29,12 +29,13 @@ from aegen.factory import create, load_component
 from aegen.lock import Lock, held
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
 from aegen.plugins import Hooks
-from aegen.protocols import ImageShape, Sampler
+from aegen.protocols import Sampler
 from aegen.rundir import RunDir, begun_in, disk_error, find_checkpoint, refuse_existing
 from aegen.settings import DataSettings, RunSpec
 from aegen.spec import Spec
 from aegen.talk import Say, silent
 from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
+from aegen.use.loading import check_fits
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
     build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, data.image, classes=len(data.classes))
     if saved is not None:
         require_typed(spec.objective)
-        _fits(saved)
+        check_fits(saved, "model.")
     _check_room(build, spec, data, here)
     torch.manual_seed(spec.train.seed)
     model = build()
@@ -303,17 +304,6 @@ def _check_room(build: Callable[[], Autoencoder], spec: RunSpec, data: Data, her
         have = torch.cuda.get_device_properties(here.device).total_memory
     share = here.size if spec.train.parallel == "fsdp" else 1
     check_room(build, None if have is None else have * share)
-
-
-def _fits(saved: Checkpoint) -> None:
-    """Refuse a checkpoint that says it holds another net than it does, before that is built.
-
-    Raises:
-        UsageError: it does.
-    """
-    spec, image = saved.spec, ImageShape(*saved.header["image"])
-    classes = len(saved.header["data"]["classes"])
-    saved.fits(partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes), "model.")
 
 
 def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) -> Result:

@@ -29,9 +29,14 @@ def main(args: Sequence[str] | None = None) -> None:
         _streams()
     with _listening(alone=args is None) as asked:
         try:
-            _main(list(sys.argv[1:] if args is None else args), asked)
-        except KeyboardInterrupt:  # a second one, while the first was being told
-            interrupted()
+            try:
+                _main(list(sys.argv[1:] if args is None else args), asked)
+            except KeyboardInterrupt:  # a second one, while the first was being told
+                interrupted()
+        except SystemExit as end:
+            if args is None and end.code == 130:
+                _leave()  # at once: Python's own end waits for threads, and forgets these handlers
+            raise
 
 
 def _streams() -> None:
@@ -79,7 +84,10 @@ def _listening(*, alone: bool) -> Iterator[list[int]]:
             signal.signal(number, _leave if alone else handler)
 
 
-def _leave(number: int, frame: FrameType | None) -> None:
+def _leave(number: int = 0, frame: FrameType | None = None) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError, RuntimeError):  # closed, or being written to just now
+            stream.flush()
     os._exit(130)
 
 

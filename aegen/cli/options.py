@@ -18,6 +18,7 @@ import typer
 
 from aegen import registry
 from aegen.descriptions import describe
+from aegen.outside import shown
 from aegen.spec import Option, Range
 
 Given = dict[str, tuple[str, Any]]
@@ -87,8 +88,8 @@ class Flag:
             decls, extra = [self.decl], {"metavar": option.kind}
             if choices is not None:
                 extra["autocompletion"] = _completion(choices)
-        text = option.help.replace("[", "\\[")  # rich would take it for markup
-        info = typer.Option(*decls, help=text[:1].upper() + text[1:], rich_help_panel=self.panel, **extra)
+        text = _plain(option.help)
+        info = typer.Option(*decls, help=text[:1].upper() + text[1:], rich_help_panel=_plain(self.panel), **extra)
         kind = inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(
             self.parameter,
@@ -96,6 +97,11 @@ class Flag:
             default=default if annotation != list[str] else [],
             annotation=Annotated[annotation, info],
         )
+
+
+def _plain(text: str) -> str:
+    """For rich, which would take brackets for markup; of what is not seen, what it is."""
+    return re.sub(r"(\\*)\[", r"\1\1\\[", shown(text))
 
 
 def _shown(value: Any) -> str:

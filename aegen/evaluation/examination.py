@@ -265,7 +265,7 @@ def _subject(
     read = read_data(settings, options, say)
     images = split(read, settings)
     if images.fingerprint() != header["data"]["fingerprint"]:
-        if not data.get("name"):  # a checkpoint's word is not enough to look at images that are none of its own
+        if set(data) <= {"root"}:  # a checkpoint's word is not enough to look at images that are none of its own
             raise UsageError(
                 f"{named} holds other images than when the model was trained",
                 hint=f"if it is these that you mean, name them: --data {shlex.quote(named)}",

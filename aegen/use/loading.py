@@ -131,18 +131,32 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
     image, latent = ImageShape(*file.header["image"]), file.header["latent"]
     classes = len(file.header["data"]["classes"])
     prefix = "ema." if file.has("ema.") else "model."
-    build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes)
-    made = file.fits(build, prefix)
-    if made is not None and list(made.latent_shape) != latent:
-        found = "×".join(map(str, made.latent_shape))
-        raise UsageError(
-            f"{path} does not fit its own configuration: its latents are {'×'.join(map(str, latent))}, the model's {found}",
-            hint="the file was altered, or a plugin changed since it was written",
-        )
+    check_fits(file, prefix)
     with undrawn():
-        model = build(latent=latent)
+        model = build_model(spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes, latent=latent)
     file.restore(model, prefix, mapped=True)
     return Loaded(path, file, spec, model.to(where).eval().requires_grad_(False), where)
+
+
+def check_fits(file: Checkpoint, prefix: str) -> None:
+    """Refuse a checkpoint that says it holds another model than it does, before that is built.
+
+    Args:
+        prefix: of the keys of its tensors.
+
+    Raises:
+        UsageError: it does.
+    """
+    spec, image = file.spec, ImageShape(*file.header["image"])
+    classes = len(file.header["data"]["classes"])
+    made = file.fits(partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes), prefix)
+    told = file.header["latent"]
+    if made is not None and list(made.latent_shape) != told:
+        found = "×".join(map(str, made.latent_shape))
+        raise UsageError(
+            f"{file.path} does not fit its own configuration: its latents are {'×'.join(map(str, told))}, the model's {found}",
+            hint="the file was altered, or a plugin changed since it was written",
+        )
 
 
 @contextmanager
