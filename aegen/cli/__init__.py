@@ -23,16 +23,15 @@ def main(args: Sequence[str] | None = None) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin long for each other lose most of a machine that others use too; read when torch is loaded.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    # Both read the metadata of every installed package when they are imported, and die of one that is broken.
-    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     import typer
 
     from aegen.blame import blamed, suspected
     from aegen.cli.app import build, is_own
     from aegen.errors import AegenError, Interrupted, UsageError
+    from aegen.installed import forgive
     from aegen.places import said
 
+    forgive()
     try:
         code = build(words)(args=words, prog_name="aegen", standalone_mode=False) or 0
     except AegenError as error:
