@@ -85,7 +85,7 @@ def test_what_is_kept_is_what_was_seen(package: Callable[..., Path]) -> None:
     assert not imported
     assert again == first
     assert [option.kind for option in again.options] == ["number 0≤x|schedule", "a|b", "[integer,…] 1≤x", "true|false"]
-    assert again.options[0].check("linear(0,1,5)", "beta") == "linear(0, 1, 5)"
+    assert again.options[0].check("linear(0,1,5)", "beta") == "linear(0,1,5)"
     assert again.needs == {"penalty"}
 
 
