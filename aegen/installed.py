@@ -1,6 +1,7 @@
 """What installed packages declare, read so that a package whose metadata is broken troubles nobody else.
 
-`importlib.metadata.entry_points()` reads all packages or none: one `entry_points.txt` that is not UTF-8, of whatever package, ends it.
+`importlib.metadata.entry_points()` reads all packages or none: one `entry_points.txt` that is not UTF-8, of whatever package, ends it,
+and with it the import of torch, triton and pydantic, which ask for plugins of their own. `forgive` has them ask in vain instead.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -17,6 +18,19 @@ from urllib.parse import unquote, urlsplit
 from aegen.places import said
 
 SELF = "aegen"
+_STRICT: Callable[[metadata.Distribution], metadata.EntryPoints] = metadata.Distribution.entry_points.fget  # type: ignore[attr-defined]
+
+
+def forgive() -> None:
+    """From now on, in this process, a package whose entry points cannot be read has none, whoever asks; the command line's own."""
+
+    def entry_points(dist: metadata.Distribution) -> metadata.EntryPoints:
+        try:
+            return _STRICT(dist)
+        except Exception:  # what is in there may be anything
+            return metadata.EntryPoints(())
+
+    metadata.Distribution.entry_points = property(entry_points)  # type: ignore[method-assign, assignment]
 
 
 @dataclass(frozen=True)
@@ -51,7 +65,7 @@ def scan() -> tuple[tuple[Declared, ...], tuple[Unreadable, ...]]:
         try:
             if "aegen" not in (dist.read_text("entry_points.txt") or ""):
                 continue
-            entries = [e for e in dist.entry_points if e.group.startswith("aegen.")]
+            entries = _entries(dist)
         except Exception as error:
             broken.append(Unreadable(stem, folder_version, f"entry_points.txt cannot be read ({said(error)})"))
             continue
@@ -96,7 +110,7 @@ def _distributions() -> Iterator[metadata.Distribution]:
 
 
 def _entries(dist: metadata.Distribution) -> list[metadata.EntryPoint]:
-    return [e for e in dist.entry_points if e.group.startswith("aegen.")]
+    return [e for e in _STRICT(dist) if e.group.startswith("aegen.")]
 
 
 def _plain(name: str) -> str:

@@ -295,7 +295,7 @@ class Objective(nn.Module):
         stands_for: a combination of others that this name is short for, `vae+adversarial`; such a class has nothing else.
         suggests: settings of [train] that suit it better than the usual ones, `{"lr": 2e-4}`; any that a user gives is stronger.
         encodes: whether it trains an encoder; without one there is nothing to reconstruct.
-        needs: what the bottleneck must offer.
+        needs: what the bottleneck must offer; an instance may need more than its class, never less.
     """
 
     bottleneck: ClassVar[str] = "deterministic"

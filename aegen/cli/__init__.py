@@ -101,9 +101,6 @@ def _main(words: list[str], asked: list[int]) -> None:
     if "OMP_WAIT_POLICY" not in os.environ:
         # Threads that spin long for each other lose most of a machine that others use too; read when torch is loaded.
         os.environ.setdefault("GOMP_SPINCOUNT", SPIN_COUNT)
-    # Both read the metadata of every installed package when they are imported, and die of one that is broken.
-    os.environ.setdefault("TORCH_DEVICE_BACKEND_AUTOLOAD", "0")
-    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     try:
         code = _run(words)
     except SystemExit as end:
@@ -124,7 +121,9 @@ def _run(words: list[str]) -> int:
     import typer  # noqa: F401  # here, so that Ctrl-C meanwhile is told as elsewhere
 
     from aegen.cli.app import build
+    from aegen.installed import forgive
 
+    forgive()
     code = build(words)(args=words, prog_name="aegen", standalone_mode=False) or 0
     sys.stdout.flush()  # here, where a full disk or a reader that went away can still be told
     return code if isinstance(code, int) else 0

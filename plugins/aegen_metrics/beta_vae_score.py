@@ -12,10 +12,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from aegen import Range, UsageError
@@ -37,6 +33,11 @@ class BetaVAEScore(OfFactors):
 
     def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
         """Between 0 and 1."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         code, factors, names = self.known(rows)
         if len(names) < 2:
             raise UsageError("only one factor varies, so there is nothing to tell apart")

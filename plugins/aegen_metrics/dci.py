@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from sklearn.ensemble import RandomForestClassifier
 from torch import Tensor
 
 from aegen import Range, UsageError
@@ -44,6 +43,8 @@ class DCI(OfFactors):
 
     def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
         """Each between 0 and 1."""
+        from sklearn.ensemble import RandomForestClassifier
+
         code, factors, _ = self.known(rows)
         if min(code.shape[1], factors.shape[1]) < 2:
             raise UsageError("one dimension or one factor alone cannot be disentangled from others")

@@ -13,11 +13,6 @@ from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from aegen import Range, UsageError
@@ -61,6 +56,12 @@ def modularity(told: Tensor) -> float:
 
 def explicitness(code: Tensor, factors: Tensor, most: int) -> float:
     """Mean area under the ROC curve, over factors and the values that each half of the images has."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import roc_auc_score
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     fit, judge = halves(len(code), most, torch.Generator().manual_seed(0))
     train, test = code[fit].numpy(), code[judge].numpy()
     areas = []

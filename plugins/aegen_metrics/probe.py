@@ -13,12 +13,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from aegen import Metric, Range, Seen, UsageError
@@ -61,6 +55,13 @@ class Probe(Metric):
 
     def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
         """Shares of images whose class is found."""
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import StratifiedKFold, cross_val_predict
+        from sklearn.neighbors import KNeighborsClassifier
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
         z, labels = rows[MEAN].double().numpy(), rows[_LABELS]
         present, counts = labels.unique(return_counts=True)
         if len(present) < 2:

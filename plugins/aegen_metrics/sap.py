@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
-from sklearn.tree import DecisionTreeClassifier
 from torch import Tensor
 
 from aegen import UsageError
@@ -38,6 +37,8 @@ class SAP(OfFactors):
 
 def _balanced(z: Tensor, factor: Tensor) -> float:
     """Of the thresholds on one dimension (N,), for one factor (N,)."""
+    from sklearn.tree import DecisionTreeClassifier
+
     values = int(factor.max()) + 1
     tree = DecisionTreeClassifier(max_leaf_nodes=values, class_weight="balanced", random_state=0)
     found = torch.from_numpy(tree.fit(z[:, None].numpy(), factor.numpy()).predict(z[:, None].numpy()))
