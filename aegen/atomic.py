@@ -35,6 +35,15 @@ def write_text(path: Path, text: str) -> None:
             temporary.unlink()
 
 
+def begin(path: Path) -> int:
+    """Make an empty file; the permissions that the umask leaves it, for when a library replaces it by one that only its owner reads."""
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return os.fstat(handle).st_mode & 0o777
+    finally:
+        os.close(handle)
+
+
 def flush(path: Path) -> None:
     """Have a file's bytes on disk, not in a buffer of the system."""
     with open(path, "rb+") as file:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from typing_extensions import TypedDict
 
 from aegen import registry
-from aegen.atomic import draft_of, flush, sync_folder
+from aegen.atomic import begin, draft_of, flush, sync_folder
 from aegen.errors import PluginError, UsageError
 from aegen.rundir import find_checkpoint, owner
 from aegen.settings import RunSpec
@@ -96,10 +96,12 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     about, plain = json.dumps({"format": FORMAT, **header}), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
     try:
+        mode = begin(temporary)
         try:
             save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
             raise _disk(error) from error
+        temporary.chmod(mode)
         flush(temporary)
         os.replace(temporary, path)
         sync_folder(path.parent)

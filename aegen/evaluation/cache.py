@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save
 from torch import Tensor
 
+from aegen.atomic import begin
 from aegen.caches import folder as folder
 from aegen.caches import tidy
 from aegen.data.rows import Pictures, fingerprint
@@ -114,14 +115,15 @@ def write(place: Path, features: Tensor, most: int = MOST) -> None:
     if features.nbytes > most:
         return
     place.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=".", suffix=".tmp")
-    os.close(handle)
+    draft = place.with_name(f".{secrets.token_hex(8)}.tmp")
+    mode = begin(draft)
     try:
-        save({_NAME: features.float().contiguous()}, name)
-        os.replace(name, place)
+        save({_NAME: features.float().contiguous()}, draft)
+        draft.chmod(mode)
+        os.replace(draft, place)
     finally:
         with suppress(OSError):
-            os.unlink(name)
+            draft.unlink()
     _tidy(place.parent, most)
 
 

@@ -62,7 +62,7 @@ class FSQ(Bottleneck):
         codes = ((whole.long() + half) * place).sum(1)
         watch = {"perplexity": perplexity(codes), "usage": batch_usage(codes, self.size)}
         z = straight_through(inside, whole) / half
-        return Latent(z, features.new_zeros(len(features)), codes=codes, watch=watch)
+        return Latent(z, features.new_zeros(features.shape[0]), codes=codes, watch=watch)
 
     def nearest(self, z: Tensor) -> Tensor:
         """Every dimension rounded to the nearest of its levels."""
