@@ -10,9 +10,9 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from conftest import Aegen
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -23,7 +23,6 @@ from aegen.model import Autoencoder, build_model
 from aegen.protocols import ImageShape
 from aegen.spec import Spec
 from aegen.use import draw
-from conftest import Aegen
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -326,7 +325,7 @@ def test_every_file_is_as_readable_as_the_umask_says(aegen: Aegen, trained: Path
         os.umask(before)
     modes = {str(p.relative_to(tmp_path)): stat.S_IMODE(p.stat().st_mode) for p in tmp_path.rglob("*") if p.is_file()}
     assert "run/checkpoints/best.safetensors" in modes and "small.safetensors" in modes
-    assert {mode for mode in modes.values()} == {0o666 & ~mask}, modes
+    assert set(modes.values()) == {0o666 & ~mask}, modes
 
 
 # ------------------------------------------------------------------------------------------ what cannot be had
@@ -361,6 +360,6 @@ def test_a_graph_that_does_not_run_is_a_sentence(tmp_path: Path) -> None:
     model = built("gaussian")
     ONNX().export(model, tmp_path, header(model))
     (tmp_path / "encoder.onnx").write_bytes(b"no graph")
-    with pytest.raises(RunError, match="onnxruntime .* cannot run .*encoder.onnx for a batch of 3") as found:
+    with pytest.raises(RunError, match=r"onnxruntime .* cannot run .*encoder.onnx for a batch of 3") as found:
         ONNX().parity(model, tmp_path, torch.zeros(3, *IMAGE))
     assert "\n" not in str(found.value)
