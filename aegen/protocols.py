@@ -533,14 +533,22 @@ class Exporter(ABC):
 
     Attributes:
         suffix: of the default output, such as `.safetensors`; empty for a folder.
+        carries: what the format holds beside the model, any of `samplers` (those that were fitted), `preprocessing` (the shape and the
+            fit of images) and `classes` (their names); what it does not hold is said.
+        samplers: tensors of the fitted samplers, by sampler and buffer; set before `export`, their options are in the header.
     """
 
     suffix: ClassVar[str] = ""
+    carries: ClassVar[frozenset[str] | set[str]] = frozenset()
+    samplers: Mapping[str, Mapping[str, Tensor]] = {}
 
     @abstractmethod
     def export(self, model: Autoencoder, path: Path, header: Mapping[str, Any]) -> list[Path]:
-        """Write the model; the files written."""
+        """Write the model; the files written. `header` is that of its checkpoint."""
 
     @abstractmethod
     def parity(self, model: Autoencoder, path: Path, x: Tensor) -> dict[str, float]:
-        """Read back what was written and run it: largest absolute difference from `model` by output, for images `x`."""
+        """Read back what was written and run it: largest absolute difference from `model` by output, for images `x` (B, C, H, W).
+
+        Called for batches of several sizes.
+        """

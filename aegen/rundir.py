@@ -240,11 +240,16 @@ def find_checkpoint(place: Path | None, *, prefer: str = "best") -> Path:
     raise UsageError(f"{place} holds no checkpoint", hint=hint)
 
 
-def free_name(path: Path) -> Path:
-    """`path`, or the first of `path-2`, `path-3`, … that does not exist: a default name never overwrites."""
+def free_name(path: Path, suffix: str | None = None) -> Path:
+    """`path`, or the first of `path-2`, `path-3`, … that does not exist: a default name never overwrites.
+
+    Args:
+        suffix: the ending before which the number stands, where it is not what follows the last dot; empty for a folder.
+    """
+    suffix = path.suffix if suffix is None else suffix
     number, free = 2, path
     while free.exists():
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        free = path.with_name(f"{path.name.removesuffix(suffix)}-{number}{suffix}")
         number += 1
     return free
 

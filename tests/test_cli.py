@@ -308,7 +308,9 @@ def test_export_onnx_is_the_same_model(aegen: Aegen, trained: Path, tmp_path: Pa
     onnxruntime = pytest.importorskip("onnxruntime")
     done = aegen("export", "--format", "onnx", "-o", "model", "-c", trained, "--json").worked()
     result = json.loads(done.out)
-    assert result["files"] == ["model/encoder.onnx", "model/decoder.onnx", "model/config.json"]
+    assert result["files"] == [
+        f"model/{name}" for name in ("encoder.onnx", "decoder.onnx", "samplers.safetensors", "config.json")
+    ]
     assert max(result["parity"].values()) <= result["tolerance"]
     model = load(trained, device="cpu").model
     for batch in (1, 5):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save_file as save
 from torch import Tensor
 
+from aegen.atomic import drafted
 from aegen.caches import folder as folder
 from aegen.caches import tidy
 from aegen.data.rows import Pictures, fingerprint
@@ -114,14 +114,8 @@ def write(place: Path, features: Tensor, most: int = MOST) -> None:
     if features.nbytes > most:
         return
     place.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=place.parent, prefix=".", suffix=".tmp")
-    os.close(handle)
-    try:
-        save({_NAME: features.float().contiguous()}, name)
-        os.replace(name, place)
-    finally:
-        with suppress(OSError):
-            os.unlink(name)
+    with drafted(place, durable=False) as draft:
+        save({_NAME: features.float().contiguous()}, draft)
     _tidy(place.parent, most)
 
 

@@ -25,4 +25,4 @@ class Deterministic(Bottleneck):
 
     def forward(self, features: Tensor) -> Latent:
         """(B, dim, …) → the same as z, with a penalty of 0."""
-        return Latent(features, features.new_zeros(len(features)))
+        return Latent(features, features.new_zeros(features.shape[0]))

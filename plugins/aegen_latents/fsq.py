@@ -65,7 +65,7 @@ class FSQ(Bottleneck):
         digits = (inside.detach().round().long() + half).clamp(min=0).minimum(top)
         codes = (digits * place).sum(1)
         z = straight_through(inside, (digits - half).to(inside.dtype)) / half
-        return Latent(z, features.new_zeros(len(features)), codes=codes, **chosen(codes, self.size, self.training))
+        return Latent(z, features.new_zeros(features.shape[0]), codes=codes, **chosen(codes, self.size, self.training))
 
     def nearest(self, z: Tensor) -> Tensor:
         """Every dimension rounded to the nearest of its levels."""

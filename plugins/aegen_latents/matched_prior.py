@@ -31,7 +31,7 @@ class MatchedPrior(Bottleneck):
 
     def forward(self, features: Tensor) -> Latent:
         """(B, dim, …) → the same as z, with a penalty of 0."""
-        return Latent(features, features.new_zeros(len(features)))
+        return Latent(features, features.new_zeros(features.shape[0]))
 
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """N(0, 1), (n, *shape)."""

@@ -60,7 +60,7 @@ class ResidualVQ(Bottleneck):
 
     def forward(self, features: Tensor) -> Latent:
         """(B, dim, …) → z of the same shape, codes (B, levels, …)."""
-        left, z, penalty, codes = features, torch.zeros_like(features), features.new_zeros(len(features)), []
+        left, z, penalty, codes = features, torch.zeros_like(features), features.new_zeros(features.shape[0]), []
         for book in self.books:
             found = book(left)
             penalty = penalty + book.charge(found, self.beta)

@@ -51,4 +51,4 @@ class Sphere(Bottleneck):
     def log_prior(self, z: Tensor) -> Tensor:
         """Minus the log of the area, once a position, (B,) nats."""
         positions = z[0, 0].numel()
-        return z.new_full((len(z),), -log_area(self.dim) * positions)
+        return z.new_full((z.shape[0],), -log_area(self.dim) * positions)

@@ -79,7 +79,9 @@ class VQ2(Bottleneck):
         penalty = self.top.charge(top, self.beta) + self.bottom.charge(bottom, self.beta)
         spatial = features.shape[2:]
         told = watched([self.top, self.bottom], [top.codes, bottom.codes])
-        return Latent(z.reshape(len(z), -1, *spatial), penalty, codes=codes.reshape(len(z), 2, *spatial), **told)
+        return Latent(
+            z.reshape(z.shape[0], -1, *spatial), penalty, codes=codes.reshape(z.shape[0], 2, *spatial), **told
+        )
 
     def nearest(self, z: Tensor) -> Tensor:
         """The nearest code of either level; a top code is the nearest to the mean of the positions that share it."""
