@@ -31,6 +31,7 @@ EX_POST = "mixture"
 _TRIES = 100
 _QUIET_SECONDS = 10
 _FITTED = 256  # images that are encoded at a time
+_NAMES = 300  # bytes that the name of a file takes
 _MOST_EX_POST = 256  # latent dimensions: a density of more is not fitted in passing
 
 
@@ -103,17 +104,17 @@ def _sample(
     say: Say,
     force: bool = False,
 ) -> list[Path]:
+    if not each:
+        pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
+    size = 4 * count * math.prod(loaded.model.latent_shape) + _NAMES * count * each
+    memory.require(size, f"drawing {count:,} images at once", "draw fewer at a time, each time with another --seed")
     digits = max(4, len(str(count - 1)))
-    names = [f"{i:0{digits}d}.png" for i in range(count)]
+    names = [f"{i:0{digits}d}.png" for i in range(count if each else 0)]
     target = None
     if not each:
         target = Output(out, "samples.png", force) if here.first else None
     elif out is not None and here.first:
         refuse_present((folder_for_each(out, "") / name for name in names), force)
-    if not each:
-        pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
-    size = 4 * count * math.prod(loaded.model.latent_shape)
-    memory.require(size, f"drawing {count:,} images at once", "draw fewer at a time, each time with another --seed")
     latents = draw_latents(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say, here=here)
     batches = loaded.decode_shared(latents, here)
     if not here.first:
