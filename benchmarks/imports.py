@@ -33,9 +33,9 @@ LIGHT: dict[str, list[str]] = {
 }
 HEAVIER: dict[str, list[str]] = {
     "train --dry-run": ["train", "--arch", "mlp", "--size", "8", "--dry-run"],
-    "reconstruct": ["reconstruct", "-c", "RUN", "-o", "FILE.png"],
+    "reconstruct": ["reconstruct", "-c", "RUN", "pictures/0000.png", "-o", "FILE.png"],
     "sample": ["sample", "-c", "RUN", "-n", "4", "-o", "FILE.png"],
-    "interpolate": ["interpolate", "-c", "RUN", "-o", "FILE.png"],
+    "interpolate": ["interpolate", "-c", "RUN", "pictures/0000.png", "pictures/0001.png", "-o", "FILE.png"],
     "evaluate": ["evaluate", "-c", "RUN", "--metric", "reconstruction"],
     "compare": ["compare", "RUN", "RUN", "-o", "FILE.html"],
     "report": ["report", "RUN", "--no-evaluate", "-o", "FILE.html"],
