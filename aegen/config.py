@@ -15,8 +15,8 @@ from aegen import registry
 from aegen.data.source import dataset_name
 from aegen.errors import UsageError, did_you_mean, listing
 from aegen.factory import load
-from aegen.model import expand, objective_classes, objective_options, short
-from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood
+from aegen.model import expand, meant_classes, objective_classes, objective_options, short
+from aegen.protocols import Architecture, Bottleneck, Dataset, Likelihood, Objective
 from aegen.settings import COMPONENTS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
 
@@ -62,10 +62,12 @@ class Resolved:
     Attributes:
         spec: of the run.
         origins: dotted key → `default`, `objective gan`, `--lr`, `--set`, or the name of a file.
+        usual_map: the objective, as it was named, whose latent is usually a feature map.
     """
 
     spec: RunSpec
     origins: dict[str, str]
+    usual_map: str = ""
 
 
 def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -102,14 +104,31 @@ def chosen(values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def suggestions(objective: str) -> list[Layer]:
-    """The training settings that an objective and its wrappers suggest, weaker than whatever else is said.
+def suggestions(values: Mapping[str, Any]) -> list[Layer]:
+    """What the objective and its wrappers that a table of values means suggest, weaker than whatever else is said.
 
     Raises:
         UsageError: a name is unknown.
     """
-    classes = objective_classes(expand(objective))
-    return [(f"objective {name}", {f"train.{k}": v for k, v in cls.suggests.items()}) for name, cls in classes]
+    names = chosen(values)
+    return [
+        (f"objective {name}", {f"train.{k}": v for k, v in cls.suggests.items()} | _map(cls, names, values))
+        for name, cls in meant_classes(values.get("objective.name", DEFAULT_OBJECTIVE))
+    ]
+
+
+def _map(objective: type[Objective], names: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a feature map, if the objective usually has one and the user did not choose a vector."""
+    architecture = load("architecture", names["arch"], Architecture)
+    if objective.map_options is None or not architecture.map_options:
+        return {}
+    switch, on = next(iter(architecture.map_options.items()))
+    if options_of(architecture)[switch].check(values.get(f"arch.{switch}", on), f"arch.{switch}") != on:
+        return {}
+    found = {f"arch.{k}": v for k, v in architecture.map_options.items()}
+    if names["bottleneck"] == objective_classes(names["objective"])[0][1].bottleneck:
+        found |= {f"bottleneck.{k}": v for k, v in objective.map_options.items()}
+    return found
 
 
 def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Component, dict[str, Option]]]:
@@ -129,8 +148,8 @@ def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Comp
     return found
 
 
-def resolve(layers: Sequence[Layer]) -> Resolved:
-    """Check every value and complete them by defaults.
+def resolve(layers: Sequence[Layer], *, suggest: bool = True) -> Resolved:
+    """Check every value and complete them by what the objective suggests and by defaults.
 
     Raises:
         UsageError: an unknown key, name or option, or an unacceptable value.
@@ -139,7 +158,12 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     for key in values:
         _check_key(key, values[key], origins[key])
     names = chosen(values)
-    values, origins = merge([*suggestions(names["objective"]), *layers])
+    usual = [
+        name
+        for name, cls in meant_classes(values.get("objective.name", DEFAULT_OBJECTIVE))
+        if cls.map_options is not None
+    ]
+    values, origins = merge([*(suggestions(values) if suggest else []), *layers])
     sections = component_options(names)
     tables = nest(values)
     labels = {k: o if o.startswith("--") and o != "--set" else f"{k} in {o}" for k, o in origins.items()}
@@ -165,7 +189,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
         raise UsageError(f"train.betas is {full['train']['betas']}, but takes two numbers")
     spec = RunSpec.from_dict({k: {n: v for n, v in t.items() if v is not None} for k, t in full.items()})
     every = flatten(spec.to_dict())
-    return Resolved(spec, {k: origins.get(k, "default") for k in every})
+    return Resolved(spec, {k: origins.get(k, "default") for k in every}, usual[-1] if usual else "")
 
 
 def _check_key(key: str, value: Any, origin: str) -> None:
@@ -221,7 +245,7 @@ def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
             values[name] = expand(values[name])
         if name in values and values[name] != before[name]:
             raise _fixed(name, values[name], before[name], origins[name])
-    candidate = resolve([("the run", before), *layers]).spec
+    candidate = resolve([("the run", before), *layers], suggest=False).spec  # those of today's aegen are not that run's
     after = flatten(candidate.to_dict())
     for key in values:
         if before.get(key) != after.get(key) and key not in RESUMABLE and not key.startswith(("log.", "checkpoint.")):

@@ -175,6 +175,12 @@ def _classes(name: str) -> list[tuple[str, type[Objective]]]:
     return [(part, load("objective", part, Objective)) for part in name.split("+")]
 
 
+def meant_classes(name: str) -> list[tuple[str, type[Objective]]]:
+    """The classes that a name as it was typed means: its parts, innermost first, then those that stand for several of them."""
+    short_for = [(part, cls) for part, cls in _classes(name) if cls.stands_for]
+    return [*objective_classes(expand(name)), *short_for]
+
+
 def expand(name: str) -> str:
     """An objective's name with what stands for a combination written out: `vqgan` → `vq-vae+perceptual+adversarial`.
 
@@ -256,6 +262,7 @@ def combinations() -> list[dict[str, Any]]:
                     "objective": name,
                     "stands_for": load("objective", name, Objective).stands_for,
                     "wraps": issubclass(parts[0], Wrapper),
+                    "map": any(cls.map_options is not None for cls in (*parts, load("objective", name, Objective))),
                     "bottleneck": "" if issubclass(parts[0], Wrapper) else parts[0].bottleneck,
                     "likelihood": "" if issubclass(parts[0], Wrapper) else parts[0].likelihood,
                     "goes_with": [neck for neck, has in offers.items() if needs <= has],

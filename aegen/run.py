@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -95,7 +96,7 @@ def train(
             if isinstance(value, str):
                 registry.trust(value)
         layers = [*layers, ("train()", given)]
-    home, saved = None, None
+    home, saved, usual_map = None, None, ""
     if resume is not None:
         if init_from is not None or run_dir is not None:
             raise UsageError("--resume goes on in the run's own folder", hint="leave --init-from and --run-dir out")
@@ -103,7 +104,8 @@ def train(
         spec = merge_resume(before, layers)
         init_from = first_weights(home) if saved is None else None
     else:
-        spec = resolve(layers).spec
+        resolved = resolve(layers)
+        spec, usual_map = resolved.spec, resolved.usual_map
     with world(spec.train.device) as here:
         if here.device.type == "cpu":
             host.prepare()
@@ -112,7 +114,8 @@ def train(
         if begun is not None and begun != home:
             home, saved, spec = resumable(begun)
             init_from, run_dir = first_weights(home) if saved is None else None, None
-        return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, say if here.first else _silent)
+        talk = say if here.first else _silent
+        return _train(spec, here, home, saved, init_from, run_dir, dry_run, listeners, talk, usual_map)
 
 
 def _train(
@@ -125,6 +128,7 @@ def _train(
     dry_run: bool,
     listeners: Sequence[object],
     say: Say,
+    usual_map: str,
 ) -> Result:
     if home is not None and saved is None:
         say(f"{home} was stopped before its first checkpoint; it begins again")
@@ -154,6 +158,7 @@ def _train(
     stop = Stop()
     trainer = Trainer(spec, model, objective, data, here, run=None, header=header, hooks=hooks, stop=stop)
     _tell_model(trainer, say)
+    _tell_vector(trainer, usual_map, say)
     if saved is not None:
         trainer.restore(saved)
     if dry_run:
@@ -276,3 +281,19 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
     )
     if spec.train.parallel == "fsdp" and not trainer.sharded:
         say("--parallel fsdp: there is one process, which holds the whole model")
+
+
+def _tell_vector(trainer: Trainer, usual_map: str, say: Say) -> None:
+    """Say that there is one position, where the objective `usual_map` has many, or where that leaves fewer codes than images."""
+    spec, model = trainer.spec, trainer.model
+    books = math.prod(model.bottleneck.codebooks)
+    few = bool(model.bottleneck.codebooks) and books < len(trainer.data.train)
+    if math.prod(model.latent_shape[1:]) > 1 or not (usual_map or few):
+        return
+    who = (
+        f"objective {usual_map} usually has a feature map, but here"
+        if usual_map
+        else f"bottleneck {spec.bottleneck.name}:"
+    )
+    least = f", so that at most {books:,} different images can be decoded" if few else ""
+    say(f"{who} the latent of an image is one vector{least}; --arch conv --arch.spatial --arch.depth 2 keeps a map")
