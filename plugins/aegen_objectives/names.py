@@ -20,9 +20,7 @@ class VQVAE(AE):
     """`ae` with a codebook: the error, and the codebook's commitment. A map of codes where the architecture keeps one."""
 
     bottleneck = "vq"
-    map_options: ClassVar[Mapping[str, Any] | None] = {
-        "dim": 4
-    }  # few, so that a density of the whole map can be fitted: CONTRIBUTING.md
+    map_options: ClassVar[Mapping[str, Any] | None] = {"dim": 4, "codes": 512}  # CONTRIBUTING.md, "Maps"
 
 
 class VQVAE2(AE):
