@@ -74,7 +74,10 @@ def open_run(
             run.forget_after(trainer.progress.step)
             describe(run)
             return run
-        data = re.sub(r"[^A-Za-z0-9]+", "-", Path(spec.data.name).stem).strip("-") or "data"
+        name = re.sub(
+            r"\.(npy|npz|tar)$", "", Path(spec.data.name).name
+        )  # of a folder, what follows a dot is no ending
+        data = re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "data"
         stem = re.sub(r"[^A-Za-z0-9+.-]+", "-", f"{spec.arch.name}-{spec.objective.name}-{data}").strip("-.")
         return RunDir.create(run_dir, stem, describe)
     except OSError as error:
