@@ -109,9 +109,9 @@ def run_name(spec: RunSpec) -> str:
     if spec.bottleneck.name != stack(spec.objective.name)[0][1].bottleneck:
         parts.append(short(spec.bottleneck.name))
     name = spec.data.name
-    parts.append(
-        re.sub(r"[^A-Za-z0-9]+", "-", short(name) if registry.is_file(name) else Path(name).stem).strip("-") or "data"
-    )
+    # Of a folder, what follows a dot is no ending.
+    name = short(name) if registry.is_file(name) else re.sub(r"\.(npy|npz|tar)$", "", Path(name).name)
+    parts.append(re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-") or "data")
     return re.sub(r"[^A-Za-z0-9+.-]+", "-", "-".join(parts)).strip("-.")
 
 

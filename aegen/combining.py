@@ -72,6 +72,12 @@ def stack(name: str) -> list[tuple[str, Description]]:
     return parts
 
 
+def meant(name: str) -> list[tuple[str, Description]]:
+    """What a name as it was typed means: its parts, innermost first, then those that stand for several of them."""
+    short_for = [(part, told) for part in name.split("+") if (told := described("objective", part)).stands_for]
+    return [*stack(expand(name)), *short_for]
+
+
 def objective_options(name: str, options: Mapping[str, Any]) -> list[Spec]:
     """One Spec for each part of a stack: options of the innermost stand bare, a wrapper's under its short name."""
     first, *wrappers = name.split("+")
@@ -98,6 +104,7 @@ def combinations() -> list[dict[str, Any]]:
                 "objective": name,
                 "stands_for": told.stands_for,
                 "wraps": first.wraps,
+                "map": any(part.map_options is not None for _, part in meant(name)) if not first.wraps else False,
                 "bottleneck": "" if first.wraps else first.bottleneck,
                 "likelihood": "" if first.wraps else first.likelihood,
                 "goes_with": [neck for neck, has in offers.items() if first.needs <= has],

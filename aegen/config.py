@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from aegen import registry
-from aegen.combining import check_fit, described, expand, objective_options, short, stack
+from aegen.combining import check_fit, described, expand, meant, objective_options, short, stack
 from aegen.data.naming import dataset_name
 from aegen.descriptions import Description
 from aegen.errors import UsageError, did_you_mean, listing
@@ -127,10 +127,12 @@ class Resolved:
     Attributes:
         spec: of the run.
         origins: dotted key → `default`, `objective gan`, `--lr`, `--set`, or the name of a file.
+        usual_map: the objective, as it was named, whose latent is usually a feature map.
     """
 
     spec: RunSpec
     origins: dict[str, str]
+    usual_map: str = ""
 
 
 def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -167,14 +169,31 @@ def chosen(values: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
-def suggestions(objective: str) -> list[Layer]:
-    """The training settings that an objective and its wrappers suggest, weaker than whatever else is said.
+def suggestions(values: Mapping[str, Any]) -> list[Layer]:
+    """What the objective and its wrappers that a table of values means suggest, weaker than whatever else is said.
 
     Raises:
         UsageError: a name is unknown.
     """
-    parts = stack(expand(objective))
-    return [(f"objective {name}", {f"train.{k}": v for k, v in told.suggests.items()}) for name, told in parts]
+    names = chosen(values)
+    return [
+        (f"objective {name}", {f"train.{k}": v for k, v in told.suggests.items()} | _map(told, names, values))
+        for name, told in meant(values.get("objective.name", DEFAULT_OBJECTIVE))
+    ]
+
+
+def _map(objective: Description, names: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a feature map, if the objective usually has one and the user did not choose a vector."""
+    architecture = described("architecture", names["arch"])
+    if objective.map_options is None or not architecture.map_options:
+        return {}
+    switch, on = next(iter(architecture.map_options.items()))
+    if _options(architecture)[switch].check(values.get(f"arch.{switch}", on), f"arch.{switch}") != on:
+        return {}
+    found = {f"arch.{k}": v for k, v in architecture.map_options.items()}
+    if names["bottleneck"] == stack(names["objective"])[0][1].bottleneck:
+        found |= {f"bottleneck.{k}": v for k, v in objective.map_options.items()}
+    return found
 
 
 def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Component, dict[str, Option]]]:
@@ -198,8 +217,8 @@ def _options(told: Description) -> dict[str, Option]:
     return {option.name: option for option in told.options}
 
 
-def resolve(layers: Sequence[Layer]) -> Resolved:
-    """Check every value and complete them by defaults.
+def resolve(layers: Sequence[Layer], *, suggest: bool = True) -> Resolved:
+    """Check every value and complete them by what the objective suggests and by defaults.
 
     Raises:
         UsageError: an unknown key, name or option, an unacceptable value, or parts that do not go together.
@@ -208,7 +227,9 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     for key in values:
         _check_key(key, values[key], origins[key])
     names = chosen(values)
-    values, origins = merge([*suggestions(names["objective"]), *layers])
+    typed = values.get("objective.name", DEFAULT_OBJECTIVE)
+    usual = [name for name, told in meant(typed) if told.map_options is not None]
+    values, origins = merge([*(suggestions(values) if suggest else []), *layers])
     sections = component_options(names)
     tables = nest(values)
     labels = {k: o if o.startswith("--") and o != "--set" else f"{k} in {o}" for k, o in origins.items()}
@@ -235,7 +256,7 @@ def resolve(layers: Sequence[Layer]) -> Resolved:
     spec = RunSpec.from_dict({k: {n: v for n, v in t.items() if v is not None} for k, t in full.items()}, typed=True)
     check_fit(names["objective"], names["bottleneck"])
     every = flatten(spec.to_dict())
-    return Resolved(spec, {k: origins.get(k, "default") for k in every})
+    return Resolved(spec, {k: origins.get(k, "default") for k in every}, usual[-1] if usual else "")
 
 
 def _check_key(key: str, value: Any, origin: str) -> None:
@@ -297,7 +318,8 @@ def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
         _, known = component_options({**chosen(before), "data": str(values["data.name"])})["data"]
         own = (*options_of(SETTINGS["data"]), *known)
         before = {k: v for k, v in before.items() if not k.startswith("data.") or k.removeprefix("data.") in own}
-    candidate = resolve([("the run", before), *layers]).spec
+    # What today's aegen suggests is not that run's.
+    candidate = resolve([("the run", before), *layers], suggest=False).spec
     after = flatten(candidate.to_dict())
     for key in values:
         if before.get(key) != after.get(key) and key not in RESUMABLE and not key.startswith(("log.", "checkpoint.")):

@@ -26,7 +26,7 @@ from aegen.errors import AegenError
 from aegen.registry import Component
 from aegen.spec import Option, Range, options_of
 
-_FORM = 1
+_FORM = 2
 _ROOM = 32e6  # bytes of all files together
 _SETTLED = 2_000_000_000  # ns: a file that is younger than this may change without its times showing it
 _BEGAN = time.time_ns()
@@ -43,6 +43,7 @@ class Description:
         source: file and line.
         needs, offers: of the class; an instance may need more.
         bottleneck, likelihood, stands_for, suggests, wraps: of an objective.
+        map_options: of an objective or an architecture: options of a feature map; None where an objective does not mean one.
         settled: whether an instance offers what its class does.
     """
 
@@ -58,6 +59,7 @@ class Description:
     stands_for: str = ""
     suggests: Mapping[str, Any] = field(default_factory=dict)
     wraps: bool = False
+    map_options: Mapping[str, Any] | None = None
     settled: bool = True
 
 
@@ -149,6 +151,8 @@ def look(component: Component) -> Description:
         for name in ("bottleneck", "likelihood", "stands_for", "suggests"):
             facts[name] = getattr(thing, name)
         facts["wraps"] = issubclass(thing, Wrapper)
+    if component.kind in ("objective", "architecture"):
+        facts["map_options"] = getattr(thing, "map_options", None)
     if component.kind == "bottleneck":
         facts["settled"] = not _sets(thing, "offers")
     return Description(thing.__name__, summary, text, source, options, **facts)
@@ -168,6 +172,7 @@ def _sets(cls: type, name: str) -> bool:
 def _to_json(made: Description) -> dict[str, Any]:
     told = asdict(made)
     told["needs"], told["offers"], told["suggests"] = sorted(made.needs), sorted(made.offers), dict(made.suggests)
+    told["map_options"] = None if made.map_options is None else dict(made.map_options)
     told["options"] = [
         {**asdict(option), "type": _type_to_json(option.type), "range": option.range and asdict(option.range)}
         for option in made.options

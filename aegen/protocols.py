@@ -199,7 +199,13 @@ class Architecture(ABC):
 
     `__init__(self, image: ImageShape, fan_in: int, *, options…)`, where `fan_in` is the number of channels that the
     bottleneck wants to receive.
+
+    Attributes:
+        map_options: options with which its latent is a feature map, the one that decides it first: `{"spatial": True, "depth": 2}`. Empty
+            where it has no such choice. Objectives that usually have a map ask for them.
     """
+
+    map_options: ClassVar[Mapping[str, Any]] = {}
 
     @abstractmethod
     def encoder(self) -> nn.Module:
@@ -292,7 +298,10 @@ class Objective(nn.Module):
 
     Attributes:
         bottleneck, likelihood: names used when the user gives none.
-        stands_for: a combination of others that this name is short for, `vae+adversarial`; such a class has nothing else.
+        stands_for: a combination of others that this name is short for, `vae+adversarial`; such a class has nothing else but `suggests` and
+            `map_options`.
+        map_options: for a name that means a feature map as latent: what its own bottleneck is then given, `{"dim": 4}`; None where a vector is
+            as good. Where the architecture has the choice, the map is the default, weaker than anything that a user says.
         suggests: settings of [train] that suit it better than the usual ones, `{"lr": 2e-4}`; any that a user gives is stronger.
         encodes: whether it trains an encoder; without one there is nothing to reconstruct.
         needs: what the bottleneck must offer; an instance may need more than its class, never less.
@@ -301,6 +310,7 @@ class Objective(nn.Module):
     bottleneck: ClassVar[str] = "deterministic"
     likelihood: ClassVar[str] = "gaussian"
     stands_for: ClassVar[str] = ""
+    map_options: ClassVar[Mapping[str, Any] | None] = None
     suggests: ClassVar[Mapping[str, Any]] = {}
     encodes: bool = True
     needs: frozenset[str] | set[str] = frozenset()

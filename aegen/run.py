@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -73,6 +74,7 @@ class Plan:
         places: the settings of its data with paths that hold from the current folder; the run's own are kept as they are.
         begun: where relative paths of the run begin, if that is not the current folder.
         lock: held for as long as it is trained.
+        usual_map: the objective, as it was named, whose latent is usually a feature map.
     """
 
     spec: RunSpec
@@ -84,6 +86,7 @@ class Plan:
     places: DataSettings | None = None
     begun: Path | None = None
     lock: Lock | None = None
+    usual_map: str = ""
 
 
 def train(
@@ -135,7 +138,11 @@ def train(
         raise UsageError(
             "--resume goes on in the run's own folder", hint="leave --init-from, --run-dir and --force out"
         )
-    plan = _going_on(resume, layers) if resume is not None else Plan(resolve(layers).spec, init_from, run_dir, force)
+    if resume is not None:
+        plan = _going_on(resume, layers)
+    else:
+        resolved = resolve(layers)
+        plan = Plan(resolved.spec, init_from, run_dir, force, usual_map=resolved.usual_map)
     with world(plan.spec.train.device) as here, ExitStack() as until:
         if here.device.type == "cpu":
             host.prepare()
@@ -266,6 +273,7 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
 
     trainer = Trainer(spec, model, objective, data, here, run=None, header=header, hooks=hooks, stop=stops)
     _tell_model(trainer, say)
+    _tell_vector(trainer, plan.usual_map, say)
     if saved is not None:
         trainer.restore(saved)
         saved.close()
@@ -434,6 +442,22 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
     )
     if spec.train.parallel == "fsdp" and not trainer.sharded:
         say("--parallel fsdp: there is one process, which holds the whole model")
+
+
+def _tell_vector(trainer: Trainer, usual_map: str, say: Say) -> None:
+    """Say that there is one position, where the objective `usual_map` has many, or where that leaves fewer codes than images."""
+    spec, model = trainer.spec, trainer.model
+    books = math.prod(model.bottleneck.codebooks)
+    few = bool(model.bottleneck.codebooks) and books < len(trainer.data.train)
+    if math.prod(model.latent_shape[1:]) > 1 or not (usual_map or few):
+        return
+    who = (
+        f"objective {usual_map} usually has a feature map, but here"
+        if usual_map
+        else f"bottleneck {spec.bottleneck.name}:"
+    )
+    least = f", so that at most {books:,} different images can be decoded" if few else ""
+    say(f"{who} the latent of an image is one vector{least}; --arch conv --arch.spatial --arch.depth 2 keeps a map")
 
 
 # What `help(aegen.train)` and a notebook show: every word, its type and its default.

@@ -24,6 +24,7 @@ WRAPPED = ("vae+adversarial", "vae+perceptual", "vae+ms-ssim", "vae+consistency"
 ENCODED = ("bound", "nll", "reconstruction", "ssim", "rkid", "mmd", "codebook", "probe")
 DRAWN = ("kid", "precision-recall")
 SAMPLES = 1000
+_CONV = "--arch conv --arch.width 16"
 
 
 @dataclass(frozen=True)
@@ -32,11 +33,15 @@ class Board:
 
     Attributes:
         words: of `aegen train`, those that say the data first.
-        dim: latent dimensions, where the bottleneck counts in dimensions.
+        net: of names that mean a vector.
+        map_net: of names that mean a feature map as latent.
+        dim: latent dimensions of a vector, where the bottleneck counts in dimensions.
     """
 
     title: str
     words: str
+    net: str
+    map_net: str
     dim: int
 
 
@@ -48,17 +53,18 @@ class Row:
     numbers: dict[str, float] = field(default_factory=dict)
     drawn: dict[str, dict[str, float]] = field(default_factory=dict)
     refused: str = ""
+    title: str = ""
 
 
 def boards(given: argparse.Namespace) -> dict[str, Board]:
     """The boards whose data was given."""
     found = {}
     if given.data_root:
-        net = '--arch mlp --arch.hidden "[400]" --batch-size 100 --steps 2000'
-        found["mnist"] = Board("MNIST", f"--data mnist --data-root {given.data_root} {net}", 10)
+        words = f"--data mnist --data-root {given.data_root} --batch-size 100 --steps 2000"
+        found["mnist"] = Board("MNIST", words, '--arch mlp --arch.hidden "[400]"', _CONV, 10)
     if given.emoji:
-        net = "--arch conv --arch.width 16 --batch-size 50 --steps 1000"
-        found["emoji"] = Board("Emoji, 32×32", f"--data {given.emoji} --size 32 --channels 3 {net}", 32)
+        words = f"--data {given.emoji} --size 32 --channels 3 --batch-size 50 --steps 1000"
+        found["emoji"] = Board("Emoji, 32×32", words, _CONV, _CONV, 32)
     return {name: board for name, board in found.items() if name in given.sets}
 
 
@@ -86,16 +92,18 @@ class Commands:
         return found
 
 
-def objectives(aegen: Commands) -> dict[str, str]:
-    """Every objective that stands alone, and some wrappers around `vae`, each with its bottleneck."""
-    found = {row["objective"]: row["bottleneck"] for row in aegen.listed("--combinations") if not row["wraps"]}
+def objectives(aegen: Commands) -> dict[str, tuple[str, bool]]:
+    """Every objective that stands alone, and some wrappers around `vae`: its bottleneck, and whether it means a feature map."""
+    listed = [row for row in aegen.listed("--combinations") if not row["wraps"]]
+    found = {row["objective"]: (row["bottleneck"], row["map"]) for row in listed}
     return found | dict.fromkeys(WRAPPED, found["vae"])
 
 
-def row(aegen: Commands, board: Board, name: str, counts: bool, samplers: list[str], out: Path) -> Row:
+def row(aegen: Commands, board: Board, name: str, has_map: bool, counts: bool, samplers: list[str], out: Path) -> Row:
     """Train what is not trained, measure what is not measured, draw what is not drawn."""
-    run, result = out / name.replace("+", "-"), Row(name)
-    dim = f" --latent-dim {board.dim}" if counts else ""
+    other = has_map and board.map_net != board.net
+    run, result = out / name.replace("+", "-"), Row(name, title=f"{name} (conv)" if other else name)
+    dim = f" {board.map_net}" if has_map else f" {board.net}" + f" --latent-dim {board.dim}" * counts
     status, note = 0, ""
     if not run.exists():
         quiet = "--set log.images_every_epochs=0 --set checkpoint.every_steps=500 --json"
@@ -154,7 +162,7 @@ def table(board: str, rows: list[Row], pictures: str) -> str:
     ]
     for one in rows:
         if any(key in one.numbers for key in ENCODED_COLUMNS):
-            lines.append(f"| {one.name} | " + " | ".join(cells(one.numbers, ENCODED_COLUMNS)) + " |")
+            lines.append(f"| {one.title} | " + " | ".join(cells(one.numbers, ENCODED_COLUMNS)) + " |")
     lines += [
         "",
         "| objective | sampler | " + " | ".join(title for title, _ in DRAWN_COLUMNS.values()) + " | samples |",
@@ -163,7 +171,7 @@ def table(board: str, rows: list[Row], pictures: str) -> str:
     drawn = [(one, sampler, found) for one in rows for sampler, found in one.drawn.items()]
     for one, sampler, found in sorted(drawn, key=lambda entry: entry[2].get("kid", 0)):
         picture = f"![{one.name}, {sampler}]({pictures}/{board}-{one.name.replace('+', '-')}-{sampler}.png)"
-        lines.append(f"| {one.name} | {sampler} | " + " | ".join(cells(found, DRAWN_COLUMNS)) + f" | {picture} |")
+        lines.append(f"| {one.title} | {sampler} | " + " | ".join(cells(found, DRAWN_COLUMNS)) + f" | {picture} |")
     refused = [f"- `{one.name}`: {one.refused}" for one in rows if one.refused]
     return "\n".join([*lines, *(["", "Not here:", "", *refused] if refused else [])]) + "\n"
 
@@ -185,7 +193,30 @@ def publish(docs: Path, board: str, out: Path, text: str, rows: list[Row]) -> No
     page = docs / "leaderboard.md"
     head, mark, rest = page.read_text().partition(f"<!-- {board} -->\n")
     _, end, tail = rest.partition("<!-- end -->")
-    page.write_text(head + mark + text + end + tail)
+    page.write_text(head + mark + kept(text, rest.partition(end)[0]) + end + tail)
+
+
+def kept(new: str, old: str) -> str:
+    """The tables `new`, with those rows of `old` that were not made again; what draws sorted by KID, the rest as it stood."""
+    before, parts = old.strip().split("\n\n"), new.strip().split("\n\n")
+    for index, block in enumerate(parts[:2]):
+        head, rule, *lines = block.splitlines()
+        own = {key(line): line for line in lines}
+        table = next((b.splitlines()[2:] for b in before if b.startswith(head)), [])
+        table = [own.pop(key(line), line) for line in table] + list(own.values())
+        if "KID" in rule + head.partition("sampler")[2]:
+            table.sort(key=lambda line: float(line.split("|")[3] or 0))
+        parts[index] = "\n".join([head, rule, *table])
+    stood = [line for b in before if b.startswith("- `") for line in b.splitlines()]
+    refused = [line for b in parts[2:] if b.startswith("- `") for line in b.splitlines()]
+    rest = [line for line in stood if line.split("`")[1] not in {one.split("`")[1] for one in refused}] + refused
+    return "\n\n".join([*parts[:2], *(["Not here:", "\n".join(rest)] if rest else [])]) + "\n"
+
+
+def key(line: str) -> tuple[str, str]:
+    """Objective, without the net, and sampler if there is one."""
+    first, second, *_ = (cell.strip() for cell in line.strip("|").split("|"))
+    return first.removesuffix(" (conv)"), "" if any(c.isdigit() for c in second) else second
 
 
 def main() -> None:
@@ -202,13 +233,14 @@ def main() -> None:
     aegen = Commands(only_print=given.only_print)
     necks = objectives(aegen)
     samplers = [entry["name"] for entry in aegen.listed("--kind sampler")]
-    counted = {neck: "dim" in options(aegen, neck) for neck in set(necks.values())}
+    counted = {neck: "dim" in options(aegen, neck) for neck, _ in set(necks.values())}
     for board, what in boards(given).items():
         out = given.out / board
         out.mkdir(parents=True, exist_ok=True)
         rows = []
         for name in given.only or necks:
-            rows.append(row(aegen, what, name, counted[necks[name]], samplers, out))
+            neck, has_map = necks[name]
+            rows.append(row(aegen, what, name, has_map, counted[neck], samplers, out))
             if not given.only_print:
                 print(board, name, rows[-1].refused or rows[-1].drawn, flush=True)
                 text = table(board, rows, "leaderboard")

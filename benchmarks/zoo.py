@@ -31,7 +31,7 @@ from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
 
 from aegen import Bottleneck, load, pictures
-from aegen.combining import combinations, expand
+from aegen.combining import combinations, expand, meant
 from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
 from aegen.factory import load as load_class
@@ -41,6 +41,7 @@ from aegen.spec import options_of
 from aegen.use import draw
 
 NET = '--arch mlp --arch.hidden "[400]" --batch-size 100'
+MAP_NET = "--arch conv --arch.width 16 --batch-size 100"  # of names that mean a feature map, which an mlp has not
 COUNT = 2000  # samples for KID
 DIM = 10
 
@@ -51,11 +52,18 @@ def rows() -> list[str]:
     return [*names, "vae+adversarial", "vae+ms-ssim", "vae+consistency", "vae+perceptual"]
 
 
+def has_map(name: str) -> bool:
+    """Whether a name means a feature map as latent."""
+    return any(told.map_options is not None for _, told in meant(name))
+
+
 def options(name: str) -> str:
-    """What a row adds to the command line: ten latent dimensions, where the bottleneck counts in dimensions."""
+    """Net and objective of a row, and ten latent dimensions, where a vector's bottleneck counts in dimensions."""
+    if has_map(name):
+        return f"{MAP_NET} --objective {name}"
     neck = objective_classes(expand(name))[0][1].bottleneck
     dim = f" --latent-dim {DIM}" if "dim" in options_of(load_class("bottleneck", neck, Bottleneck)) else ""
-    return f"--objective {name}{dim}"
+    return f"{NET} --objective {name}{dim}"
 
 
 def classifier(data: Data, steps: int = 1500) -> tuple[nn.Sequential, float]:
@@ -167,7 +175,7 @@ def measure(run: Path, data: Data, net: nn.Sequential, real: Tensor) -> dict[str
 
 def train(name: str, given: argparse.Namespace, run: Path, steps: int) -> float:
     """One `aegen train` as a user types it; images a second, or nothing where it fails."""
-    words = f"train {NET} {options(name)} --data mnist --data-root {given.data_root} --steps {steps}"
+    words = f"train {options(name)} --data mnist --data-root {given.data_root} --steps {steps}"
     tail = f" --run-dir {run} --set log.images_every_epochs=0 --json"
     shutil.rmtree(run, ignore_errors=True)
     command = [sys.executable, "-m", "aegen", *shlex.split(words + tail)]
@@ -223,7 +231,25 @@ def publish(docs: Path, out: Path, found: dict[str, Any], accuracy: float) -> No
     head, mark, rest = page.read_text().partition("<!-- zoo -->\n")
     _, end, tail = rest.partition("<!-- end -->")
     told = f"The classifier in whose features KID stands is right on {accuracy:.1%} of the test images.\n\n"
-    page.write_text(head + mark + told + markdown(found) + end + tail)
+    page.write_text(head + mark + told + kept(markdown(found), rest.partition(end)[0]) + end + tail)
+
+
+def kept(new: str, old: str) -> str:
+    """The tables `new`, with those rows of `old` that were not measured again, in alphabetical order of what they begin with."""
+    tables = []
+    for block in new.strip().split("\n\n"):
+        head, rule, *lines = block.splitlines()
+        before = next((b.splitlines()[2:] for b in old.split("\n\n") if b.startswith(head)), [])
+        own = {key(line) for line in lines}
+        tables.append([head, rule, *sorted([*lines, *(line for line in before if key(line) not in own)], key=key)])
+    return "\n\n".join("\n".join(table) for table in tables) + "\n"
+
+
+def key(line: str) -> tuple[str, ...]:
+    """What a row is known by: its objective without the net, and a claim's measure and rival."""
+    cells = [cell.strip() for cell in line.strip("| \n").split("|")]
+    name = cells[0].removesuffix(" (conv)")
+    return (name, cells[1], cells[3].rpartition("(")[2]) if len(cells) == 5 else (name,)
 
 
 COLUMNS = {
@@ -296,7 +322,7 @@ def markdown(found: dict[str, Any]) -> str:
             f"![{name}](zoo/{name.replace('+', '-')}-{sampler}.png)" if f"kid_{sampler}" in row else ""
             for sampler in ("prior", "mixture")
         ]
-        lines.append(f"| {name} | " + " | ".join([*cells, *strips]) + " |")
+        lines.append(f"| {name}{' (conv)' * has_map(name)} | " + " | ".join([*cells, *strips]) + " |")
     return "\n".join(lines) + "\n\n" + claims(found)
 
 

@@ -10,9 +10,11 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import Aegen
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -363,3 +365,18 @@ def test_a_graph_that_does_not_run_is_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"onnxruntime .* cannot run .*encoder.onnx for a batch of 3") as found:
         ONNX().parity(model, tmp_path, torch.zeros(3, *IMAGE))
     assert "\n" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "run"), [("faces.v2", "mlp-vae-faces-v2"), ("a.b.npz", "mlp-vae-a-b"), ("faces", "mlp-vae-faces")]
+)
+def test_a_run_is_called_by_the_whole_name_of_its_data(aegen: Aegen, tmp_path: Path, data: str, run: str) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8), dtype=np.uint8)
+    if data.endswith(".npz"):
+        np.savez(data, images=pixels)
+    else:
+        Path(data).mkdir()
+        for number, image in enumerate(pixels):
+            Image.fromarray(image).save(Path(data, f"{number}.png"))
+    aegen("train", "--arch", "mlp", "--arch.hidden", "[4]", "--data", data, "--steps", 1).worked()
+    assert Path("runs", run, "config.toml").is_file()

@@ -49,7 +49,8 @@ def command(args: list[str]) -> Any:
     named = any(f"{c}.name" in values for c in COMPONENTS)
     epilog = _EXAMPLE
     if named or not wants_help(args):
-        flags = _setting_flags(_suggested(values) | values) + _component_flags(values)
+        likely = _suggested(values) | values
+        flags = _setting_flags(likely) + _component_flags(likely)
     else:
         flags = _setting_flags(values)
         epilog = f"{_EXAMPLE}\n\n{_HINT}"
@@ -127,10 +128,9 @@ def _setting_flags(values: dict[str, Any]) -> list[Flag]:
 
 
 def _suggested(values: dict[str, Any]) -> dict[str, Any]:
-    from aegen.config import DEFAULT_OBJECTIVE, suggestions
+    from aegen.config import suggestions
 
-    layers = suggestions(values.get("objective.name", DEFAULT_OBJECTIVE))
-    return {key: value for _, layer in layers for key, value in layer.items()}
+    return {key: value for _, layer in suggestions(values) for key, value in layer.items()}
 
 
 def _component_flags(values: dict[str, Any]) -> list[Flag]:

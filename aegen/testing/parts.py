@@ -20,7 +20,7 @@ from aegen.protocols import (
     Likelihood,
     Sampler,
 )
-from aegen.spec import positional_of
+from aegen.spec import options_of, positional_of
 from aegen.testing.models import BATCH, CLASSES, SHAPES, SMALL, check_options, labels, made, models
 
 
@@ -28,6 +28,7 @@ def check_architecture(cls: type[Architecture], **options: Any) -> None:
     """For images of several shapes: the encoder's channels, the decoder's shape, gradients to every parameter, and
     each image's result independent of the others in the batch."""
     check_options(cls)
+    _check_map_options(cls, options)
     for image, fan_in, fan_out in itertools.product(SHAPES, (1, 4), (1, 3)):
         nets: Any = cls
         nets = nets(image, fan_in, **options)
@@ -47,6 +48,20 @@ def check_architecture(cls: type[Architecture], **options: Any) -> None:
         with torch.no_grad():
             one = again(x[:1])
         torch.testing.assert_close(one, out[:1].detach(), rtol=1e-4, atol=1e-5)
+
+
+def _check_map_options(cls: type[Architecture], options: dict[str, Any]) -> None:
+    """What it says of feature maps: its own options, and with them features (B, fan_in, h, w) of more than one position."""
+    if not cls.map_options:
+        return
+    strange = [name for name in cls.map_options if name not in options_of(cls)]
+    assert not strange, f"map_options names {strange[0]}, but it has no option {strange[0]}"
+    for image in SHAPES:
+        nets: Any = cls
+        features = nets(image, 4, **options | dict(cls.map_options)).encoder()(torch.zeros(2, *image))
+        assert features[0, 0].numel() > 1, (
+            f"map_options give no feature map, but {tuple(features.shape)} for images {image}"
+        )
 
 
 def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:

@@ -94,7 +94,7 @@ def export(
 def _name(path: Path) -> str:
     """What a model is called: its run's folder, or its file without the ending. Dots in a name are no ending."""
     return (
-        path.resolve().parent.parent.name
+        path.parent.resolve().parent.name
         if path.parent.name == "checkpoints"
         else path.name.removesuffix(".safetensors")
     )

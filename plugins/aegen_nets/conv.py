@@ -7,8 +7,9 @@ so that nothing needs to be a power of two.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -27,6 +28,9 @@ class Conv(Architecture):
         spatial: keep a feature map as latent, of shape dim×h×w, instead of a vector.
         spectral_norm: divide each weight of the decoder by its largest singular value.
     """
+
+    # A quarter of the side, as van den Oord et al., 2017, section 4: of the smallest images, of 8 pixels, a deeper net leaves one position.
+    map_options: ClassVar[Mapping[str, Any]] = {"spatial": True, "depth": 2}
 
     def __init__(
         self,

@@ -8,27 +8,33 @@ Rombach et al., High-Resolution Image Synthesis with Latent Diffusion Models, 20
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 from aegen import Objective
 from aegen_objectives.ae import AE
 from aegen_objectives.vae import VAE
 
 
 class VQVAE(AE):
-    """`ae` with a codebook: the error, and the codebook's commitment."""
+    """`ae` with a codebook: the error, and the codebook's commitment. A map of codes where the architecture keeps one."""
 
     bottleneck = "vq"
+    map_options: ClassVar[Mapping[str, Any] | None] = {"dim": 4, "codes": 512}  # CONTRIBUTING.md, "Maps"
 
 
 class VQVAE2(AE):
-    """`ae` with two levels of codes."""
+    """`ae` with two levels of codes, maps where the architecture keeps them."""
 
     bottleneck = "vq-2"
+    map_options: ClassVar[Mapping[str, Any] | None] = {}
 
 
 class FSQVAE(AE):
-    """`ae` with finite scalar quantisation, which charges nothing."""
+    """`ae` with finite scalar quantisation, which charges nothing. A map of codes where the architecture keeps one."""
 
     bottleneck = "fsq"
+    map_options: ClassVar[Mapping[str, Any] | None] = {}
 
 
 class SVAE(VAE):
@@ -56,6 +62,7 @@ class VQGAN(Objective):
 
 
 class KLGAN(Objective):
-    """`vae+perceptual+adversarial`: the autoencoder of latent diffusion; give it a feature map with --arch.spatial."""
+    """`vae+perceptual+adversarial`: the autoencoder of latent diffusion, a map of few channels where the architecture keeps one."""
 
     stands_for = "vae+perceptual+adversarial"
+    map_options: ClassVar[Mapping[str, Any] | None] = {"dim": 4}  # its f = 4 to 8 have 3 or 4
