@@ -27,7 +27,7 @@ class VQVAE2(AE):
     """`ae` with two levels of codes, maps where the architecture keeps them."""
 
     bottleneck = "vq-2"
-    map_options: ClassVar[Mapping[str, Any] | None] = {}
+    map_options: ClassVar[Mapping[str, Any] | None] = {"dim": 4, "codes": 512}
 
 
 class FSQVAE(AE):
