@@ -93,7 +93,7 @@ class RunDir:
         while True:
             folder = path or RUNS / (stem if number == 1 else f"{stem}-{number}")
             try:
-                if not folder.exists():
+                if not os.path.lexists(folder):
                     os.rename(self.path, folder)
                     return folder
             except OSError as error:
@@ -248,7 +248,7 @@ def free_name(path: Path, suffix: str | None = None) -> Path:
     """
     suffix = path.suffix if suffix is None else suffix
     number, free = 2, path
-    while free.exists():
+    while os.path.lexists(free):  # a link to nothing has the name too
         free = path.with_name(f"{path.name.removesuffix(suffix)}-{number}{suffix}")
         number += 1
     return free
