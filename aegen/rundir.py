@@ -15,7 +15,7 @@ from typing import Any
 from aegen.atomic import draft_of, sweep, sync_folder, write_text
 from aegen.errors import RunError, UsageError
 from aegen.names import native
-from aegen.outside import parse_json, read_bytes
+from aegen.outside import parse_json, read_bytes, read_text
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -274,7 +274,7 @@ BEGUN = "folder"
 def begun_in(home: Path) -> Path | None:
     """The folder in which a run was begun, where its relative paths begin; None where that is not known."""
     try:
-        told = native(json.loads((home / "environment.json").read_text(encoding="utf-8")))
+        told = native(parse_json(read_text(home / "environment.json")))
         return Path(os.path.normpath(home.resolve() / told[BEGUN])) if isinstance(told.get(BEGUN), str) else None
     except (OSError, ValueError, TypeError, AttributeError):
         return None
