@@ -27,7 +27,7 @@ from aegen.data.values import Unreadable as Unreadable
 from aegen.errors import UsageError
 from aegen.outside import opened
 from aegen.settings import DataSettings
-from aegen.threads import pool
+from aegen.threads import pool, workers
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Not all that Pillow knows: its EPS reader runs a program.
@@ -260,7 +260,7 @@ def read_many(
         return pixels
 
     # Around the threads and not in them, since the filters belong to the whole process.
-    with warnings.catch_warnings(), pool(min(16, os.cpu_count() or 1), "aegen-decode") as helpers:
+    with warnings.catch_warnings(), pool(workers(), "aegen-decode") as helpers:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
         results = list(helpers.map(one, paths))
     for text in remarks({name: notes[name] for name in map(str, paths) if name in notes}):

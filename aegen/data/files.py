@@ -21,7 +21,7 @@ from aegen.data.decode import Target, Unreadable
 from aegen.data.rows import Rows
 from aegen.data.values import Note
 from aegen.errors import RunError
-from aegen.threads import pool
+from aegen.threads import pool, workers
 
 _EVERY = 10.0  # seconds between two words on how far decoding is
 _SMALL = 4096  # bytes of an encoded image, below which decoding is mostly Python, and threads hinder each other
@@ -180,12 +180,6 @@ def decode_all(
         finally:
             stop.set()
     return bad
-
-
-def workers() -> int:
-    """Threads for decoding: one a core, and no more than 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
 
 
 def digest_of(content: bytes) -> bytes:
