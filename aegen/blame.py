@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from aegen import registry
 from aegen.errors import AegenError, PluginError
@@ -31,12 +31,14 @@ def blamed(error: BaseException) -> PluginError | None:
 
 def suspected(error: BaseException) -> PluginError | None:
     """An exception that arose elsewhere while third parties' components were in use, as a sentence that names them."""
-    used = registry.strangers()
-    if not used:
+    names = []
+    for c in registry.strangers():
+        with suppress(AegenError):  # one that did not load took no part
+            names.append(f"{c.kind} {c.name} of {c.package}, {defined(registry.load(c))}")
+    if not names:
         return None
-    names = " and ".join(f"{c.kind} {c.name} of {c.package}, {defined(registry.load(c))}" for c in used)
     return PluginError(
-        f"this failed ({said(error)}) while other people's code was in use: {names}",
+        f"this failed ({said(error)}) while other people's code was in use: {' and '.join(names)}",
         hint="try without it; --debug shows where, and if it fails without it too, please report it",
     )
 

@@ -11,7 +11,7 @@ from aegen.errors import EnvironmentFault
 def most() -> int | None:
     """Bytes of memory and swap that the machine, its container and its limits leave this process; None where that is not known."""
     found = []
-    with suppress(OSError, ValueError, IndexError):
+    with suppress(OSError, ValueError, LookupError):
         lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
         told = {line.split(":")[0]: int(line.split()[1]) * 1024 for line in lines}
         found.append(told["MemTotal"] + told.get("SwapTotal", 0))

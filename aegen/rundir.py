@@ -15,7 +15,7 @@ from typing import Any
 from aegen.atomic import draft_of, sweep, sync_folder, write_text
 from aegen.errors import RunError, UsageError
 from aegen.names import native
-from aegen.outside import parse_json, read_bytes
+from aegen.outside import parse_json, read_bytes, read_text
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -93,7 +93,7 @@ class RunDir:
         while True:
             folder = path or RUNS / (stem if number == 1 else f"{stem}-{number}")
             try:
-                if not folder.exists():
+                if not os.path.lexists(folder):
                     os.rename(self.path, folder)
                     return folder
             except OSError as error:
@@ -248,7 +248,7 @@ def free_name(path: Path, suffix: str | None = None) -> Path:
     """
     suffix = path.suffix if suffix is None else suffix
     number, free = 2, path
-    while free.exists():
+    while os.path.lexists(free):  # a link to nothing has the name too
         free = path.with_name(f"{path.name.removesuffix(suffix)}-{number}{suffix}")
         number += 1
     return free
@@ -274,7 +274,7 @@ BEGUN = "folder"
 def begun_in(home: Path) -> Path | None:
     """The folder in which a run was begun, where its relative paths begin; None where that is not known."""
     try:
-        told = native(json.loads((home / "environment.json").read_text(encoding="utf-8")))
+        told = native(parse_json(read_text(home / "environment.json")))
         return Path(os.path.normpath(home.resolve() / told[BEGUN])) if isinstance(told.get(BEGUN), str) else None
     except (OSError, ValueError, TypeError, AttributeError):
         return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,12 @@ def pool(count: int, name: str) -> ThreadPoolExecutor:
     """Threads that each compute alone."""
     _few_arenas()
     return ThreadPoolExecutor(count, name, initializer=compute_alone)
+
+
+def workers() -> int:
+    """Threads for decoding: one for each core that this process may use, and no more than 16."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(16, cores)
 
 
 def compute_alone() -> None:

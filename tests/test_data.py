@@ -359,7 +359,7 @@ def test_a_decompression_bomb_is_found_whatever_other_threads_do(
 
     monkeypatch.setattr(decode.Image, "open", open_in_turn)
     monkeypatch.setattr(decode, "noted", read_and_tell)
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(decode, "workers", lambda: 2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # pytest's own filters would hide it
         before = list(warnings.filters)

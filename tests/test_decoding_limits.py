@@ -19,7 +19,7 @@ import tifffile
 from conftest import Aegen
 from PIL import Image
 
-from aegen.data import decode, files, jpeg
+from aegen.data import decode, jpeg, shards
 from aegen.data.decode import Target, Unreadable, noted, probe, read
 from aegen.data.room import Room
 from aegen.data.shards import ShardRows
@@ -168,7 +168,7 @@ import re, sys
 from pathlib import Path
 from aegen.data import decode
 from aegen.data.decode import Target, read_many
-decode.os.cpu_count = lambda: 16
+decode.workers = lambda: 16
 decode.ROOM.most = int(sys.argv[1])
 def held():  # at most; ru_maxrss begins with what the parent held
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -336,4 +336,4 @@ def test_white_belongs_to_the_run_and_not_to_a_file(tmp_path: Path, aegen: Aegen
 
 
 def test_modules_share_one_room_and_one_target() -> None:
-    assert files.ROOM is decode.ROOM is jpeg.ROOM
+    assert shards.ROOM is decode.ROOM is jpeg.ROOM

@@ -425,6 +425,8 @@ def test_a_pipe_is_not_waited_for(aegen: Aegen, run: Path) -> None:
         aegen("train", "--data", "a.tar").refused(2, "a.tar")
         aegen("sample", "-c", "a.safetensors").refused(2, "a.safetensors")
         aegen("train", *TINY, "--data", "photos", "--steps", 1).worked()
+        aegen("reconstruct", "photos/a.png", "-c", run).refused(2, "photos/a.png", "pipe")
+        aegen("evaluate", "-c", run, "--metric", "reconstruction", "--limit", 8).worked()
         (found,) = read_runs([run])
         assert found.notes == ["environment.json is missing or damaged", "metrics.jsonl is missing or cannot be read"]
     finally:

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,11 @@ from PIL import Image
 
 from aegen import checkpoint, lock
 from aegen.checkpoint import Checkpoint
+from aegen.data.source import located
 from aegen.errors import UsageError
 from aegen.run import train
 from aegen.rundir import find_checkpoint, latest_run
+from aegen.settings import DataSettings
 
 
 def fill(folder: Path, count: int) -> None:
@@ -242,3 +245,8 @@ def test_without_names_for_open_files_the_path_must_stay_the_same(
     monkeypatch.setattr(opened, "safe_open", replaced)
     with pytest.raises(UsageError, match="was replaced while it was opened"):
         Checkpoint(path)
+
+
+def test_the_home_of_a_user_whom_nobody_knows_is_no_place() -> None:
+    with pytest.raises(UsageError, match="the data of r, ~no-such-user/x, is not there"):
+        located(replace(DataSettings(), name="~no-such-user/x"), Path(), "r")

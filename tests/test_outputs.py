@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ from PIL import Image
 
 import aegen as library
 from aegen import reporting
+from aegen.atomic import write_text
 from aegen.errors import UsageError
 from aegen.evaluation import evaluate, save
+from aegen.rundir import RunDir
+from aegen.use.loading import Output, folder_for_each
 from aegen.use.reconstruction import Source, _own_names
 
 
@@ -161,3 +165,17 @@ def test_two_writers_of_one_default_name_get_one_each(tmp_path: Path, monkeypatc
     )
     assert written == Path("samples-2.png")
     assert Image.open("samples.png").getpixel((0, 0)) == 7
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links are those of POSIX")
+def test_a_link_to_nothing_has_its_name_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a.png", "folder", "runs/mlp"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).symlink_to("nowhere")
+    assert Output(None, "a.png").write(lambda path, replaces: write_text(path, "", replaces=replaces)) == Path(
+        "a-2.png"
+    )
+    assert folder_for_each(None, "folder") == Path("folder-2")
+    assert RunDir.create(None, "mlp").path == Path("runs/mlp-2")
+    assert [os.readlink(name) for name in ("a.png", "folder", "runs/mlp")] == ["nowhere"] * 3

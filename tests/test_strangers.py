@@ -16,6 +16,7 @@ from conftest import TINY, Aegen
 from torch import Tensor
 
 from aegen import PluginError, descriptions, installed, registry, rules
+from aegen.blame import suspected
 from aegen.model import Autoencoder, build_model, build_objective
 from aegen.plugins import Hooks, hookimpl
 from aegen.protocols import Images, ImageShape, Outcome, Turn
@@ -414,6 +415,13 @@ def test_a_commands_own_failure_names_its_line(install: Install, aegen: Aegen) -
             commands={"fails": "run", "leaves": "out"})  # fmt: skip
     aegen("fails").refused(3, "run in ", "cmd.py:2 failed (KeyError: 'gone')")
     assert aegen("leaves").code == 5  # as a command may
+
+
+def test_a_component_that_does_not_load_is_not_suspected(install: Install, aegen: Aegen) -> None:
+    install("gone", "raise ValueError('never')\n", objectives={"lost": "X"})
+    assert "broken" in status_of(aegen, "lost")
+    assert any(c.name == "lost" for c in registry.strangers())
+    assert "lost" not in str(suspected(KeyError("elsewhere")) or "")
 
 
 class Leaver:

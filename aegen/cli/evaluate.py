@@ -10,7 +10,7 @@ import typer
 from aegen import registry
 from aegen.cli.app import single
 from aegen.cli.options import Checkpoint, Components, Device, Flag, Force, Given, Json, Out, extend, peek
-from aegen.spec import options_of
+from aegen.descriptions import describe
 
 if TYPE_CHECKING:
     from aegen.evaluation import Evaluation
@@ -22,7 +22,7 @@ def command(args: list[str]) -> Any:
     for name in _named(args):
         registry.trust(name)
         component = registry.find("metric", name)
-        for option in options_of(registry.load(component)).values():
+        for option in describe(component).options:
             decl = f"--{name}.{option.name.replace('_', '-')}"
             flags.append(Flag(decl, f"{name}.{option.name}", option, f"Metric {component.title}"))
     example = (

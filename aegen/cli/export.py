@@ -29,7 +29,9 @@ def export(
     checkpoint: Checkpoint = None,
     format: Annotated[
         str,
-        typer.Option("--format", help="safetensors (weights only), onnx, or a plugin's.", autocompletion=_formats),
+        typer.Option(
+            "--format", help="safetensors (weights and samplers), onnx, or a plugin's.", autocompletion=_formats
+        ),
     ] = _DEFAULT,
     out: Out = None,
     force: Force = False,

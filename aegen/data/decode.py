@@ -7,7 +7,7 @@ import math
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import IO
 
@@ -25,8 +25,9 @@ from aegen.data.room import LARGE, ROOM
 from aegen.data.values import Note, remarks
 from aegen.data.values import Unreadable as Unreadable
 from aegen.errors import UsageError
+from aegen.outside import opened
 from aegen.settings import DataSettings
-from aegen.threads import pool
+from aegen.threads import pool, workers
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Not all that Pillow knows: its EPS reader runs a program.
@@ -45,6 +46,7 @@ _FOREIGN = {  # what is an image, but of no format that is read
 }
 _BOXED = {b"avif": "AVIF", b"avis": "AVIF", b"heic": "HEIC", b"heix": "HEIC", b"mif1": "HEIC", b"msf1": "HEIC"}
 _USUAL, _COLOURED = (64, 64), 3
+MISSING = "no such file"
 _HEAD = 256  # bytes that say what a file is
 VERSION = 4
 """Of what `read` makes of a file: images that were decoded by another version are decoded anew."""
@@ -66,7 +68,7 @@ def noted(source: Path | bytes, target: Target) -> tuple[Tensor, Note]:
     """
     most = max_pixels()
     try:
-        with _content(source) as content:
+        with nullcontext(source) if isinstance(source, bytes) else held(source) as content:
             if not content.startswith(jpeg.MAGIC):
                 return _decoded(content, target, most)
             found = jpeg.read(content, target, most)
@@ -75,10 +77,6 @@ def noted(source: Path | bytes, target: Target) -> tuple[Tensor, Note]:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise Unreadable(f"too large to open safely: more pixels than AEGEN_MAX_PIXELS ({most:,.0f}) allows") from None
-    except PermissionError:
-        raise Unreadable("no permission to read it") from None
-    except FileNotFoundError:
-        raise Unreadable("no such file") from None
     except MemoryError:
         raise Unreadable("it takes more memory than there is") from None
     except (
@@ -105,13 +103,34 @@ def max_pixels() -> float:
     return int(text)
 
 
+def content_of(path: Path, span: tuple[int, int] | None = None) -> bytes:
+    """An encoded image, or the part of its file from an offset on, of a size; a pipe or a device is not waited for.
+
+    Raises:
+        Unreadable: it cannot be had.
+    """
+    try:
+        with open(opened(path), "rb") as file:
+            if span is None:
+                return file.read()
+            file.seek(span[0])
+            return file.read(span[1])
+    except FileNotFoundError:
+        raise Unreadable(MISSING) from None
+    except PermissionError:
+        raise Unreadable("no permission to read it") from None
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from None
+
+
 @contextmanager
-def _content(source: Path | bytes) -> Iterator[bytes]:
-    if isinstance(source, bytes):
-        yield source
-        return
-    with ROOM.hold(ROOM.most if source.stat().st_size >= LARGE else 0):
-        yield source.read_bytes()
+def held(path: Path, span: tuple[int, int] | None = None) -> Iterator[bytes]:
+    """As `content_of`, and while no other is decoded if it is large."""
+    size = span[1] if span is not None else 0
+    with suppress(OSError):  # whose reason `content_of` tells
+        size = size or os.stat(path).st_size
+    with ROOM.hold(ROOM.most if size >= LARGE else 0):
+        yield content_of(path, span)
 
 
 def _decoded(content: bytes, target: Target, most: float) -> tuple[Tensor, Note]:
@@ -241,7 +260,7 @@ def read_many(
         return pixels
 
     # Around the threads and not in them, since the filters belong to the whole process.
-    with warnings.catch_warnings(), pool(min(16, os.cpu_count() or 1), "aegen-decode") as helpers:
+    with warnings.catch_warnings(), pool(workers(), "aegen-decode") as helpers:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd metadata, and on sizes, which read() looks at itself
         results = list(helpers.map(one, paths))
     for text in remarks({name: notes[name] for name in map(str, paths) if name in notes}):
@@ -255,7 +274,7 @@ def probe(source: Path | bytes) -> tuple[tuple[int, int], int] | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            with io.BytesIO(source) if isinstance(source, bytes) else open(opened(source), "rb") as file:
                 return _probed(file)
     except Exception:  # as in read(), where the reason is told
         return None

@@ -6,9 +6,9 @@ import hashlib
 import os
 import threading
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
 from contextvars import ContextVar
 from pathlib import Path
 
@@ -18,15 +18,12 @@ from torch import Tensor
 
 from aegen.data import decode
 from aegen.data.decode import Target, Unreadable
-from aegen.data.room import LARGE, ROOM
 from aegen.data.rows import Rows
 from aegen.data.values import Note
 from aegen.errors import RunError
-from aegen.outside import opened
-from aegen.threads import pool
+from aegen.threads import pool, workers
 
 _EVERY = 10.0  # seconds between two words on how far decoding is
-_MISSING = "no such file"
 _SMALL = 4096  # bytes of an encoded image, below which decoding is mostly Python, and threads hinder each other
 _SAMPLE = 8
 
@@ -54,33 +51,18 @@ class Files:
         Raises:
             Unreadable: it cannot be had.
         """
-        try:
-            if self.spans is None:
-                with open(opened(self.paths[number]), "rb") as file:  # a pipe or a device is not waited for
-                    return file.read()
-            offset, size = self.spans[number].tolist()
-            with open(self.paths[number], "rb") as file:
-                file.seek(offset)
-                return file.read(size)
-        except FileNotFoundError:
-            raise Unreadable(_MISSING) from None
-        except PermissionError:
-            raise Unreadable("no permission to read it") from None
-        except OSError as error:
-            raise Unreadable(error.strerror or str(error)) from None
+        return decode.content_of(self.paths[number], self._span(number))
 
-    @contextmanager
-    def held(self, number: int) -> Iterator[bytes]:
+    def held(self, number: int) -> AbstractContextManager[bytes]:
         """The encoded image, read while no other is decoded if it is large.
 
         Raises:
             Unreadable: it cannot be had.
         """
-        size = 0
-        with suppress(OSError):  # whose reason `content` tells
-            size = int(self.spans[number, 1]) if self.spans is not None else os.stat(self.paths[number]).st_size
-        with ROOM.hold(ROOM.most if size >= LARGE else 0):
-            yield self.content(number)
+        return decode.held(self.paths[number], self._span(number))
+
+    def _span(self, number: int) -> tuple[int, int] | None:
+        return None if self.spans is None else tuple(self.spans[number].tolist())
 
     def typical(self, numbers: Sequence[int]) -> float:
         """About how many bytes the images of `numbers` have, from the first few that can be read."""
@@ -107,7 +89,7 @@ def _stamp(path: Path) -> str:
     try:
         told = os.stat(path)
     except OSError:
-        return f"{os.path.abspath(path)}\0{_MISSING}\n"
+        return f"{os.path.abspath(path)}\0{decode.MISSING}\n"
     return f"{os.path.abspath(path)}\0{told.st_size}\0{told.st_mtime_ns}\n"
 
 
@@ -198,12 +180,6 @@ def decode_all(
         finally:
             stop.set()
     return bad
-
-
-def workers() -> int:
-    """Threads for decoding: one a core, and no more than 16."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(16, cores)
 
 
 def digest_of(content: bytes) -> bytes:

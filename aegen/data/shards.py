@@ -23,14 +23,14 @@ from torch import Tensor
 
 from aegen.data import decode
 from aegen.data.decode import Target, Unreadable
-from aegen.data.files import for_each, say, workers
+from aegen.data.files import for_each, say
 from aegen.data.listing import HIDDEN, is_hidden, is_image
 from aegen.data.room import LARGE, ROOM
 from aegen.data.rows import Rows
 from aegen.data.values import Note, remarks
 from aegen.errors import RunError, UsageError
 from aegen.protocols import LeftOut
-from aegen.threads import pool
+from aegen.threads import pool, workers
 
 TOGETHER = 8
 """Shards that are read at a time."""

@@ -87,7 +87,7 @@ def located(settings: DataSettings, begun: Path | None, whose: str, *, hint: str
     except UsageError:
         known = False
     if not known:
-        other = str(begun / Path(name).expanduser()) if begun is not None else name
+        other = str(begun / os.path.expanduser(name)) if begun is not None else name
         if not _there(other):
             also = f", nor at {other}" if other != name else ""
             raise UsageError(f"the data of {whose}, {name}, is not there{also}", hint=hint)
@@ -98,7 +98,7 @@ def located(settings: DataSettings, begun: Path | None, whose: str, *, hint: str
 def _there(name: str) -> bool:
     """Whether a path exists, or any that a pattern of shards, `a-{000..999}.tar`, may mean."""
     try:
-        paths = [str(Path(part).expanduser()) for part in name.split("::")]
+        paths = [os.path.expanduser(part) for part in name.split("::")]  # of a user who is not known, as it is
         return any(os.path.exists(path) or glob.glob(re.sub(r"\{[^{}]*\}", "*", path)) for path in paths)
     except OSError:
         return False
