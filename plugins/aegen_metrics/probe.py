@@ -53,7 +53,7 @@ class Probe(Metric):
         assert seen.labels is not None
         return {MEAN: flat(seen.latent.mean), _LABELS: seen.labels}
 
-    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, ...]]:
         """Shares of images whose class is found."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
