@@ -12,7 +12,9 @@ from aegen.errors import EnvironmentFault
 
 # mallopt's names, from malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
-_LARGE = 32 * 2**20  # bytes: the most that GNU's allocator itself makes the threshold, and twice that what it leaves at the top
+_LARGE = (
+    32 * 2**20
+)  # bytes: the most that GNU's allocator itself makes the threshold, and twice that what it leaves at the top
 
 
 @contextmanager

@@ -342,7 +342,10 @@ def computed(found: Any) -> None:
     for name, value in found.items():
         parts = value if isinstance(value, tuple) else (value,)
         good = len(parts) in (1, 2, 3) and all(isinstance(part, int | float) for part in parts)
-        hold(good, f"{name} is {value!r}, not a float, a float and its standard error, or a float and both ends of its interval")
+        hold(
+            good,
+            f"{name} is {value!r}, not a float, a float and its standard error, or a float and both ends of its interval",
+        )
 
 
 def written(found: Any) -> None:

@@ -35,8 +35,8 @@ from aegen.settings import DataSettings, RunSpec
 from aegen.spec import Spec
 from aegen.talk import Say, silent
 from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
-from aegen.use.sampling import tell_fallback
 from aegen.use.loading import check_fits
+from aegen.use.sampling import tell_fallback
 
 
 @dataclass(frozen=True)

@@ -523,7 +523,9 @@ def test_numbers_are_the_same_alone_and_among_others(aegen: Aegen, trained: Path
     def numbers(*names: str) -> dict[tuple[str, str], Any]:
         words = [word for name in names for word in ("--metric", name)]
         options = ("--nll.samples", 5) if "nll" in names else ()
-        said = json.loads(aegen("evaluate", "-c", trained, *words, *options, "--json", "-o", "e.json", "--force").worked().out)
+        said = json.loads(
+            aegen("evaluate", "-c", trained, *words, *options, "--json", "-o", "e.json", "--force").worked().out
+        )
         assert not set(said["skipped"]) - {"ms-ssim", "codebook"}
         return {(entry["metric"], entry["name"]): entry for entry in said["numbers"]}
 

@@ -148,6 +148,8 @@ def _parted(found: Mapping[str, float | tuple[float, ...]]) -> tuple[dict[str, f
                 values[key], known[key] = value, (low, high)
             case (value, error):
                 values[key], known[key] = value, (value - _NORMAL * error, value + _NORMAL * error)
-            case (value,) | value:
+            case (value,):
                 values[key] = value
+            case float() | int():
+                values[key] = one
     return values, known

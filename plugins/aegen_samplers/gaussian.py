@@ -31,7 +31,11 @@ class Gaussian(Sampler):
         mean = flat.mean(0)
         centred = flat - mean
         reached = len(flat) - 1
-        self._fallback = f"it varies in {reached} of {len(mean)} dimensions, as {len(flat)} latents do" if reached < len(mean) else ""
+        self._fallback = (
+            f"it varies in {reached} of {len(mean)} dimensions, as {len(flat)} latents do"
+            if reached < len(mean)
+            else ""
+        )
         covariance = centred.T @ centred / max(1, len(flat) - 1)
         ridge = _RIDGE * covariance.diagonal().max().clamp_min(1e-12)
         self.mean.copy_(mean)
