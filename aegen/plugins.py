@@ -1,4 +1,4 @@
-"""Hooks in a run's life, called through pluggy.
+"""Hooks in a run's life, called through pluggy; `RunHooks` is the list, `aegen_progress` for what comes after the last step among them.
 
 A tracker is a component (`aegen.trackers`) whose methods, marked `@aegen.hookimpl`, have the names below and take
 any of the arguments. Installing a package changes no run: a tracker works only when `--track NAME` asks for it, and

@@ -394,6 +394,10 @@ class Sampler(nn.Module, ABC):
         """Learn from the posterior means of the training images, (N, *z)."""
         return
 
+    def fallback(self) -> str:
+        """What it draws from instead of what it was asked for, since the latents were too few; users are told. Nothing otherwise."""
+        return ""
+
     @abstractmethod
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """`n` latents on the CPU, (n, *z)."""
@@ -454,10 +458,11 @@ class Metric(ABC):
             UsageError: it does not apply to this model or these images, and why.
         """
 
-    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, ...]]:
         """The numbers, from the rows of all images, each (N, …); by default the mean of each row.
 
-        A number may come with its standard error, `(value, error)`; the interval is then made of that.
+        A number may come with its standard error, `(value, error)`, or with the ends of its 95 % interval, `(value, low, high)`; the
+        images are then not drawn again for it.
 
         Raises:
             UsageError: it does not apply to these images, and why.

@@ -331,13 +331,21 @@ def rows(found: Any, count: int) -> None:
         hold(good, f"row {name!r} is {_shape(value)}, not (B, …), here ({count}, …)")
 
 
+def fallback(found: Any) -> None:
+    """What `Sampler.fallback` gave."""
+    hold(isinstance(found, str), f"fallback() gave a {type(found).__name__}, not a text")
+
+
 def computed(found: Any) -> None:
     """What `Metric.compute` gave."""
     hold(isinstance(found, Mapping), f"compute() gave a {type(found).__name__}, not numbers by name")
     for name, value in found.items():
         parts = value if isinstance(value, tuple) else (value,)
-        good = len(parts) in (1, 2) and all(isinstance(part, int | float) for part in parts)
-        hold(good, f"{name} is {value!r}, not a float, or a float and its standard error")
+        good = len(parts) in (1, 2, 3) and all(isinstance(part, int | float) for part in parts)
+        hold(
+            good,
+            f"{name} is {value!r}, not a float, a float and its standard error, or a float and both ends of its interval",
+        )
 
 
 def written(found: Any) -> None:

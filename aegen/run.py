@@ -37,6 +37,7 @@ from aegen.spec import Spec
 from aegen.talk import Say, silent
 from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
 from aegen.use.loading import check_fits
+from aegen.use.sampling import tell_fallback
 
 
 @dataclass(frozen=True)
@@ -329,7 +330,10 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
         with stop.listening():
             if not done:
                 trainer.run()
-        samples = _finish(trainer, run)
+            if trainer.world.size == 1:
+                samples = _finish(trainer, run)
+        if trainer.world.size > 1:  # the others wait for the first, and cannot be asked to stop
+            samples = _finish(trainer, run)
     except Interrupted as interrupt:
         interrupt.hint = f"go on with: aegen train --resume {shlex.quote(str(run.path))}"
         error = interrupt
@@ -387,6 +391,10 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
 def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
     """One for `best` and one for `last`, or one for both where both have the same weights; none where there is one already."""
     fitted: tuple[Checkpoint, Sampler] | None = None
+
+    def notice(text: str) -> None:
+        trainer.hooks.call("aegen_notice", text=text, step=trainer.progress.step)
+
     for path in (run.best, run.last):
         if not path.exists():
             continue
@@ -398,6 +406,7 @@ def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
             sampler = build_sampler(Spec(name), loaded.model)
             tell = partial(_progress, trainer)
             fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed, tell=tell, name=name)
+            tell_fallback(sampler, name, notice)
             fitted = loaded.file, sampler
         save_sampler(path, Spec(name), fitted[1])
 

@@ -76,7 +76,7 @@ def test_a_metric_in_a_file_sees_held_out_and_generated_images(aegen: Aegen, tra
     words = ("evaluate", "-c", trained, "--metric", "./mine.py:Brightness", "-n", 30, "--json", "-o", "e.json")
     found = numbers(aegen(*words).worked().out)
     assert found.keys() == {"bright.held-out", "bright.samples"}
-    said = json.loads(aegen(*words, "--sampler", "prior").worked().out)
+    said = json.loads(aegen(*words, "--sampler", "prior", "--force").worked().out)
     assert said["protocol"]["sampler"] == "prior" and said["protocol"]["samples"] == 30
     assert said["protocol"]["name"] == "aegen-1 with samples=30, sampler=prior"
     assert numbers(json.dumps(said))["bright.held-out"] == found["bright.held-out"]
@@ -97,9 +97,9 @@ def test_other_data_is_brought_to_the_models_size(aegen: Aegen, trained: Path, t
 
     pixels = np.random.default_rng(0).integers(0, 255, (20, 9, 11), dtype=np.uint8)
     np.savez(tmp_path / "other.npz", images=pixels)
-    words = ("evaluate", "-c", trained, "--metric", "reconstruction", "--json", "-o", "e.json")
+    words = ("evaluate", "-c", trained, "--metric", "reconstruction", "--json", "-o", "e.json", "--force")
     said = json.loads(aegen(*words, "--data", "other.npz").worked().out)
-    assert (said["data"]["name"], said["data"]["held_out"]) == ("other.npz", 2)
+    assert (said["data"]["name"], said["data"]["held_out"]) == ("other.npz", 20)
     limited = json.loads(aegen(*words, "--limit", 7).worked().out)
     assert limited["data"]["held_out"] == 7
     assert limited["protocol"]["name"] == "aegen-1 with limit=7"

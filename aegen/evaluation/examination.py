@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import registry
+from aegen import memory, registry
 from aegen.atomic import write_text
 from aegen.data.batches import normalize
 from aegen.data.naming import dataset_name
@@ -123,7 +123,7 @@ def evaluate(
     began = time.monotonic()
     rules = protocol(by, dict(changes or {}))
     chosen = _metrics(metrics or registry.names("metric"), options or {}, quiet=not metrics)
-    with world(device) as here:
+    with world(device) as here, memory.reused():
         loaded = load_model(place, device=str(here.device))
         found = _evaluate(loaded, rules, chosen, data or {}, here, say if here.first else silent)
     found.seconds = round(time.monotonic() - began, 1)

@@ -24,7 +24,7 @@ class Number:
     """One number of one metric.
 
     Attributes:
-        low, high: ends of a 95 % interval, by the bootstrap over images or from a standard error, where there is one; of one image none.
+        low, high: ends of a 95 % interval, by the bootstrap over images or as the metric knows them, where there is one; of one image none.
         better: `lower`, `higher`, or nothing.
     """
 
@@ -100,7 +100,7 @@ class Rows:
         rows = self.of(name)
         found = metric.compute(rows)
         rules.checked(metric, rules.computed, found)
-        values, errors = _parted(found)
+        values, known = _parted(found)
         least = min((len(value) for value in rows.values()), default=0)  # of the images of a source
         generator = torch.Generator().manual_seed(seed)
         drawn: dict[str, list[float]] = {key: [] for key in values}
@@ -115,8 +115,8 @@ class Rows:
         told = []
         for key, number in values.items():
             ends: tuple[float | None, float | None] = (None, None)
-            if key in errors and least > 1:
-                ends = (number - _NORMAL * errors[key], number + _NORMAL * errors[key])
+            if key in known and least > 1:
+                ends = known[key]
             elif drawn[key]:
                 ends = _percentiles(torch.tensor(drawn[key], dtype=torch.float64), least)
             told.append(Number(name, key, float(number), *ends, metric.better.get(key, "")))
@@ -138,7 +138,18 @@ def _percentiles(drawn: Tensor, images: int) -> tuple[float, float]:
     return drawn.quantile(outside).item(), drawn.quantile(1 - outside).item()
 
 
-def _parted(found: Mapping[str, float | tuple[float, float]]) -> tuple[dict[str, float], dict[str, float]]:
-    """The numbers, and the standard errors of those that have one."""
-    values = {key: one[0] if isinstance(one, tuple) else one for key, one in found.items()}
-    return values, {key: one[1] for key, one in found.items() if isinstance(one, tuple)}
+def _parted(found: Mapping[str, float | tuple[float, ...]]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
+    """The numbers, and the ends of those whose metric knows them or a standard error."""
+    values: dict[str, float] = {}
+    known: dict[str, tuple[float, float]] = {}
+    for key, one in found.items():
+        match one:
+            case (value, low, high):
+                values[key], known[key] = value, (low, high)
+            case (value, error):
+                values[key], known[key] = value, (value - _NORMAL * error, value + _NORMAL * error)
+            case (value,):
+                values[key] = value
+            case float() | int():
+                values[key] = one
+    return values, known

@@ -73,7 +73,7 @@ def metrics(runs: Sequence[Run], tables: Sequence[Table]) -> str:
         body.append(missing(places[run.name], run.name, reason))
     marked = any(cell and cell.mark for table in tables for r in table.rows for cell in r.cells)
     told = [
-        "Of held-out images; below each number its 95 % interval by the bootstrap over images.",
+        "Of held-out images; below each number its 95 % interval, where there is one that holds the truth about as often.",
         "The best is marked by a disc, and what its interval overlaps by a ring." if marked else "",
     ]
     return section("metrics", "Metrics", say(*filter(None, told)) if tables else "", *body)

@@ -224,6 +224,7 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
         loaded.file.fits(lambda: build_sampler(Spec(name, kept), loaded.model), f"sampler.{name}.")
         sampler = build_sampler(Spec(name, kept), loaded.model)
         loaded.file.restore(sampler, f"sampler.{name}.")
+        tell_fallback(sampler, name, say)
         return sampler
     sampler = build_sampler(Spec(name, options), loaded.model)
     if sampler.fitted:
@@ -237,9 +238,18 @@ def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: in
                 hint="put those images back, or draw with --sampler prior",
             )
         fit_sampler(sampler, loaded.model, data.train, seed, here, told_now_and_then(say), name)
+        tell_fallback(sampler, name, say)
         if here.first:
             _keep_sampler(loaded, Spec(name, options), sampler, say)
     return sampler
+
+
+def tell_fallback(sampler: Sampler, name: str, say: Say) -> None:
+    """In one line what it does instead of what it was asked for, if it does."""
+    told = sampler.fallback()
+    rules.checked(sampler, rules.fallback, told)
+    if told:
+        say(f"sampler {name}: {told}")
 
 
 def _keep_sampler(loaded: Loaded, spec: Spec, sampler: Sampler, say: Say) -> None:

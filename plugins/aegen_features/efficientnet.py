@@ -42,7 +42,8 @@ class EfficientNetLite0(FeatureNetwork):
         super().__init__()
         with torch.device("cpu"), torch.random.fork_rng(devices=[]):  # it draws weights before it reads them
             net = _pretrained()
-        _fold(net)
+            _fold(net)
+            _lean(net)
         self.net = net.to(memory_format=torch.channels_last)
 
     def maps(self, x: Tensor) -> list[Tensor]:
@@ -103,3 +104,19 @@ def _fold(net: Any) -> None:
         setattr(part, conv, fuse_conv_bn_eval(getattr(part, conv), getattr(part, norm)))
         setattr(part, norm, nn.Identity())
     net.float()
+
+
+def _lean(net: Any) -> None:
+    """The same numbers with less memory written: zeros around an image are the convolution's, wherever they are alike on all sides."""
+    for part in net.modules():
+        if isinstance(part, nn.ReLU6):
+            part.inplace = True
+    for part in net._blocks:
+        conv = part._depthwise_conv
+        if tuple(conv.stride) == (1, 1):
+            around = [size // 2 for size in conv.kernel_size]
+            plain = nn.Conv2d(
+                conv.in_channels, conv.out_channels, conv.kernel_size, padding=around, groups=conv.groups, bias=True
+            )
+            plain.weight, plain.bias = conv.weight, conv.bias
+            part._depthwise_conv = plain

@@ -31,7 +31,7 @@ class DimensionKL(Metric):
             return {}
         return {"charges": charges.flatten(2).sum(2) if charges.ndim > 2 else charges}
 
-    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, ...]]:
         """By the number of the dimension."""
         charges = rows["charges"].double()
         largest = charges.mean(0).argsort(descending=True, stable=True)[: self.most]

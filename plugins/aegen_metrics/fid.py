@@ -70,9 +70,9 @@ class FID(Metric):
         return self._known[2]
 
     def _measure(self, real: Tensor, made: Tensor) -> tuple[float, float, float | None]:
-        value, by_real, by_made = frechet(real, made)
         if few(real, made):
-            return value, 0.0, None
+            return distance(real, made), 0.0, None
+        value, by_real, by_made = frechet(real, made)
         if self.paired:  # an image and its reconstruction are drawn together
             variance = (by_real + by_made).var() / len(real)
         else:
@@ -122,10 +122,21 @@ def frechet(real: Tensor, made: Tensor) -> tuple[float, Tensor, Tensor]:
 
 def distance(real: Tensor, made: Tensor) -> float:
     """Of features (N, d) and (M, d), alone."""
+    if min(len(real), len(made)) <= real.shape[1]:
+        return _of_few(real, made)
     _, _, apart, ca, cb = _moments(real, made)
     half, _, _ = _root(ca)
     middle, _ = _roots(torch.linalg.eigvalsh(half.T @ cb @ half))
     return _sum(apart, ca, cb, middle)
+
+
+def _of_few(real: Tensor, made: Tensor) -> float:
+    """The same where one set has no more images than features: with C₁ = AᵀA and C₂ = BᵀB the sum is that of the singular values of ABᵀ."""
+    a, b = real.double(), made.double()
+    apart = a.mean(0) - b.mean(0)
+    a, b = (a - a.mean(0)) / (len(a) - 1) ** 0.5, (b - b.mean(0)) / (len(b) - 1) ** 0.5
+    found = apart.square().sum() + a.square().sum() + b.square().sum() - 2 * torch.linalg.svdvals(a @ b.T).sum()
+    return max(float(found), 0.0)
 
 
 def _sum(apart: Tensor, ca: Tensor, cb: Tensor, middle: Tensor) -> float:

@@ -42,20 +42,23 @@ class MutualInformation(Metric):
             _PRIOR: seen.model.log_prior(latent.z),
         }
 
-    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
-        """Means over the images; the errors know that each image is a draw, and a part of the mixture for all others, and of the bias."""
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, ...]]:
+        """Means over the images; the error knows that each image is a draw, and a part of the mixture for all others, and of the bias.
+
+        The information of few images is too low by more than half of them tell, so that its interval held it 0.88 times of 1: it has none.
+        """
         own, aggregate = densities(rows[DRAW], rows[MEAN], rows[_STD])
-        told, apart = own - aggregate, aggregate - rows[_PRIOR].double()
+        apart = aggregate - rows[_PRIOR].double()
         part = shares(rows[DRAW], rows[MEAN], rows[_STD], aggregate)
 
         def lost(some: Tensor) -> float:
             own, aggregate = densities(rows[DRAW][some], rows[MEAN][some], rows[_STD][some])
             return float((own - aggregate).mean())
 
-        information, divergence = float(told.mean()), float(apart.mean())
+        information, divergence = float((own - aggregate).mean()), float(apart.mean())
         # What the mixture of some lacks goes from the one to the other; the prior's part is a mean over images.
         return {
-            "mutual_information": around(information, told - part, lost),
+            "mutual_information": information,
             "marginal_kl": around(divergence, apart + part, lambda some: divergence + information - lost(some)),
         }
 

