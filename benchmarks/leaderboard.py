@@ -233,12 +233,13 @@ def main() -> None:
     aegen = Commands(only_print=given.only_print)
     necks = objectives(aegen)
     samplers = [entry["name"] for entry in aegen.listed("--kind sampler")]
-    counted = {neck: "dim" in options(aegen, neck) for neck, _ in set(necks.values())}
+    wanted = given.only or list(necks)
+    counted = {neck: "dim" in options(aegen, neck) for neck in {necks[name][0] for name in wanted}}
     for board, what in boards(given).items():
         out = given.out / board
         out.mkdir(parents=True, exist_ok=True)
         rows = []
-        for name in given.only or necks:
+        for name in wanted:
             neck, has_map = necks[name]
             rows.append(row(aegen, what, name, has_map, counted[neck], samplers, out))
             if not given.only_print:

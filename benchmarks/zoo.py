@@ -230,18 +230,23 @@ def publish(docs: Path, out: Path, found: dict[str, Any], accuracy: float) -> No
     page = docs / "zoo.md"
     head, mark, rest = page.read_text().partition("<!-- zoo -->\n")
     _, end, tail = rest.partition("<!-- end -->")
-    told = f"The classifier in whose features KID stands is right on {accuracy:.1%} of the test images.\n\n"
-    page.write_text(head + mark + told + kept(markdown(found), rest.partition(end)[0]) + end + tail)
+    before = rest.partition(end)[0]
+    told = f"The classifier in whose features KID stands is right on {accuracy:.1%} of the test images."
+    if set(found) != {
+        key(line)[0] for line in before.splitlines() if line.startswith("| ") and len(line.split("|")) > 8
+    } - {"objective"}:
+        told = f"{before.splitlines()[0]} For {', '.join(found)} it was trained again and is right on {accuracy:.1%}."
+    page.write_text(head + mark + told + "\n\n" + kept(markdown(found), before) + end + tail)
 
 
 def kept(new: str, old: str) -> str:
-    """The tables `new`, with those rows of `old` that were not measured again, in alphabetical order of what they begin with."""
+    """The tables `new`, with those rows of `old` that were not measured again, in the order of `old`."""
     tables = []
     for block in new.strip().split("\n\n"):
         head, rule, *lines = block.splitlines()
         before = next((b.splitlines()[2:] for b in old.split("\n\n") if b.startswith(head)), [])
-        own = {key(line) for line in lines}
-        tables.append([head, rule, *sorted([*lines, *(line for line in before if key(line) not in own)], key=key)])
+        own = {key(line): line for line in lines}
+        tables.append([head, rule, *(own.pop(key(line), line) for line in before), *own.values()])
     return "\n\n".join("\n".join(table) for table in tables) + "\n"
 
 

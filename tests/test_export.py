@@ -289,6 +289,27 @@ def test_what_a_format_does_not_hold_is_said(aegen: Aegen, trained: Path, mine: 
     assert "do not hold the fitted sampler mixture, what images are brought to, the names of the classes" in said.err
 
 
+def test_an_encoder_that_nobody_trained_is_left_out(aegen: Aegen) -> None:
+    aegen(
+        "train",
+        "--arch",
+        "mlp",
+        "--arch.hidden",
+        "[4]",
+        "--size",
+        8,
+        "--objective",
+        "gan",
+        "--steps",
+        1,
+        "--run-dir",
+        "g",
+    ).worked()
+    said = aegen("export", "-c", "g", "--format", "onnx", "-o", "x", "--json").worked()
+    assert json.loads(said.out)["files"] == ["x/decoder.onnx", "x/config.json"]
+    assert list(json.loads(said.out)["parity"]) == ["decoder"]
+
+
 # ------------------------------------------------------------------------------------------ names and rights
 
 

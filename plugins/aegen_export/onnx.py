@@ -1,4 +1,4 @@
-"""ONNX: `encoder.onnx` (image → latent) and `decoder.onnx` (latent → image), with a batch of any size.
+"""ONNX: `encoder.onnx` (image → latent), if one was trained, and `decoder.onnx` (latent → image), with a batch of any size.
 
 Pixels are in [-1, 1]; the latent is the posterior mean. `config.json` says what images are brought to and what the classes are called.
 A fitted sampler is no graph: its numbers are in `samplers.safetensors`, under `<sampler>.<buffer>`. Where a bottleneck cannot give every
@@ -90,10 +90,9 @@ class ONNX(Exporter):
         path.mkdir(parents=True, exist_ok=True)
         x = torch.zeros(2, *model.image)
         z = torch.zeros(2, *model.latent_shape)
-        files = [
-            self.graph(Encode(model), x, path / "encoder.onnx", "image", "latent"),
-            self.graph(Decode(model), z, path / "decoder.onnx", "latent", "image"),
-        ]
+        files = [self.graph(Decode(model), z, path / "decoder.onnx", "latent", "image")]
+        if header.get("encodes", True):  # or nobody trained the encoder
+            files.insert(0, self.graph(Encode(model), x, path / "encoder.onnx", "image", "latent"))
         if type(model.bottleneck).nearest is not Bottleneck.nearest:
             files.append(self.graph(Nearest(model), z, path / "nearest.onnx", "drawn", "latent"))
         if self.samplers:
@@ -155,10 +154,9 @@ class ONNX(Exporter):
     def parity(self, model: Autoencoder, path: Path, x: Tensor) -> dict[str, float]:
         """The graphs by onnxruntime, and the samplers' numbers."""
         z = model.encode(x).mean
-        found = {
-            "encoder": _apart(_run(path / "encoder.onnx", x), z),
-            "decoder": _apart(_run(path / "decoder.onnx", z), model.decode(z).mean),
-        }
+        found = {"decoder": _apart(_run(path / "decoder.onnx", z), model.decode(z).mean)}
+        if (path / "encoder.onnx").exists():
+            found = {"encoder": _apart(_run(path / "encoder.onnx", x), z)} | found
         if (path / "nearest.onnx").exists():
             # Of what the bottleneck gave: between two codes, the nearest one is a matter of rounding.
             found["nearest"] = _apart(_run(path / "nearest.onnx", z), model.bottleneck.nearest(z))
