@@ -134,6 +134,16 @@ def flat(image: Image.Image) -> Image.Image:
     return Image.alpha_composite(paper, rgba).convert("L" if image.mode == "LA" else "RGB")
 
 
+def check_ending(path: Path) -> None:
+    """Refuse, before the work, a name that says no format.
+
+    Raises:
+        UsageError: its ending is none of a still picture's.
+    """
+    if path.suffix.lower() not in STILLS:
+        raise UsageError(f"cannot write a picture as {path.name}", hint=f"end its name in {', '.join(STILLS)}")
+
+
 def save(image: Image.Image, path: Path, *, replaces: bool = True) -> None:
     """Write a picture in the format of its ending, atomically.
 
@@ -141,10 +151,8 @@ def save(image: Image.Image, path: Path, *, replaces: bool = True) -> None:
         UsageError: the ending is none of a still picture's.
         OSError: it cannot be written, or something stands there that it must not replace.
     """
-    suffix = path.suffix.lower()
-    if suffix not in STILLS:
-        raise UsageError(f"cannot write a picture as {path.name}", hint=f"end its name in {', '.join(STILLS)}")
-    if suffix in (".jpg", ".jpeg", ".bmp"):  # these have no alpha
+    check_ending(path)
+    if path.suffix.lower() in (".jpg", ".jpeg", ".bmp"):  # these have no alpha
         image = flat(image)
     _write(path, [image], replaces, quality=95, **_PNG)
 

@@ -179,3 +179,11 @@ def test_a_link_to_nothing_has_its_name_too(tmp_path: Path, monkeypatch: pytest.
     assert folder_for_each(None, "folder") == Path("folder-2")
     assert RunDir.create(None, "mlp").path == Path("runs/mlp-2")
     assert [os.readlink(name) for name in ("a.png", "folder", "runs/mlp")] == ["nowhere"] * 3
+
+
+def test_an_ending_that_is_no_pictures_is_refused_before_the_work(aegen: Aegen, trained: Path, tmp_path: Path) -> None:
+    picture(tmp_path / "a.png")
+    for words in (["sample", "-n", "2"], ["reconstruct", "a.png"]):
+        done = aegen(*words, "-c", trained, "-o", "x.txt")
+        done.refused(2, "cannot write a picture as x.txt")
+        assert "sampler" not in done.err and "converted" not in done.err

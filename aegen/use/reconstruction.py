@@ -171,6 +171,8 @@ def _reconstruct(
     say: Say,
     force: bool = False,
 ) -> list[Path]:
+    if out is not None and not each:
+        pictures.check_ending(out)
     sources, pixels = read_images(find_images(places, say), loaded, say)
     target = None
     if not each:

@@ -105,6 +105,8 @@ def _sample(
     force: bool = False,
 ) -> list[Path]:
     if not each:
+        if out is not None:
+            pictures.check_ending(out)
         pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
     size = 4 * count * math.prod(loaded.model.latent_shape) + _NAMES * count * each
     memory.require(size, f"drawing {count:,} images at once", "draw fewer at a time, each time with another --seed")
