@@ -237,7 +237,7 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
         spec = same_batch(spec, saved, here)
     if plan.run_dir is not None and here.first:  # before minutes of reading data
         refuse_existing(plan.run_dir, replaces=plan.force)
-        if plan.force and plan.run_dir.exists():
+        if plan.force and plan.run_dir.exists() and not dry_run:
             with held(plan.run_dir, say):
                 pass
     trackers = [(name, load_component(registry.find("tracker", name))) for name in spec.log.trackers if here.first]

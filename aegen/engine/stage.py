@@ -143,7 +143,7 @@ class Player:
 
     def accumulate(self, x: Tensor, labels: Tensor | None, *, share: float, last: bool) -> dict[str, Tensor]:
         """Forward and backward for one micro-batch that is `share` of the step; its metrics, on the device."""
-        with self._quiet(not last), self._looked_at(x, labels), self._part(last):
+        with self._quiet(not last), self._part(last), self._looked_at(x, labels):
             if self._copies:
                 torch.compiler.cudagraph_mark_step_begin()
             with precision.autocast(self.settings.precision, self.world.device), self._explained():
