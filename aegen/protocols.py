@@ -80,7 +80,7 @@ class Statistic(ABC):
 
     @abstractmethod
     def value(self) -> float:
-        """The number, of all images that were merged."""
+        """The number, of all images that were merged; NaN where so few have none, and it is then left out."""
 
     def __float__(self) -> float:
         return self.value()

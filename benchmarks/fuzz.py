@@ -66,7 +66,9 @@ def faults(code: Any, out: str, err: str) -> list[str]:
         found.append(err[err.index("should not have happened") :].split("\n")[0][:300])
     lines = err.rstrip("\n").split("\n")
     errors = [line for line in lines if line.startswith("error: ")]
-    if code not in (0, None) and not found:
+    if code == 130 and errors:
+        found.append("that somebody stopped it is called an error")
+    if code not in (0, None, 130) and not found:
         if len(errors) != 1 or not lines[-1].startswith("error: "):
             found.append(f"{len(errors)} lines begin with error, the last is {lines[-1][:120]!r}")
         elif len(errors[0]) > LONGEST:

@@ -29,10 +29,11 @@ class Said:
     err: str
 
     def refused(self, code: int, *pieces: str) -> None:
-        """The exit code is `code` and every piece stands in one sentence on stderr."""
+        """The exit code is `code` and every piece stands in one sentence on stderr, an error unless somebody stopped it."""
         assert self.code == code, f"exit {self.code}, not {code}: {self.err}"
         *talk, last = self.err.splitlines() or [""]
-        assert last.startswith("error: ") and not [line for line in talk if line.startswith("error: ")], self.err
+        assert last.startswith("error: ") != (code == 130), self.err
+        assert not [line for line in talk if line.startswith("error: ")], self.err
         sentence = last.removeprefix("error: ")
         missing = [piece for piece in pieces if piece not in sentence]
         assert not missing, f"{missing} not in: {sentence}"

@@ -572,7 +572,7 @@ def test_numbers_that_cannot_be_kept_with_the_run_are_kept_here(aegen: Aegen, ru
 @pytest.mark.parametrize("place", ["nowhere/x.json", "run"])
 def test_a_place_where_no_numbers_can_be_is_refused_before_the_work(aegen: Aegen, run: Path, place: str) -> None:
     said = aegen("evaluate", "-c", run, "--metric", "reconstruction", "-o", place)
-    said.refused(2, f"cannot write {place}", "-o")
+    said.refused(2, "exists already" if place == "run" else f"cannot write {place}", "-o")
     assert "sampler" not in said.err
 
 
@@ -636,7 +636,7 @@ def test_a_signal_ends_every_command_with_a_sentence(
     _, rest = running.communicate(timeout=120)
     lines = (heard + rest).splitlines()
     assert running.returncode == 130, lines
-    assert [line for line in lines if line.startswith("error: ")] == lines[-1:] and "Traceback" not in heard + rest
+    assert not [line for line in lines if line.startswith("error: ")] and "Traceback" not in heard + rest
     assert "interrupted" in lines[-1] or "stopped at step" in lines[-1]
     assert not list(tmp_path.rglob("*.tmp"))
 

@@ -311,7 +311,8 @@ def test_formats_are_alone_on_stdout_and_hold_the_numbers(aegen: Aegen, two: tup
 def test_report_takes_the_latest_run_and_an_output_that_exists(aegen: Aegen, alone: Path, tmp_path: Path) -> None:
     (alone.parent / "latest").symlink_to("alone")
     (tmp_path / "r.html").write_text("old")
-    said = aegen("report", "--no-evaluate", "-o", "r.html", "--json").worked()
+    aegen("report", "--no-evaluate", "-o", "r.html").refused(2, "r.html exists already", "--force")
+    said = aegen("report", "--no-evaluate", "-o", "r.html", "--force", "--json").worked()
     assert json.loads(said.out) == {"files": ["r.html"]}
     assert "<h1>alone</h1>" in (tmp_path / "r.html").read_text(encoding="utf-8")
 

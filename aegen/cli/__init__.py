@@ -240,11 +240,11 @@ def misread(error: Any) -> str:
 
 
 def fail(text: str, code: int) -> NoReturn:
-    """One sentence on stderr, and out."""
+    """One sentence on stderr, and out; that somebody stopped it is no error."""
     from aegen.outside import shown
 
     with suppress(OSError, ValueError, AttributeError):  # nobody listens there
         colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-        line = shown(text)
-        print(f"\033[1;31merror:\033[0m {line}" if colour else f"error: {line}", file=sys.stderr, flush=True)
+        mark = "" if code == 130 else "\033[1;31merror:\033[0m " if colour else "error: "
+        print(f"{mark}{shown(text)}", file=sys.stderr, flush=True)
     sys.exit(code)

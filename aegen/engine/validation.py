@@ -104,7 +104,10 @@ def measure(
         for _, states in told[1:]:
             for name, state in states.items():
                 statistics[name].merge(_like(statistics[name], state))
-        result |= {name: float(statistic.value()) for name, statistic in statistics.items()}
+        values = {name: float(statistic.value()) for name, statistic in statistics.items()}
+        result |= {
+            name: value for name, value in values.items() if not math.isnan(value)
+        }  # undefined for so few images
     return world.share(result)
 
 

@@ -264,7 +264,7 @@ def _subject(
     options = loaded.spec.data_options if own or dataset_name(named) == _kind(loaded) else {}
     read = read_data(settings, options, say)
     images = split(read, settings)
-    if images.fingerprint() != header["data"]["fingerprint"]:
+    if images.fingerprint() != header["data"]["fingerprint"] and not (own and "validation" in data):
         if set(data) <= {"root"}:  # a checkpoint's word is not enough to look at images that are none of its own
             raise UsageError(
                 f"{named} holds other images than when the model was trained",

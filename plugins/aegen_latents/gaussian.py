@@ -62,8 +62,10 @@ class ActiveUnits(Statistic):
         self.moments = [count + more, mean + share * apart, squares + spread + share * count * apart.square()]
 
     def value(self) -> float:
-        """Between 0 and the number of latent dimensions."""
+        """Between 0 and the number of latent dimensions; NaN for one image, which does not vary."""
         count, _, squares = self._moments()
+        if count < 2:
+            return math.nan
         return float((squares / count > _ACTIVE).sum())
 
     def _moments(self) -> list[Any]:
