@@ -234,7 +234,7 @@ def publish(docs: Path, out: Path, found: dict[str, Any], accuracy: float) -> No
     if set(found) != {
         key(line)[0] for line in before.splitlines() if line.startswith("| ") and len(line.split("|")) > 8
     } - {"objective"}:
-        told = f"{before.splitlines()[0]} For {', '.join(found)} it was trained again and is right on {accuracy:.1%}."
+        told = f"{before.splitlines()[0].partition(' For ')[0]} For {', '.join(found)} it was trained again and is right on {accuracy:.1%}."
     page.write_text(head + mark + told + "\n\n" + kept(markdown(found), before) + end + tail)
 
 
