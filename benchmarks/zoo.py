@@ -1,4 +1,4 @@
-"""Every objective on MNIST with one net and one budget: what it reaches, and whether it moves what its paper says it moves.
+"""Every objective on MNIST with one net (another for feature maps) and one budget: what it reaches, and whether it moves what its paper says it moves.
 
     python benchmarks/zoo.py --data-root DIR --out zoo/            # all of them; what has a result is not measured again,
                                                                    # what has a run is not trained again
