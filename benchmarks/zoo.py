@@ -1,4 +1,4 @@
-"""Every objective on MNIST with one net and one budget: what it reaches, and whether it moves what its paper says it moves.
+"""Every objective on MNIST with one net (another for feature maps) and one budget: what it reaches, and whether it moves what its paper says it moves.
 
     python benchmarks/zoo.py --data-root DIR --out zoo/            # all of them; what has a result is not measured again,
                                                                    # what has a run is not trained again
@@ -235,7 +235,7 @@ def publish(docs: Path, out: Path, found: dict[str, Any], accuracy: float) -> No
     if set(found) != {
         key(line)[0] for line in before.splitlines() if line.startswith("| ") and len(line.split("|")) > 8
     } - {"objective"}:
-        told = f"{before.splitlines()[0]} For {', '.join(found)} it was trained again and is right on {accuracy:.1%}."
+        told = f"{before.splitlines()[0].partition(' For ')[0]} For {', '.join(found)} it was trained again and is right on {accuracy:.1%}."
     page.write_text(head + mark + told + "\n\n" + kept(markdown(found), before) + end + tail)
 
 
