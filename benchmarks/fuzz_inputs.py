@@ -703,7 +703,8 @@ def component_option(chance: random.Random, corpus: Path) -> Words:
         values.append((option.name.replace("_", "-"), f"{value}".replace("\x00", "")))
     match which:
         case "sampler":
-            words = ["sample", "-c", str(corpus / "run"), "-n", "2", "-o", "out.png", "--sampler", component.name]
+            shutil.copytree(corpus / "run", "own", symlinks=True)  # a fitted sampler is kept in the checkpoint
+            words = ["sample", "-c", "own", "-n", "2", "-o", "out.png", "--sampler", component.name]
             return words + [w for name, value in values for w in (f"--sampler.{name}", value)]
         case "metric":
             words = [

@@ -375,7 +375,7 @@ def test_another_operator_set_than_was_asked_for_is_an_error(
     original = torch.onnx.export
     monkeypatch.setattr(torch.onnx, "export", lambda *a, **k: original(*a, **k | {"opset_version": 18}))
     said = aegen("export", "-c", trained, "--format", "onnx", "--export.opset", 20, "-o", "x")
-    said.refused(2, "--export.opset is 20", "encoder.onnx in 18")
+    said.refused(2, "--export.opset is 20", "coder.onnx in 18", "give --export.opset 18")
     assert not (tmp_path / "x").exists(), "half of an export is left"
 
 

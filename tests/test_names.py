@@ -44,7 +44,8 @@ def raw(aegen: Aegen, monkeypatch: pytest.MonkeyPatch) -> Aegen:
 
     def call(*words: object) -> Said:
         monkeypatch.setattr(registry, "_trusted_files", set())
-        streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
+        ways = ("surrogateescape", "backslashreplace")  # as a process of its own sets them
+        streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", errors=way) for way in ways]
         monkeypatch.setattr(sys, "stdout", streams[0])
         monkeypatch.setattr(sys, "stderr", streams[1])
         code: object = 0

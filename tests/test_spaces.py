@@ -216,7 +216,7 @@ def test_a_decoder_is_shown_only_what_its_bottleneck_can_give(
     latent = neck(torch.randn(1, neck.fan_in)).z.shape[1]
     parts: list[Tensor] = []
     loaded: Any = SimpleNamespace(
-        model=SimpleNamespace(bottleneck=neck),
+        model=SimpleNamespace(bottleneck=neck, latent_shape=(latent,)),
         device=torch.device("cpu"),
         path="run",
         batch=64,

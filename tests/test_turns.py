@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from aegen import AUTOENCODER, Autoencoder, FeatureNetwork, Outcome, Turn, registry
 from aegen.checkpoint import Checkpoint
+from aegen.combining import combinations, expand
 from aegen.data.source import Data
 from aegen.engine.loop import Trainer
 from aegen.engine.optim import undecayed
 from aegen.engine.parallel import World
 from aegen.engine.reach import Reach
 from aegen.errors import UsageError
-from aegen.model import build_model, build_objective, combinations, expand
+from aegen.model import build_model, build_objective
 from aegen.plugins import Hooks
 from aegen.protocols import ImageShape
 from aegen.rundir import RunDir

@@ -22,6 +22,9 @@ _NARROWEST = 20  # characters for text; what is narrower is left to the terminal
 _QUIET_SECONDS = 30  # in a log file, between two lines of an epoch that is long
 
 
+_BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))  # how Python holds those of a name that is not UTF-8
+
+
 def say(text: str) -> None:
     """A line of talk; nothing stops because nobody can hear it."""
     with suppress(OSError, ValueError):
@@ -38,8 +41,9 @@ def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
     if as_json:
         typer.echo(json.dumps({"files": [str(f) for f in files], **more}))
     else:
+        whole = getattr(sys.stdout, "errors", "") == "surrogateescape"  # it takes them as they are
         for file in files:
-            tell(str(file))
+            tell(str(file), keep=_BYTES if whole else "")
 
 
 def columns() -> int | None:
