@@ -37,8 +37,23 @@ def watched(model: Autoencoder, objective: Objective, turn: Turn, *, learns: boo
         (model.decoder, "latents", lambda found, z: rules.parameters(found, z, likelihood.fan_out, model.image)),
         (likelihood, "parameters", lambda found, given: _pixels(likelihood, found, given, model)),
     ]
+    # An objective may decode what is smaller or larger than a latent (equivariance does); the rules are of images of the model's own.
+    own_size: dict[nn.Module, Callable[[Tensor], bool]] = {
+        model.decoder: lambda z: z.shape[1:] == model.latent_shape,
+        likelihood: lambda given: given.shape[2:] == model.image[1:],
+    }
+
+    def sized(part: nn.Module, rule: Callable[[Any, Tensor], None]) -> Callable[[Any, Tensor], None]:
+        fits = own_size.get(part)
+
+        def held(found: Any, given: Tensor) -> None:
+            if fits is None or fits(given):
+                rule(found, given)
+
+        return held
+
     with ExitStack() as stack:
-        for part, name, rule in stages:
+        for part, name, rule in ((part, name, sized(part, rule)) for part, name, rule in stages):
             own = part in (neck, likelihood) or registry.is_stranger(type(part).__module__)
             stack.enter_context(_hooked(part, part if own else model.architecture or part, name, rule))
         for inner in objective.modules():
