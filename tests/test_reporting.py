@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import csv
+import hashlib
 import io
 import json
 import os
@@ -500,40 +501,57 @@ def test_runs_of_one_name_are_told_apart_by_their_folders(alone: Path, tmp_path:
 # ------------------------------------------------------------------------------------------------------ a browser
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-def test_a_browser_loads_the_page_without_complaint_and_shows_values_under_the_pointer(
-    page: Path, tmp_path: Path, two: tuple[Path, Path]
-) -> None:
-    probe = """<script>
-      const chart = document.querySelector(".chart");
-      const box = chart.getBoundingClientRect();
-      chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right, clientY: box.top + 9}));
-      const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;
-      const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
-      document.title = `broken ${broken} wide ${wide} hidden ${tip.hidden}`;
-    </script></body>"""
-    copy = tmp_path / "probe.html"
-    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", probe), encoding="utf-8")
+def browse(page: Path, tmp_path: Path) -> tuple[str, str]:
+    """The document as Chromium has it after loading, and the lines of its log."""
     assert CHROMIUM is not None
     words = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr"]
+    profile = f"--user-data-dir={tmp_path / 'profile'}"
     done = subprocess.run(
-        [
-            CHROMIUM,
-            *words,
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--window-size=500,900",
-            "--dump-dom",
-            copy.as_uri(),
-        ],
+        [CHROMIUM, *words, profile, "--window-size=500,900", "--dump-dom", page.as_uri()],
         capture_output=True,
         text=True,
         timeout=60,
     )
     if not done.stdout.strip():
         pytest.skip(f"Chromium does not run here: {done.stderr[-200:]}")
-    assert "CONSOLE" not in done.stderr, done.stderr
-    assert "<title>broken 0 wide 0 hidden false</title>" in done.stdout
+    return done.stdout, done.stderr
+
+
+PROBE = """
+  const chart = document.querySelector(".chart");
+  const box = chart.getBoundingClientRect();
+  chart.dispatchEvent(new PointerEvent("pointermove", {clientX: box.right, clientY: box.top + 9}));
+  const broken = [...document.images].filter(i => !i.complete || !i.naturalWidth).length;
+  const wide = document.documentElement.scrollWidth - document.documentElement.clientWidth;
+  document.title = `broken ${broken} wide ${wide} hidden ${tip.hidden}`;
+"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_loads_the_page_without_complaint_and_shows_values_under_the_pointer(
+    page: Path, tmp_path: Path, two: tuple[Path, Path]
+) -> None:
+    copy = tmp_path / "probe.html"
+    allowed = f"script-src '{'sha256-' + base64.b64encode(hashlib.sha256(PROBE.encode()).digest()).decode()}' "
+    html = page.read_text(encoding="utf-8").replace("</body>", f"<script>{PROBE}</script></body>")
+    assert html.count("; script-src ") == 1
+    copy.write_text(html.replace("script-src ", allowed, 1), encoding="utf-8")
+    shown, log = browse(copy, tmp_path)
+    assert "CONSOLE" not in log, log
+    assert "<title>broken 0 wide 0 hidden false</title>" in shown
     lines = [json.loads(line) for line in (two[0] / "metrics.jsonl").read_text().splitlines()]
     last = next(line for line in reversed(lines) if line["split"] == "validation")
-    shown, value = done.stdout[done.stdout.index('<div class="tip"') :], float(f"{last['loss']:.5g}")
-    assert f"step {last['step']}" in shown and f"a, validation {value:.4g}" in shown
+    tip, value = shown[shown.index('<div class="tip"') :], float(f"{last['loss']:.5g}")
+    assert f"step {last['step']}" in tip and f"a, validation {value:.4g}" in tip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+def test_a_browser_runs_no_script_and_takes_no_style_that_the_page_did_not_come_with(
+    page: Path, tmp_path: Path
+) -> None:
+    copy = tmp_path / "foreign.html"
+    foreign = '<script>document.title = "taken"</script><img src="x" onerror="document.title = `taken`">'
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", foreign + "</body>"), encoding="utf-8")
+    shown, log = browse(copy, tmp_path)
+    assert "<title>taken</title>" not in shown
+    assert log.count("Content Security Policy") >= 2, log
