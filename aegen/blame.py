@@ -5,27 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from aegen import registry
-from aegen.errors import AegenError, PluginError
+from aegen import registry, signals
+from aegen.errors import AegenError, EnvironmentFault, PluginError
+from aegen.memory import ADVICE, lacks_memory
 from aegen.places import defined, frames, place, said
 
 _HINT = "mend it there, or ask its author; --debug shows the way to it"
 
 
-def blamed(error: BaseException) -> PluginError | None:
-    """An exception that passed a third party's code, as a sentence about that code; nothing if none was passed.
+def blamed(error: BaseException) -> AegenError | None:
+    """An exception that passed a third party's code, as a sentence about that code; nothing if none was passed."""
+    where = _passed(error)
+    if where is None:
+        return None
+    if lacks_memory(error):
+        return EnvironmentFault(f"{where} failed, since memory ran out ({said(error)})", hint=ADVICE)
+    return PluginError(f"{where} failed ({said(error)})", hint=_HINT)
 
-    Where none was passed but some is in use, something it made may still have been the reason: it is named.
-    """
+
+def _passed(error: BaseException) -> str | None:
+    """`"Mine.loss in mine.py:14"`, the innermost line of a third party's code."""
     for frame, line in reversed(frames(error)):
-        if registry.is_stranger(frame.f_globals.get("__name__", "")):
-            code = frame.f_code
-            return PluginError(
-                f"{code.co_qualname} in {place(code.co_filename, line)} failed ({said(error)})", hint=_HINT
-            )
+        if registry.is_stranger(str(frame.f_globals.get("__name__", ""))):
+            return f"{frame.f_code.co_qualname} in {place(frame.f_code.co_filename, line)}"
     for step in reversed(getattr(error, "real_stack", None) or []):  # what torch.compile was reading when it gave up
         if step.filename in registry.files_of_strangers():
-            return PluginError(f"{step.name} in {place(step.filename, step.lineno)} failed ({said(error)})", hint=_HINT)
+            return f"{step.name} in {place(step.filename, step.lineno)}"
     return None
 
 
@@ -34,7 +39,7 @@ def suspected(error: BaseException) -> PluginError | None:
     names = []
     for c in registry.strangers():
         with suppress(AegenError):  # one that did not load took no part
-            names.append(f"{c.kind} {c.name} of {c.package}, {defined(registry.load(c))}")
+            names.append(f"{c.who}, {defined(registry.load(c))}")
     if not names:
         return None
     return PluginError(
@@ -49,12 +54,15 @@ def named() -> Iterator[None]:
 
     Raises:
         PluginError: in place of any exception that passed a third party's code, errors that aegen foresees excepted.
+        EnvironmentFault: if that was one of memory.
     """
     try:
         yield
-    except (AegenError, KeyboardInterrupt, GeneratorExit, MemoryError):
+    except (AegenError, GeneratorExit):
         raise
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and signals.asked():
+            raise
         found = blamed(error)
         if found is None:
             raise

@@ -108,15 +108,46 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     """Write atomically: a temporary file in the same folder, flushed to disk, then renamed over `path`.
 
     Raises:
+        Unwritable: the header is none that could be read.
         OSError: the file cannot be written; what stood at `path` is untouched and nothing is left behind.
     """
-    about, plain = json.dumps(portable({"format": FORMAT, **header})), _detached(tensors)
+    about, plain = json.dumps(check(header)), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
     with drafted(path) as temporary:
         try:
             save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
             raise _disk(error) from error
+
+
+class Unwritable(ValueError):
+    """What would be written could not be read again."""
+
+
+def check(header: Mapping[str, Any]) -> dict[str, Any]:
+    """A header as it is written, held against what one that is read must be.
+
+    Raises:
+        Unwritable: it is not; some component gave what is no JSON value, or of another type than `Header` says.
+    """
+    try:
+        told: dict[str, Any] = portable({"format": FORMAT, **header})
+        _validated(parse_json(json.dumps(told)))
+    except ValidationError as error:
+        raise Unwritable(f"the header of a checkpoint has {_first(error)}") from error
+    except (ValueError, TypeError) as error:
+        raise Unwritable(f"the header of a checkpoint is no JSON: {error}") from error
+    return told
+
+
+def _validated(raw: Any) -> Header:
+    found: Header = native(_header_type().validate_python(raw))
+    return found
+
+
+def _first(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc']) or 'format'}: {first['msg']}"
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -221,11 +252,9 @@ class Checkpoint:
                     hint="pip install --upgrade aegen",
                 )
             self._sums = _checksums(metadata)
-            self.header: Header = native(_header_type().validate_python(raw))
+            self.header: Header = _validated(raw)
         except ValidationError as error:
-            first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "format"
-            raise UsageError(f"{path} has a damaged header ({where}: {first['msg']})", hint=_DAMAGED) from error
+            raise UsageError(f"{path} has a damaged header ({_first(error)})", hint=_DAMAGED) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} has a damaged header ({error})", hint=_DAMAGED) from error
 

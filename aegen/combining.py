@@ -36,15 +36,15 @@ def _expanded(name: str, within: tuple[str, ...]) -> list[str]:
     for part in name.split("+"):
         if part in within:
             way = " for ".join([*within, part])
-            raise PluginError(
-                f"objective {within[0]!r} stands for itself ({way})", hint="mend or uninstall its package"
-            )
+            component = registry.find("objective", within[0])
+            raise PluginError(f"{component.who} stands for itself ({way})", hint=component.remedy)
         try:
             meant = described("objective", part).stands_for
         except UsageError as error:
             if not within:
                 raise
-            raise PluginError(f"objective {within[-1]!r} stands for {name!r}, but {error}") from error
+            component = registry.find("objective", within[-1])
+            raise PluginError(f"{component.who} stands for {name!r}, but {error}", hint=component.remedy) from error
         found += _expanded(meant, (*within, part)) if meant else [part]
     return found
 
@@ -69,6 +69,12 @@ def stack(name: str) -> list[tuple[str, Description]]:
             raise UsageError(f"{part!r} in objective {name!r} wraps nothing", hint=f"only wrappers follow {first[0]}+")
     if len({short(part) for part, _ in parts}) < len(parts):
         raise UsageError(f"objective {name!r} names a part twice")
+    for part, told in parts:  # options of a wrapper stand under its name, beside those of what it wraps
+        for other in (short(wrapper) for wrapper, _ in others if wrapper != part):
+            if any(option.name == other for option in told.options):
+                component = registry.find("objective", part)
+                message = f"option {other!r} of {component.who} has the name of the wrapper in {name!r}"
+                raise PluginError(message, hint=f"leave the wrapper out, or {component.remedy}")
     return parts
 
 
@@ -76,6 +82,20 @@ def meant(name: str) -> list[tuple[str, Description]]:
     """What a name as it was typed means: its parts, innermost first, then those that stand for several of them."""
     short_for = [(part, told) for part in name.split("+") if (told := described("objective", part)).stands_for]
     return [*stack(expand(name)), *short_for]
+
+
+def require_usual(objective: str, kind: str, name: str) -> None:
+    """See that there is what an objective has unless the user says otherwise.
+
+    Raises:
+        PluginError: there is not.
+    """
+    try:
+        registry.find(kind, name)
+    except UsageError as error:
+        component = registry.find("objective", objective)
+        message = f"{component.who} has {kind} {name!r} unless another is chosen, but {error}"
+        raise PluginError(message, hint=f"choose --{kind}, or {component.remedy}") from error
 
 
 def objective_options(name: str, options: Mapping[str, Any]) -> list[Spec]:

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from aegen import registry
-from aegen.combining import check_fit, described, expand, meant, objective_options, short, stack
+from aegen.combining import check_fit, described, expand, meant, objective_options, require_usual, short, stack
 from aegen.data.naming import dataset_name
 from aegen.descriptions import Description
-from aegen.errors import UsageError, did_you_mean, listing
+from aegen.errors import PluginError, UsageError, did_you_mean, listing
 from aegen.names import native
 from aegen.outside import parse_toml, read_text
 from aegen.settings import COMPONENTS, FLAGS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
@@ -159,7 +159,10 @@ def chosen(values: Mapping[str, Any]) -> dict[str, str]:
         if name is not None and not isinstance(name, str):
             raise UsageError(f"{key} is {name!r}, but takes a name")
     objective = expand(values.get("objective.name", DEFAULT_OBJECTIVE))
-    first = stack(objective)[0][1]
+    ((name, first), *_) = stack(objective)
+    for kind in ("bottleneck", "likelihood"):
+        if f"{kind}.name" not in values:
+            require_usual(name, kind, getattr(first, kind))
     return {
         "arch": values.get("arch.name", DEFAULT_ARCH),
         "objective": objective,
@@ -177,12 +180,12 @@ def suggestions(values: Mapping[str, Any]) -> list[Layer]:
     """
     names = chosen(values)
     return [
-        (f"objective {name}", {f"train.{k}": v for k, v in told.suggests.items()} | _map(told, names, values))
+        (f"objective {name}", {f"train.{k}": v for k, v in told.suggests.items()} | _map(name, told, names, values))
         for name, told in meant(values.get("objective.name", DEFAULT_OBJECTIVE))
     ]
 
 
-def _map(objective: Description, names: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+def _map(name: str, objective: Description, names: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a feature map, if the objective usually has one and the user did not choose a vector."""
     architecture = described("architecture", names["arch"])
     if objective.map_options is None or not architecture.map_options:
@@ -192,8 +195,22 @@ def _map(objective: Description, names: Mapping[str, str], values: Mapping[str, 
         return {}
     found = {f"arch.{k}": v for k, v in architecture.map_options.items()}
     if names["bottleneck"] == stack(names["objective"])[0][1].bottleneck:
+        _check_map(name, objective.map_options, names["bottleneck"])
         found |= {f"bottleneck.{k}": v for k, v in objective.map_options.items()}
     return found
+
+
+def _check_map(name: str, given: Mapping[str, Any], bottleneck: str) -> None:
+    """See that an objective's own bottleneck takes what the objective gives it.
+
+    Raises:
+        PluginError: it does not.
+    """
+    try:
+        check_options(_options(described("bottleneck", bottleneck)), given, "bottleneck.", f"bottleneck {bottleneck}")
+    except UsageError as error:
+        component = registry.find("objective", name)
+        raise PluginError(f"map_options of {component.who}: {error.message}", hint=component.remedy) from error
 
 
 def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Component, dict[str, Option]]]:

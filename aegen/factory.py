@@ -11,7 +11,7 @@ from torch.nn.modules.module import (
     register_module_parameter_registration_hook,
 )
 
-from aegen import registry, rules
+from aegen import forms, registry, rules
 from aegen.blame import blamed
 from aegen.errors import AegenError, PluginError, UsageError, listing
 from aegen.protocols import (
@@ -66,14 +66,11 @@ def load_component(component: Component) -> Any:
     found = registry.load(component)
     base = BASES.get(component.kind)
     if base is not None and not (isinstance(found, type) and issubclass(found, base)):
-        who = f"{component.kind} {component.name!r} of {component.package}"
-        raise PluginError(f"{who} is not an aegen.{base.__name__} ({found!r})", hint="mend or uninstall that package")
-    if component.kind == "tracker":
-        who = f"tracker {component.name!r} of {component.package}"
-        if not isinstance(found, type):
-            raise PluginError(f"{who} is no class ({found!r})", hint="mend or uninstall that package")
+        raise PluginError(f"{component.who} is not an aegen.{base.__name__} ({found!r})", hint=component.remedy)
+    if component.kind == "tracker" and not isinstance(found, type):
+        raise PluginError(f"{component.who} is no class ({found!r})", hint=component.remedy)
     if isinstance(found, type):
-        rules.checked(found, rules.declared, component.kind, found)
+        rules.checked(found, forms.declared, component.kind, found)
     return found
 
 
@@ -97,7 +94,9 @@ def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str,
     # A schedule that starts at 0 must still build what it will need later, so its highest value is what is passed.
     values = options | {n: max(s.low, s.high) for n, s in schedules.items()}
     part = _made(cls, [known[n] for n in wanted], values)
-    rules.checked(cls, rules.built, kind, part)
+    rules.checked(cls, forms.built, kind, part)
+    if registry.is_stranger(cls.__module__):
+        forms.guarded(kind, part)
     for name, schedule in schedules.items():
         assert isinstance(part, Objective)
         part.schedule(name, schedule)
@@ -107,7 +106,7 @@ def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str,
 def _made(cls: type[T], known: list[Any], options: dict[str, Any]) -> T:
     try:
         return cls(*known, **options)
-    except (AegenError, MemoryError):
+    except AegenError:
         raise
     except Exception as error:
         found = blamed(error)

@@ -4,6 +4,7 @@ that is used again."""
 from __future__ import annotations
 
 import ctypes
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -76,3 +77,31 @@ def require(size: int, what: str, hint: str, have: int | None = None) -> None:
     if limit is not None and size > limit:
         message = f"{what} takes at least {size / 1e9:,.1f} GB, and there are {limit / 1e9:,.1f} GB of memory"
         raise EnvironmentFault(message, hint=hint)
+
+
+ADVICE = "use smaller images, a smaller model or batch, or fewer at once"
+NONE_LEFT = f"there is not enough memory for this; {ADVICE}"
+"""What an error says where memory ran out."""
+_STARVED = (
+    "can't allocate memory",
+    "not enough memory",
+    "out of memory",
+    "Cannot allocate memory",
+    "bad_alloc",
+    "can't start new thread",
+    "storage of size 0",  # what torch says of an allocation whose size does not fit 63 bits
+    "torage size calculation overflowed",
+    "numel: integer multiplication overflow",
+    "invalid sizes, only one dimension",
+)
+
+
+def lacks_memory(error: BaseException | None) -> bool:
+    """Whether an exception, of whatever library, means that memory ran out."""
+    if error is None:
+        return False
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOMEM
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _STARVED)

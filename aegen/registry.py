@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from aegen import installed
+from aegen import installed, signals
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
 from aegen.places import raised_at, said
 
@@ -71,6 +71,16 @@ class Component:
     def builtin(self) -> bool:
         """Whether it came with aegen itself."""
         return self.package == BUILTIN
+
+    @property
+    def who(self) -> str:
+        """`"objective 'swae' of aegen-swae"`, for sentences; a file says where it is itself."""
+        return f"{self.kind} {self.name!r}" + (f" of {self.package}" if not is_file(self.value) else "")
+
+    @property
+    def remedy(self) -> str:
+        """What to do about a fault of it."""
+        return f"mend {self.value.partition(':')[0]}" if is_file(self.value) else "mend or uninstall that package"
 
     @property
     def title(self) -> str:
@@ -205,17 +215,18 @@ def find(kind: str, name: str) -> Component:
 # ---------------------------------------------------------------------------------------------------- loading
 
 
-_strangers: dict[str, Component] = {}
+_strangers: dict[Component, str] = {}
+"""Third parties' components that were loaded → the name that their modules begin with."""
 
 
 def strangers() -> list[Component]:
     """The components of third parties, files too, that this process has loaded."""
-    return list(_strangers.values())
+    return list(_strangers)
 
 
 def is_stranger(module: str) -> bool:
     """Whether a module is in a package, or is the file, of a third party's component that was loaded."""
-    return module.partition(".")[0] in _strangers
+    return any(module == own or module.startswith(f"{own}.") for own in _strangers.values() if own)
 
 
 def files_of_strangers() -> set[str]:
@@ -246,32 +257,46 @@ def load(component: Component) -> Any:
     """
     supported(component)
     if not component.builtin:
-        _strangers[_top(component.value)] = component
+        _strangers[component] = _own_modules(component)
     try:
         # What a module prints when it is imported is no result.
         with contextlib.nullcontext() if component.builtin else contextlib.redirect_stdout(sys.stderr):
             if is_file(component.value):
                 return _load_file(component.value)
             return EntryPoint(component.name, component.value, KINDS[component.kind]).load()
-    except (UsageError, KeyboardInterrupt, MemoryError):
+    except (UsageError, MemoryError):
         raise
     except BaseException as error:  # a module that leaves takes nobody along
-        if os.environ.get("AEGEN_STRICT_PLUGINS") == "1":
+        if os.environ.get("AEGEN_STRICT_PLUGINS") == "1" or (isinstance(error, KeyboardInterrupt) and signals.asked()):
             raise
         raise PluginError(
-            f"{component.kind} {component.name!r} of {component.package} could not be loaded "
-            f"({said(error)}{raised_at(error)})",
-            hint="mend or uninstall that package; AEGEN_STRICT_PLUGINS=1 shows the traceback",
+            f"{component.who} could not be loaded ({said(error)}{raised_at(error)})",
+            hint=f"{component.remedy}; AEGEN_STRICT_PLUGINS=1 shows the traceback",
         ) from error
 
 
-def _top(value: str) -> str:
-    """The first name of the modules that a component may be made of, as `__name__` says it."""
-    return (
-        _module_of(Path(value.partition(":")[0]))
-        if is_file(value)
-        else value.partition(":")[0].partition(".")[0].strip()
-    )
+def _module(value: str) -> str:
+    """The module that a component is in, as `__name__` says it."""
+    path = value.partition(":")[0].strip()
+    return _module_of(Path(path)) if is_file(value) else path
+
+
+def _own_modules(component: Component) -> str:
+    """What the names of all modules of a component's package begin with: as little of its own module's name as no other package has.
+
+    Nothing, if that very module is declared by aegen too.
+    """
+    own = _module(component.value)
+    others = [c for row in _scan().values() for c in row if c.package != component.package and not is_file(c.value)]
+    theirs = [_module(c.value) for c in others]
+    if own in [_module(c.value) for c in others if c.builtin]:
+        return ""
+    parts = own.split(".")
+    for count in range(1, len(parts)):
+        prefix = ".".join(parts[:count])
+        if not any(f"{module}.".startswith(f"{prefix}.") for module in theirs):
+            return prefix
+    return own
 
 
 def _module_of(path: Path) -> str:

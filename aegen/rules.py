@@ -1,12 +1,10 @@
-"""What a component must be and what it must give: the rules of the contract, each said once.
+"""What a component must give: the rules of the contract, each said once; what it must be is in `aegen/forms.py`.
 
 `aegen.testing` asserts them for authors, `factory` when a component is loaded and built, and the engine at the first step.
 """
 
 from __future__ import annotations
 
-import inspect
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,31 +12,20 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 
-from aegen.errors import PluginError, UsageError
-from aegen.places import defined
+from aegen.errors import PluginError
+from aegen.places import defined, said
 from aegen.protocols import (
     AUTOENCODER,
     Images,
     ImageShape,
     Latent,
-    Objective,
+    LeftOut,
     Outcome,
     Pixels,
     Posterior,
+    Statistic,
     Turn,
-    Wrapper,
 )
-from aegen.settings import TrainSettings
-from aegen.spec import check_options, options_of, positional_of
-
-FILLED = {
-    "architecture": ("image", "fan_in", "classes"),
-    "bottleneck": ("image", "classes"),
-    "likelihood": ("image", "classes"),
-    "objective": ("image", "latent", "size", "inner"),
-    "sampler": ("model", "latent"),
-}
-"""Kind → the positional parameters that the framework fills; the other kinds have none."""
 
 
 class Broken(AssertionError):
@@ -51,14 +38,20 @@ def hold(holds: bool, text: str) -> None:
         raise Broken(text)
 
 
-def told(who: object, broken: Broken) -> NoReturn:
-    """Say whose rule is broken and where that code is.
+def told(who: Sequence[object], broken: Broken, cause: BaseException | None = None) -> NoReturn:
+    """Say whose rule is broken, or who of several may be meant, and where that code is.
 
     Raises:
         PluginError: always.
     """
     hint = "mend it there; the rules are in aegen/protocols.py, and aegen.testing checks them all"
-    raise PluginError(f"{defined(who)} breaks a rule: {broken}", hint=hint) from broken
+    text = " or ".join(dict.fromkeys(defined(one) for one in who))
+    raise PluginError(f"{text} breaks a rule: {broken}", hint=hint) from (cause or broken)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}…"
 
 
 def _shape(value: Any) -> str:
@@ -70,98 +63,7 @@ def _tensor(value: Any, what: str, shape: tuple[int, ...], said: str) -> None:
     hold(tuple(value.shape) == shape, f"{what} is {_shape(value)}, not {said}, here {shape}")
 
 
-# ---------------------------------------------------------------------------------------------------- components
-
-
-def declared(kind: str, cls: type) -> None:
-    """A class as it stands: nothing abstract is left, its constructor can be read, its attributes are what they should be."""
-    missing = sorted(getattr(cls, "__abstractmethods__", ()))
-    hold(not missing, f"it does not define {' and '.join(f'{name}()' for name in missing)}")
-    options(cls, schedulable=kind == "objective")
-    filled = FILLED.get(kind, ())
-    strange = [name for name in positional_of(cls) if name not in filled]
-    know = f"aegen fills only {', '.join(filled)}" if filled else "aegen fills none"
-    hold(not strange, f"its constructor asks for positional {', '.join(strange)}, but {know}")
-    for name in ("needs", "offers"):
-        words = inspect.getattr_static(cls, name, frozenset())
-        if not hasattr(words, "__get__"):  # a property says it of an instance
-            _words(words, name)
-    if kind == "objective":
-        _objective(cls)
-    elif kind == "metric":
-        better = getattr(cls, "better", {})
-        good = isinstance(better, Mapping) and set(better.values()) <= {"lower", "higher"}
-        hold(good, f"better is {better!r}, not lower or higher by the name of a number")
-    elif kind == "likelihood":
-        measure = getattr(cls, "measure", "density")
-        hold(measure in ("density", "levels", "binary"), f"measure is {measure!r}, not density, levels or binary")
-    elif kind == "exporter":
-        hold(isinstance(getattr(cls, "suffix", ""), str), "suffix is no text")
-
-
-def options(cls: type, *, schedulable: bool = False) -> None:
-    """Every option has a type that values can be checked by, and a default that is a JSON value and passes that check."""
-    for option in options_of(cls, schedulable=schedulable).values():
-        default = option.default
-        try:
-            same = json.loads(json.dumps(default)) == default
-        except (TypeError, ValueError):
-            same = False
-        hold(same, f"the default of option {option.name} is no JSON value: {default!r}")
-        try:
-            checked = default if default is None else option.check(default, option.name)
-        except UsageError as error:
-            raise Broken(f"the default of option {option.name} is refused: {error}") from error
-        except Exception as error:  # pydantic, at a type that it does not know
-            raise Broken(f"option {option.name} is of a type that cannot be checked, {option.kind}") from error
-        hold(checked == default, f"the default of option {option.name} is {default!r}, which is read as {checked!r}")
-
-
-def _words(words: Any, name: str) -> None:
-    good = isinstance(words, set | frozenset) and all(isinstance(word, str) for word in words)
-    hold(good, f"{name} is {words!r}, not a set of words")
-
-
-def _objective(cls: Any) -> None:
-    for name in ("bottleneck", "likelihood", "stands_for"):
-        hold(isinstance(getattr(cls, name), str), f"{name} is {getattr(cls, name)!r}, not a name")
-    hold(isinstance(cls.suggests, Mapping), f"suggests is {cls.suggests!r}, not settings by name")
-    try:
-        check_options(options_of(TrainSettings), cls.suggests, "train.", "suggests")
-    except UsageError as error:
-        raise Broken(f"suggests is {dict(cls.suggests)}: {error}") from error
-    own = cls.stands_for or cls.loss is not Objective.loss
-    hold(bool(own), "it does not define loss()")
-
-
-def built(kind: str, part: Any) -> None:
-    """An instance: `super().__init__()` was called, and what a constructor must set is set."""
-    if isinstance(part, nn.Module):
-        hold("_modules" in vars(part), "its __init__ does not call super().__init__()")
-    if isinstance(part, Wrapper):
-        hold(isinstance(getattr(part, "inner", None), Objective), "its __init__ does not call super().__init__(inner)")
-    for name in ("needs", "offers"):
-        if hasattr(part, name):
-            _words(getattr(part, name), name)
-    if kind == "objective":
-        least: Any = getattr(type(part), "needs", frozenset())
-        has = part.needs
-        if isinstance(least, set | frozenset):
-            hold(
-                set(least) <= set(has),
-                f"it needs {sorted(has)}, but its class {sorted(least)}: an instance may only need more",
-            )
-    for name, owner in (
-        ("fan_in", "bottleneck"),
-        ("fan_out", "likelihood"),
-        ("width", "feature"),
-        ("least", "feature"),
-    ):
-        if kind == owner:
-            value = getattr(part, name, None)
-            hold(type(value) is int and value >= 1, f"{name} is {value!r}, not a number of at least 1")
-    if kind == "metric":
-        hold(type(part.resamples) is int and part.resamples >= 0, f"resamples is {part.resamples!r}, not a number")
+# ---------------------------------------------------------------------------------------------------- what is stepped
 
 
 def turns(found: Any, model: nn.Module) -> None:
@@ -181,6 +83,23 @@ def turns(found: Any, model: nn.Module) -> None:
             hold(good, f"turn {turn.name!r} trains {part!r}, which is no module and none of {', '.join(AUTOENCODER)}")
 
 
+def module(part: nn.Module) -> None:
+    """A module does what torch's do, whatever it writes anew: it has a state of tensors, and switches between training and evaluation."""
+    who = type(part).__name__
+    state: Any = part.state_dict()
+    hold(isinstance(state, Mapping), f"state_dict() of {who} gave a {type(state).__name__}, not tensors by name")
+    strange = [k for k, v in state.items() if not (isinstance(k, str) and isinstance(v, Tensor))]
+    hold(not strange, f"state_dict() of {who} holds {strange[:1]}, which is no tensor: a checkpoint holds nothing else")
+    for name in ("parameters", "buffers", "modules"):
+        try:
+            found = list(getattr(part, name)())
+        except TypeError as error:
+            raise Broken(f"{name}() of {who} gives no iterator ({said(error)})") from error
+        kind: Any = nn.Module if name == "modules" else Tensor
+        hold(all(isinstance(one, kind) for one in found), f"{name}() of {who} gives something else than {name}")
+    hold(part.train(part.training) is part, f"train() of {who} does not return the module")
+
+
 def nets(*found: Any) -> None:
     """What `Architecture.encoder()` and `decoder()` gave."""
     for net in found:
@@ -188,6 +107,7 @@ def nets(*found: Any) -> None:
             isinstance(net, nn.Module),
             f"encoder() and decoder() must give a torch.nn.Module, not a {type(net).__name__}",
         )
+        module(net)
 
 
 # ---------------------------------------------------------------------------------------------------- values
@@ -217,7 +137,8 @@ def latent(found: Any, given: Tensor, offers: Iterable[str]) -> None:
     if "density" in offers:
         hold(isinstance(found.posterior, Posterior), "it offers a density but gives no posterior")
     if found.posterior is not None:
-        _tensor(found.posterior.mean, "the posterior's mean", tuple(z.shape), "like z")
+        posterior(found.posterior, z)
+        _tensor(getattr(found.posterior, "mean", None), "the posterior's mean", tuple(z.shape), "like z")
     if "diagonal" in offers:
         std = getattr(found.posterior, "std", None)
         hold(
@@ -235,6 +156,73 @@ def latent(found: Any, given: Tensor, offers: Iterable[str]) -> None:
         good = isinstance(found.codes, Tensor) and len(found.codes) == count and not found.codes.is_floating_point()
         hold(good, f"the codes are {_shape(found.codes)}, not whole numbers (B, …)")
     _numbers(found.watch, count, "watched")
+    _statistics(found.statistics)
+
+
+def _statistics(found: Any) -> None:
+    hold(isinstance(found, Mapping), f"statistics: a {type(found).__name__}, not statistics by name")
+    for name, one in found.items():
+        hold(isinstance(name, str) and isinstance(one, Statistic), f"statistic {name!r} is {one!r}, not a Statistic")
+
+
+def posterior(found: Posterior, z: Tensor) -> None:
+    """What the methods of a posterior of latents `z` are; what they give is seen when they are called."""
+    for name in ("sample", "log_prob", "draw"):
+        hold(
+            callable(getattr(found, name, None)),
+            f"the posterior's {name} is {getattr(found, name, None)!r}, not a method",
+        )
+
+
+def like(found: Any, z: Tensor, what: str) -> None:
+    """What is like what was given, `z`."""
+    _tensor(found, f"what {what} gave", tuple(z.shape), "like what it was given")
+
+
+def row(found: Any, z: Tensor, what: str) -> None:
+    """A number for each of the latents or images `z`."""
+    _tensor(found, f"what {what} gave", (len(z),), "(B,)")
+    hold(found.is_floating_point(), f"what {what} gave is of {found.dtype}")
+
+
+def pair(found: Any, z: Tensor, what: str) -> None:
+    """A draw like `z` and a number for each."""
+    hold(isinstance(found, tuple) and len(found) == 2, f"{what} gave {_shape(found)}, not a draw and its log density")
+    like(found[0], z, what)
+    row(found[1], z, what)
+
+
+def labels(found: Any, z: Tensor, what: str) -> None:
+    """A class for each of the latents `z`."""
+    _tensor(found, f"what {what} gave", (len(z),), "int64 (B,)")
+    hold(found.dtype == torch.int64, f"what {what} gave is of {found.dtype}, not int64")
+
+
+def pooled(found: Any, x: Tensor, width: int) -> None:
+    """What a feature network gave for images `x`."""
+    _tensor(found, "what the feature network gave", (len(x), width), "(B, width)")
+    hold(found.is_floating_point(), f"the feature network gave {found.dtype}")
+
+
+def maps(found: Any, x: Tensor, channels: Sequence[int]) -> None:
+    """What `FeatureNetwork.maps` gave for images `x`."""
+    hold(isinstance(found, Sequence), f"maps() gave a {type(found).__name__}, not a list of tensors")
+    hold(len(found) == len(channels), f"maps() gave {len(found)} maps, but channels is {tuple(channels)}")
+    for one, wanted in zip(found, channels, strict=True):
+        good = isinstance(one, Tensor) and one.ndim == 4 and tuple(one.shape[:2]) == (len(x), wanted)
+        hold(good, f"maps() gave {_shape(one)} for {len(x)} images, not (B, {wanted}, h, w)")
+
+
+def logits(found: Any, features: Tensor) -> None:
+    """What `FeatureNetwork.logits` gave for pooled features."""
+    good = isinstance(found, Tensor) and found.ndim == 2 and len(found) == len(features)
+    hold(good, f"logits() gave {_shape(found)} for {len(features)} images, not (B, classes)")
+
+
+def notes(found: Any) -> None:
+    """What `Metric.notes` gave."""
+    good = isinstance(found, Sequence) and not isinstance(found, str) and all(isinstance(n, str) for n in found)
+    hold(good, f"notes() gave {found!r}, not a list of texts")
 
 
 def parameters(found: Any, z: Tensor, fan_out: int, image: ImageShape) -> None:
@@ -246,7 +234,7 @@ def parameters(found: Any, z: Tensor, fan_out: int, image: ImageShape) -> None:
 def pixels(found: Any, given: Tensor, image: ImageShape) -> None:
     """What a likelihood gave for parameters `given`."""
     hold(isinstance(found, Pixels), f"the likelihood gave a {type(found).__name__}, not Pixels")
-    _tensor(found.mean, "the mean of the pixels", (len(given), *image), "(B, C, H, W)")
+    _tensor(getattr(found, "mean", None), "the mean of the pixels", (len(given), *image), "(B, C, H, W)")
 
 
 def nll(found: Any, x: Tensor) -> None:
@@ -265,6 +253,7 @@ def outcome(found: Any, x: Tensor, *, learns: bool = False) -> None:
         "no gradient comes of any term: all are detached",
     )
     _numbers(found.watch, len(x), "watched")
+    _statistics(found.statistics)
     hold(
         found.latent is None or isinstance(found.latent, Latent),
         f"latent is a {type(found.latent).__name__}, not a Latent",
@@ -290,15 +279,26 @@ def still(versions: Mapping[str, tuple[Tensor, int]]) -> None:
         hold(tensor._version == version, f"it changes the {name} in place that it was given; work on a copy")
 
 
+def drawn(found: Any, count: int, shape: Sequence[int], what: str) -> None:
+    """So many latents."""
+    _tensor(found, f"what {what} gave", (count, *shape), "(n, *latent)")
+
+
 def draws(found: Any, count: int, shape: tuple[int, ...]) -> None:
     """What `Sampler.sample` gave."""
-    _tensor(found, "what sample() gave", (count, *shape), "(n, *latent)")
+    drawn(found, count, shape, "sample()")
     hold(bool(found.isfinite().all()), "a sample is not finite")
 
 
 def images(found: Any) -> None:
     """What `Dataset.load` gave."""
     hold(isinstance(found, Images), f"load() gave a {type(found).__name__}, not Images")
+    for name in ("classes", "skipped", "factor_names"):
+        words = getattr(found, name)
+        good = isinstance(words, list) and all(isinstance(word, str) for word in words)
+        hold(good, f"{name} is {_short(words)}, not a list of texts")
+    hold(isinstance(found.how, str), f"how is {_short(found.how)}, not a text")
+    hold(isinstance(found.left_out, LeftOut), f"left_out is a {type(found.left_out).__name__}, not a LeftOut")
     splits = [("", found.pixels, found.labels, found.factors)]
     if found.validation is not None:
         pair = isinstance(found.validation, tuple) and len(found.validation) == 2
@@ -371,4 +371,4 @@ def checked(who: object, rule: Callable[..., None], *values: Any, **more: Any) -
     try:
         rule(*values, **more)
     except Broken as broken:
-        told(who, broken)
+        told([who], broken)

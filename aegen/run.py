@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from aegen import memory, pictures, registry
+from aegen import checkpoint, memory, pictures, registry
 from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch, same_images
 from aegen.blame import blamed, named
 from aegen.checkpoint import Checkpoint, resumable
@@ -273,6 +273,7 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
         return stop()
 
     trainer = Trainer(spec, model, objective, data, here, run=None, header=header, hooks=hooks, stop=stops)
+    checkpoint.check(trainer.described())  # before the first step, not after the last
     _tell_model(trainer, say)
     _tell_vector(trainer, plan.usual_map, say)
     if saved is not None:
@@ -352,7 +353,9 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
         error = blamed(fault) or disk_error(fault, run.path, last_good=trainer.keeper.last_good)
         raise error from fault
     except torch.OutOfMemoryError as fault:
-        error = EnvironmentFault("the device ran out of memory", hint="use a smaller --batch-size or --precision bf16")
+        error = blamed(fault) or EnvironmentFault(
+            "the device ran out of memory", hint="use a smaller --batch-size or --precision bf16"
+        )
         raise error from fault
     except BaseException as fault:
         error = fault

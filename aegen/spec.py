@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import math
 import re
 import types
 from collections.abc import Mapping
@@ -49,8 +50,12 @@ class Range:
         )
 
     def __str__(self) -> str:
-        low = f"{self.above:.10g}<" if self.above is not None else f"{self.min:.10g}≤" if self.min is not None else ""
-        return f"{low}x" + (f"≤{self.max:.10g}" if self.max is not None else "")
+        """`1≤x≤8`; an end beyond which there is no number says nothing, and is left out."""
+        ends = [end if end is not None and abs(end) < _FLOAT else None for end in (self.above, self.min, self.max)]
+        above, least, most = ends
+        low = f"{above:.10g}<" if above is not None else f"{least:.10g}≤" if least is not None else ""
+        high = f"≤{most:.10g}" if most is not None else ""
+        return f"{low}x{high}" if low or high else ""
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ class Option:
         if self.choices:
             return "|".join(self.choices)
         name = _type_name(self.type)
-        bounded = f"{name} {self.range}" if self.range else name
+        bounded = f"{name} {self.range}".rstrip() if self.range else name
         return f"{bounded}|schedule" if self.schedulable else bounded
 
     def check(self, value: Any, key: str) -> Any:
@@ -109,16 +114,16 @@ class Option:
         numbers = checked if isinstance(checked, list) else [checked]
         if len(numbers) > _LONGEST:
             raise UsageError(f"{key} has {len(numbers):,} entries, but takes at most {_LONGEST:,}")
-        bad = [n for n in numbers if isinstance(n, int | float) and self.range is not None and n not in self.range]
-        if bad:
-            raise UsageError(f"{key} is {quoted(value)}, but must lie in {self.range}")
+        limits = self.range or Range()
+        bad = [n for n in numbers if isinstance(n, int | float) and n not in limits]
+        if bad and str(limits):
+            raise UsageError(f"{key} is {quoted(value)}, but must lie in {limits}")
         # Whatever a component forgets to bound: no count is larger, and float32 has no larger numbers.
-        if any(isinstance(n, int) and abs(n) > _COUNT for n in numbers) and (
-            self.range is None or self.range.max is None
-        ):
-            raise UsageError(f"{key} is {quoted(value)}, but must lie in {Range(-_COUNT, _COUNT)}")
-        if any(isinstance(n, float) and abs(n) > _FLOAT for n in numbers):
-            raise UsageError(f"{key} is {quoted(value)}, but must lie in {Range(-_FLOAT, _FLOAT)}")
+        for n in numbers:
+            most = _COUNT if isinstance(n, int) and limits.max is None else _FLOAT if isinstance(n, float) else math.inf
+            if isinstance(n, int | float) and abs(n) > most:
+                way = f"at least {-most:.10g}" if n < 0 else f"at most {most:.10g}"
+                raise UsageError(f"{key} is {quoted(value)}, but must be {way}")
 
 
 def _type_name(annotation: Any) -> str:

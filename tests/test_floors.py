@@ -13,12 +13,13 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks", "atomic", "threads", "outside", "micro", "names", "opened", "talk"],
+    ["errors", "ranks", "atomic", "threads", "outside", "micro", "names", "opened", "talk", "signals"],
     ["schedules", "noise", "places", "memory", "lock"],
     ["spec", "installed"],
     ["settings", "registry", "plugins", "caches", "data.rows", "data.room", "data.values"],
     ["protocols", "blame", "data.naming"],
     ["rules"],
+    ["forms"],
     ["factory"],
     ["descriptions"],
     ["combining"],

@@ -27,7 +27,7 @@ from torch import nn
 
 from aegen import atomic, outside, registry
 from aegen.checkpoint import Checkpoint
-from aegen.cli import lacks_memory
+from aegen.memory import lacks_memory
 from aegen.errors import EnvironmentFault, UsageError
 from aegen.evaluation import Evaluation, Number
 from aegen.factory import TooMuch, bounded

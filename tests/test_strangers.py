@@ -323,7 +323,7 @@ RUNNING = {
     "NoTurn": ("objective", "not a Turn"),
     "NoPart": ("objective", "trains 'encodr', which is no module and none of encoder, bottleneck, decoder, likelihood"),
     "Later": ("objective", "Later.loss in mine.py:", "RuntimeError: later"),
-    "Backward": ("objective", "modified by an inplace operation", "objective ./mine.py:Backward"),
+    "Backward": ("objective", "a tensor that a gradient is computed from was modified by an inplace operation"),
     "Neck": ("bottleneck", "the penalty is (64, 4), not (B,)"),
     "NoFanIn": ("bottleneck", "fan_in is None, not a number of at least 1"),
     "Charges": ("bottleneck", "it charges something, but does not offer a penalty"),

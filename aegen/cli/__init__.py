@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
+import atexit
 import os
-import signal
 import sys
-import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
+
+from aegen import signals
 
 if TYPE_CHECKING:
     from aegen.errors import AegenError
@@ -19,23 +18,29 @@ if TYPE_CHECKING:
 SPIN_COUNT = "10000"
 """Of GNU's OpenMP, whose own is 300,000: 2 % slower on an idle machine, 6 times faster beside another training."""
 
-_SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
-_PATIENCE = 1.0  # seconds
-
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    if args is None:
+    alone, code = args is None, 130  # alone: the process ends with the command
+    if alone:
         _streams()
-    with _listening(alone=args is None) as asked:
+        atexit.register(
+            signals.ignore
+        )  # the last of all: Python's own end takes a second, and has default handlers meanwhile
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        _leave(code)  # threads may still be waited for; who does not wait gets no traceback of it
+
+    with signals.raised(after=leave if alone else None) as asked:
         try:
             try:
                 _main(list(sys.argv[1:] if args is None else args), asked)
             except KeyboardInterrupt:  # a second one, while the first was being told
                 interrupted()
         except SystemExit as end:
-            if args is None and end.code == 130:
-                _leave()  # at once: Python's own end waits for threads, and forgets these handlers
+            code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+            if alone and code == 130:
+                _leave(code)  # at once: Python's own end waits for threads
             raise
 
 
@@ -49,46 +54,11 @@ def _streams() -> None:
             getattr(sys, name).reconfigure(errors="surrogateescape" if name == "stdout" else "backslashreplace")
 
 
-@contextmanager
-def _listening(*, alone: bool) -> Iterator[list[int]]:
-    """Signals that end a program become KeyboardInterrupt, so that nothing half-written is left; yields those that came.
-
-    A signal that is ignored, as by `nohup`, stays so. A second one within a second, as of an impatient finger, does not disturb
-    the tidying up.
-
-    Args:
-        alone: whether the process ends with the command, so that nobody needs the handlers of before.
-    """
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield asked
-        return
-    latest = -math.inf
-
-    def catch(number: int, frame: FrameType | None) -> None:
-        nonlocal latest
-        asked.append(number)
-        if time.monotonic() - latest > _PATIENCE:
-            latest = time.monotonic()
-            raise KeyboardInterrupt
-
-    before = {s: signal.getsignal(s) for s in signal.Signals if s.name in _SIGNALS}
-    before = {s: handler for s, handler in before.items() if handler not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, catch)
-    try:
-        yield asked
-    finally:
-        for number, handler in before.items():
-            # Threads may still be waited for; who does not wait gets no traceback of it.
-            signal.signal(number, _leave if alone else handler)
-
-
-def _leave(number: int = 0, frame: FrameType | None = None) -> None:
+def _leave(code: int) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError, RuntimeError):  # closed, or being written to just now
             stream.flush()
-    os._exit(130)
+    os._exit(code)
 
 
 def _main(words: list[str], asked: list[int]) -> None:
@@ -108,8 +78,8 @@ def _main(words: list[str], asked: list[int]) -> None:
         if not debug and not asked and (found := _blamed(end, words)) is not None:
             fail(f"{found}", found.exit_code)
     except BaseException as error:
-        if asked or isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort":
-            # Whatever a library made of it in whose middle it came.
+        # Whatever a library made of it in whose middle it came; what is raised without any signal is its raiser's.
+        if asked or ((isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort") and not _raised(error)):
             interrupted()
         _told(error, debug)
     if asked or code == 130:  # Typer makes an exit code of Ctrl-C
@@ -137,12 +107,16 @@ def _blamed(end: SystemExit, words: list[str]) -> AegenError | None:
     return blamed(end) if is_own(words) else None
 
 
+def _raised(error: BaseException) -> bool:
+    """Whether a third party's code raised what looks like Ctrl-C."""
+    from aegen.blame import blamed
+
+    return blamed(error) is not None
+
+
 def interrupted() -> NoReturn:
     """Say that the program was asked to stop, and stop."""
-    if threading.current_thread() is threading.main_thread():
-        for name in _SIGNALS:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), signal.SIG_IGN)  # what is being said is said
+    signals.ignore()
     if os.environ.get("LOCAL_RANK", "0") != "0":
         sys.exit(130)
     fail("interrupted; nothing is left half-written", 130)
@@ -151,7 +125,8 @@ def interrupted() -> NoReturn:
 def _told(error: BaseException, debug: bool) -> NoReturn:
     """An exception as one sentence on stderr, and its exit code."""
     from aegen.blame import blamed, suspected
-    from aegen.errors import AegenError, Interrupted, UsageError
+    from aegen.errors import AegenError, EnvironmentFault, Interrupted, PluginError, UsageError
+    from aegen.memory import NONE_LEFT, lacks_memory
     from aegen.places import said
 
     if isinstance(error, BrokenPipeError):  # the reader of stdout went away, as `head` does
@@ -164,48 +139,31 @@ def _told(error: BaseException, debug: bool) -> NoReturn:
     if isinstance(error, AegenError):
         if isinstance(error, Interrupted | UsageError) and os.environ.get("LOCAL_RANK", "0") != "0":
             sys.exit(error.exit_code)  # all of torchrun's processes have it, and the first of each machine says it
-        if lacks_memory(error.__cause__):
-            fail(NO_MEMORY, 4)
+        if isinstance(error, PluginError) and _told_already():
+            sys.exit(error.exit_code)
+        if lacks_memory(error.__cause__) and not isinstance(error, EnvironmentFault):
+            fail(NONE_LEFT, 4)
         fail(f"{error}", error.exit_code)
-    if lacks_memory(error):
-        fail(NO_MEMORY, 4)
     if (found := blamed(error)) is not None:
-        fail(f"{found}", found.exit_code)
+        _told(found, debug)
+    if lacks_memory(error):
+        fail(NONE_LEFT, 4)
     if isinstance(error, OSError) and error.errno is not None:
         fail(*_system(error))
     if isinstance(error, RecursionError):
         fail("something in what was given is nested too deep to be walked through; make it flatter", 2)
     if (found := suspected(error)) is not None:
-        fail(f"{found}", found.exit_code)
+        _told(found, debug)
     fail(f"this should not have happened ({said(error)}); --debug shows where, please report it", 1)
 
 
-NO_MEMORY = "there is not enough memory for this; use smaller images, a smaller model or batch, or fewer at once"
-_STARVED = (
-    "can't allocate memory",
-    "not enough memory",
-    "out of memory",
-    "Cannot allocate memory",
-    "bad_alloc",
-    "can't start new thread",
-    "storage of size 0",  # what torch says of an allocation whose size does not fit 63 bits
-    "torage size calculation overflowed",
-    "numel: integer multiplication overflow",
-    "invalid sizes, only one dimension",
-)
-
-
-def lacks_memory(error: BaseException | None) -> bool:
-    """Whether an exception, of whatever library, means that memory ran out."""
-    if error is None:
+def _told_already() -> bool:
+    """Whether another of torchrun's processes says what its plugin did; most often all of them have it."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return False
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    if isinstance(error, OSError):
-        import errno
+    from aegen.engine.parallel import tells_first
 
-        return error.errno == errno.ENOMEM
-    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in _STARVED)
+    return not tells_first()
 
 
 def _system(error: OSError) -> tuple[str, int]:

@@ -109,15 +109,12 @@ def plugin_command(name: str) -> Any:
 
     component = registry.find("command", name)
     found = registry.load(component)
-    who = f"command {name!r} of {component.package}"
     if not isinstance(found, typer.Typer) and not callable(found):
-        raise PluginError(
-            f"{who} is neither a function nor a Typer app ({found!r})", hint="mend or uninstall that package"
-        )
+        raise PluginError(f"{component.who} is neither a function nor a Typer app ({found!r})", hint=component.remedy)
     try:
         return typer.main.get_command(found) if isinstance(found, typer.Typer) else single(found, name)
     except Exception as error:  # Typer raises what it likes at a signature that it cannot read
-        raise PluginError(f"{who} cannot be read by Typer ({said(error)}): {defined(found)}") from error
+        raise PluginError(f"{component.who} cannot be read by Typer ({said(error)}): {defined(found)}") from error
 
 
 def single(function: Callable[..., Any], name: str, **options: Any) -> Any:

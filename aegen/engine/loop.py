@@ -389,9 +389,9 @@ class Trainer:
             return sharding.gathered(tensors, keep=self.world.first)
         return tensors
 
-    def save(self, name: str, *, final: bool = False) -> None:
-        """Have the state written to `checkpoints/<name>.safetensors`; errors are those of `Keeper.save`."""
-        header = {
+    def described(self) -> dict[str, Any]:
+        """The header of a checkpoint of now."""
+        return {
             **self.header,
             **asdict(self.progress),
             "per_epoch": self.batches.per_epoch,
@@ -400,6 +400,10 @@ class Trainer:
             "validation": self.validation,
             "unmoved": {player.turn.name: player.unmoved() for player in self.players},
         }
+
+    def save(self, name: str, *, final: bool = False) -> None:
+        """Have the state written to `checkpoints/<name>.safetensors`; errors are those of `Keeper.save`."""
+        header = self.described()
         folder = self.run_dir.checkpoints if self.run_dir is not None and self.world.first else None
         if folder is not None or self.sharded:
             path = folder / f"{name}.safetensors" if folder is not None else None

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 _PATIENCE = timedelta(hours=1)  # the others wait while the first fits a sampler; a process that died is noticed at once
-_RUN, _MEETING = "aegen/run", "aegen/meeting"
+_RUN, _MEETING, _TOLD = "aegen/run", "aegen/meeting", "aegen/told"
 _LOST = ("Connection closed by peer", "Connection reset by peer", "Broken pipe", "ncclRemoteError")
 
 
@@ -187,14 +187,26 @@ def remember_run(path: Path) -> None:
         memory.set(_RUN, os.fsencode(path))  # names need not be text
 
 
-def _launch() -> Any:
+def tells_first() -> bool:
+    """Whether this is the first process of this generation on its machine to ask; all are where nothing is shared."""
+    try:
+        memory = _launch(timedelta(seconds=10))
+    except (dist.DistError, RuntimeError, KeyError, ValueError):  # the agent is gone
+        return True
+    if memory is None:
+        return True
+    words = [os.environ.get(name, "0") for name in ("GROUP_RANK", "TORCHELASTIC_RESTART_COUNT")]
+    return bool(memory.add("/".join([_TOLD, *words]), 1) == 1)
+
+
+def _launch(patience: timedelta = _PATIENCE) -> Any:
     """The store that the agent of `torchrun` keeps from one generation of its workers to the next, if there is one."""
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return None
     from torch.distributed import TCPStore  # type: ignore[attr-defined]  # not in every build of torch
 
     address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-    return TCPStore(address, port, is_master=False, timeout=_PATIENCE)
+    return TCPStore(address, port, is_master=False, timeout=patience)
 
 
 def _meet(memory: Any, rank: int) -> Any:

@@ -33,7 +33,7 @@ def watched(model: Autoencoder, objective: Objective, turn: Turn, *, learns: boo
     neck, likelihood = model.bottleneck, model.likelihood
     stages: list[tuple[nn.Module, str, Callable[[Any, Tensor], None]]] = [
         (model.encoder, "images", lambda found, x: rules.features(found, x, neck.fan_in)),
-        (neck, "features", lambda found, given: rules.latent(found, given, neck.offers)),
+        (neck, "features", lambda found, given: _latent(neck, found, given)),
         (model.decoder, "latents", lambda found, z: rules.parameters(found, z, likelihood.fan_out, model.image)),
         (likelihood, "parameters", lambda found, given: _pixels(likelihood, found, given, model)),
     ]
@@ -60,7 +60,8 @@ def watched(model: Autoencoder, objective: Objective, turn: Turn, *, learns: boo
             # A wrapper asks what it wraps by `self.inner.loss`: then the culprit is the inner one.
             if isinstance(inner, Objective) and inner is not objective:
                 stack.enter_context(_replaced(inner, _checked(inner.loss, inner)))
-        yield _checked(turn.loss, getattr(turn.loss, "__self__", turn.loss), learns=learns)
+        parameters = [*model.parameters(), *objective.parameters()]
+        yield _checked(turn.loss, getattr(turn.loss, "__self__", turn.loss), learns=learns, parameters=parameters)
 
 
 @contextmanager
@@ -82,6 +83,27 @@ def _hooked(part: nn.Module, who: object, name: str, rule: Callable[[Any, Tensor
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _latent(neck: nn.Module, found: Any, given: Tensor) -> None:
+    rules.latent(found, given, neck.offers)  # type: ignore[arg-type]
+    if found.posterior is not None:
+        z = found.z
+        for name, rule in (("sample", rules.like), ("log_prob", rules.row), ("draw", rules.pair)):
+            _given(found.posterior, name, rule, z)
+
+
+def _given(thing: Any, name: str, rule: Callable[..., None], like: Tensor) -> None:
+    """What a method of this one object gives is held against a rule."""
+    method = getattr(thing, name)
+
+    def checked(*values: Any, **more: Any) -> Any:
+        found = method(*values, **more)
+        rules.checked(thing, rule, found, like, f"{name}()")
+        return found
+
+    if hasattr(thing, "__dict__"):
+        vars(thing)[name] = checked
 
 
 @contextmanager
@@ -106,17 +128,47 @@ def _pixels(likelihood: nn.Module, found: Any, given: Tensor, model: Autoencoder
 
     if hasattr(found, "__dict__"):
         vars(found)["nll"] = checked  # of these pixels alone
+    hold = callable(getattr(found, "sample", None))
+    rules.hold(hold, f"sample of the pixels is {getattr(found, 'sample', None)!r}, not a method")
+    _given(found, "sample", rules.like, found.mean)
 
 
-def _checked(loss: Loss, who: object, *, learns: bool = False) -> Loss:
+def _checked(loss: Loss, who: object, *, learns: bool = False, parameters: Sequence[nn.Parameter] = ()) -> Loss:
     def checked(model: Autoencoder, x: Tensor) -> Outcome:
-        before = x._version
+        before, gradients = x._version, _gradients(parameters)
         found = loss(model, x)
         rules.checked(who, rules.outcome, found, x, learns=learns)
         rules.checked(who, rules.still, {"images": (x, before)})
+        own = gradients == _gradients(parameters)
+        rules.checked(who, rules.hold, own, "it calls backward() itself; give the terms back, and aegen does")
         return found
 
     return checked
+
+
+def _gradients(parameters: Sequence[nn.Parameter]) -> list[tuple[int, int] | None]:
+    return [None if p.grad is None else (id(p.grad), p.grad._version) for p in parameters]
+
+
+_BACKWARD = {
+    "backward through the graph a second time": "what its terms were computed from is given away before aegen goes back through it: "
+    "it calls backward(), or torch.autograd.grad without create_graph or retain_graph",
+    "modified by an inplace operation": "a tensor that a gradient is computed from was modified by an inplace operation, such as mul_() or "
+    "+=; write a new one",
+}
+
+
+@contextmanager
+def _explained(model: Autoencoder, objective: Objective) -> Iterator[None]:
+    """What torch says of a backward pass, in which no line of the loss is passed any more, as the rule that was broken."""
+    try:
+        yield
+    except RuntimeError as error:
+        rule = next((rule for sign, rule in _BACKWARD.items() if sign in str(error)), None)
+        own = [part for part in _parts(model, objective) if registry.is_stranger(part.__module__)]
+        if rule is None or not own:
+            raise
+        rules.told(own, rules.Broken(rule), error)
 
 
 @contextmanager
@@ -132,6 +184,15 @@ def first_step(
     Raises:
         PluginError: a rule does not hold.
     """
+    looked_at = _looked_at(stage, x, labels, learns=learns, compiled=compiled, autocast=autocast)
+    with _explained(stage.model, stage.objective), looked_at:
+        yield
+
+
+@contextmanager
+def _looked_at(
+    stage: Any, x: Tensor, labels: Tensor | None, *, learns: bool, compiled: bool, autocast: Any
+) -> Iterator[None]:
     if compiled and not foreign(stage.model, stage.objective):
         yield
         return
@@ -151,8 +212,14 @@ def first_step(
 
 def foreign(model: Autoencoder, objective: Objective) -> bool:
     """Whether a part of a run is a third party's code."""
-    parts: list[object] = [*(type(m) for m in objective.modules()), type(model.bottleneck), type(model.likelihood)]
-    return any(registry.is_stranger(part.__module__) for part in [*parts, model.architecture or Autoencoder])
+    return any(registry.is_stranger(part.__module__) for part in _parts(model, objective))
+
+
+def _parts(model: Autoencoder, objective: Objective) -> list[type]:
+    own = [type(m) for m in objective.modules()]
+    return list(
+        dict.fromkeys([*own, type(model.bottleneck), type(model.likelihood), model.architecture or Autoencoder])
+    )
 
 
 @contextmanager

@@ -22,9 +22,10 @@ from aegen.data.batches import normalize
 from aegen.data.source import Data
 from aegen.engine import precision
 from aegen.engine.parallel import World
+from aegen.engine.rehearsal import watched
 from aegen.engine.stage import reduce
 from aegen.model import Autoencoder, lifted
-from aegen.protocols import Objective, Statistic
+from aegen.protocols import Objective, Statistic, Turn
 
 CHUNK = 256  # images: four batches of the default size, so that a covariance or a discrepancy means something
 _VALUES = 2**24  # of a chunk: larger images come in smaller chunks, since likelihoods and critics see a chunk at once
@@ -80,8 +81,11 @@ def measure(
             torch.manual_seed(start + 1)
             x = normalize(images[start:stop].to(world.device))
             model.labels = None if labels is None else labels[start:stop].to(world.device)
-            with precision.autocast(mode, world.device):
-                outcome = objective.loss(model, x)
+            with (
+                precision.autocast(mode, world.device),
+                _seen(model, objective, look=counts and number == mine[0]) as loss,
+            ):
+                outcome = loss(model, x)
                 metrics = reduce(outcome)[1]
             if not counts:
                 continue
@@ -109,6 +113,16 @@ def measure(
             name: value for name, value in values.items() if not math.isnan(value)
         }  # undefined for so few images
     return world.share(result)
+
+
+@contextmanager
+def _seen(model: Autoencoder, objective: Objective, *, look: bool) -> Iterator[Any]:
+    """The loss; where one should `look`, held against the rules, since a wrapper's own may have taken no part in training."""
+    if look:
+        with watched(model, objective, Turn("validation", objective.loss), learns=False) as loss:
+            yield loss
+    else:
+        yield objective.loss
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import registry, rules
+from aegen import forms, registry
 from aegen.factory import load
 from aegen.model import Autoencoder, build_model
 from aegen.protocols import Bottleneck, ImageShape, Objective
@@ -23,7 +23,7 @@ _ARCH = Spec("mlp", {"hidden": [24]})
 
 def check_options(cls: type) -> None:
     """Every option has a type and a default that is a JSON value and that its own check accepts."""
-    rules.options(cls, schedulable=issubclass(cls, Objective))
+    forms.options(cls, schedulable=issubclass(cls, Objective))
 
 
 def labels(count: int) -> Tensor:
