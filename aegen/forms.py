@@ -15,8 +15,8 @@ from torch import nn
 
 from aegen import rules
 from aegen.errors import UsageError
+from aegen.holding import Broken, callable_as_asked, hold
 from aegen.protocols import Objective, Wrapper
-from aegen.rules import Broken, hold
 from aegen.settings import DataSettings, TrainSettings
 from aegen.spec import check_options, options_of, positional_of
 
@@ -29,7 +29,6 @@ FILLED = {
 }
 """Kind → the positional parameters that the framework fills; the other kinds have none."""
 
-_PROTOCOLS = "aegen.protocols"
 _TABLED = (
     "architecture",
     "bottleneck",
@@ -132,7 +131,7 @@ def declared(kind: str, cls: type) -> None:
         value = inspect.getattr_static(cls, name, None)
         if not hasattr(value, "__get__") and hasattr(cls, name):  # a property says it of an instance
             _holds(name, value, form)
-    methods(cls)
+    callable_as_asked(cls)
     if kind == "objective":
         _objective(cls)
     elif kind == "architecture":
@@ -175,38 +174,6 @@ def options(cls: type, *, schedulable: bool = False) -> None:
         except Exception as error:  # pydantic, at a type that it does not know
             raise Broken(f"option {option.name} is of a type that cannot be checked, {option.kind}") from error
         hold(checked == default, f"the default of option {option.name} is {default!r}, which is read as {checked!r}")
-
-
-def methods(cls: type) -> None:
-    """Every method that a protocol names takes what aegen calls it with."""
-    for base in cls.__mro__:
-        if base.__module__ != _PROTOCOLS:
-            continue
-        for name, asked in vars(base).items():
-            if isinstance(asked, types.FunctionType) and not name.startswith("_"):
-                _called(cls, name, asked)
-
-
-def _called(cls: type, name: str, asked: types.FunctionType) -> None:
-    """`cls.name` can be called as `asked` can be, with what may be left out and without it."""
-    found = inspect.getattr_static(cls, name, None)
-    if found is asked or isinstance(found, property | functools.cached_property):
-        return
-    hold(callable(found) or hasattr(found, "__get__"), f"{name} is {found!r}, not a method")
-    _, *wanted = inspect.signature(asked).parameters.values()
-    bound = isinstance(found, staticmethod | classmethod)
-    try:
-        has = inspect.signature(getattr(cls, name))
-    except (TypeError, ValueError):  # written in C
-        return
-    least = [p for p in wanted if p.default is inspect.Parameter.empty]
-    for given in (least, wanted):
-        values = [None] * (len(given) + (not bound))
-        try:
-            has.bind(*values)
-        except TypeError as error:
-            say = f"{name}({', '.join(p.name for p in given)})"
-            raise Broken(f"{name}{has} cannot be called as {say}: {error}") from error
 
 
 def _objective(cls: Any) -> None:

@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from aegen.errors import PluginError
-from aegen.places import defined, said
+from aegen.holding import Broken as Broken
+from aegen.holding import callable_as_asked
+from aegen.holding import checked as checked
+from aegen.holding import hold as hold
+from aegen.holding import told as told
+from aegen.places import said
 from aegen.protocols import (
     AUTOENCODER,
     Images,
@@ -26,27 +30,6 @@ from aegen.protocols import (
     Statistic,
     Turn,
 )
-
-
-class Broken(AssertionError):
-    """A rule does not hold; the text says which, and what was found instead."""
-
-
-def hold(holds: bool, text: str) -> None:
-    """`Broken` with `text` unless it `holds`."""
-    if not holds:
-        raise Broken(text)
-
-
-def told(who: Sequence[object], broken: Broken, cause: BaseException | None = None) -> NoReturn:
-    """Say whose rule is broken, or who of several may be meant, and where that code is.
-
-    Raises:
-        PluginError: always.
-    """
-    hint = "mend it there; the rules are in aegen/protocols.py, and aegen.testing checks them all"
-    text = " or ".join(dict.fromkeys(defined(one) for one in who))
-    raise PluginError(f"{text} breaks a rule: {broken}", hint=hint) from (cause or broken)
 
 
 def _short(value: Any) -> str:
@@ -137,7 +120,7 @@ def latent(found: Any, given: Tensor, offers: Iterable[str]) -> None:
     if "density" in offers:
         hold(isinstance(found.posterior, Posterior), "it offers a density but gives no posterior")
     if found.posterior is not None:
-        posterior(found.posterior, z)
+        callable_as_asked(type(found.posterior))
         _tensor(getattr(found.posterior, "mean", None), "the posterior's mean", tuple(z.shape), "like z")
     if "diagonal" in offers:
         std = getattr(found.posterior, "std", None)
@@ -163,15 +146,7 @@ def _statistics(found: Any) -> None:
     hold(isinstance(found, Mapping), f"statistics: a {type(found).__name__}, not statistics by name")
     for name, one in found.items():
         hold(isinstance(name, str) and isinstance(one, Statistic), f"statistic {name!r} is {one!r}, not a Statistic")
-
-
-def posterior(found: Posterior, z: Tensor) -> None:
-    """What the methods of a posterior of latents `z` are; what they give is seen when they are called."""
-    for name in ("sample", "log_prob", "draw"):
-        hold(
-            callable(getattr(found, name, None)),
-            f"the posterior's {name} is {getattr(found, name, None)!r}, not a method",
-        )
+        callable_as_asked(type(one))
 
 
 def like(found: Any, z: Tensor, what: str) -> None:
@@ -234,6 +209,7 @@ def parameters(found: Any, z: Tensor, fan_out: int, image: ImageShape) -> None:
 def pixels(found: Any, given: Tensor, image: ImageShape) -> None:
     """What a likelihood gave for parameters `given`."""
     hold(isinstance(found, Pixels), f"the likelihood gave a {type(found).__name__}, not Pixels")
+    callable_as_asked(type(found))
     _tensor(getattr(found, "mean", None), "the mean of the pixels", (len(given), *image), "(B, C, H, W)")
 
 
@@ -360,15 +336,3 @@ def parity(found: Any) -> None:
     """What `Exporter.parity` gave."""
     good = isinstance(found, Mapping) and all(isinstance(value, int | float) for value in found.values())
     hold(good, f"parity() gave {found!r}, not differences by output")
-
-
-def checked(who: object, rule: Callable[..., None], *values: Any, **more: Any) -> None:
-    """Apply a rule to what `who` gave.
-
-    Raises:
-        PluginError: it does not hold.
-    """
-    try:
-        rule(*values, **more)
-    except Broken as broken:
-        told([who], broken)

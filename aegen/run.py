@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from aegen import checkpoint, memory, pictures, registry
+from aegen import checkpoint, memory, pictures, registry, signals
 from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch, same_images
 from aegen.blame import blamed, named
 from aegen.checkpoint import Checkpoint, resumable
@@ -340,6 +340,8 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
         error = interrupt
         raise
     except KeyboardInterrupt as fault:  # after the loop, or a second one in it; checkpoints are whole or not there
+        if not signals.asked() and (error := blamed(fault)) is not None:
+            raise error from fault
         at = f"step {trainer.progress.step} of {trainer.total}"
         kept = (
             f"the last checkpoint is {trainer.keeper.last_good}"

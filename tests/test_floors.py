@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 FLOORS = [
     ["errors", "ranks", "atomic", "threads", "outside", "micro", "names", "opened", "talk", "signals"],
     ["schedules", "noise", "places", "memory", "lock"],
-    ["spec", "installed"],
+    ["spec", "installed", "holding"],
     ["settings", "registry", "plugins", "caches", "data.rows", "data.room", "data.values"],
     ["protocols", "blame", "data.naming"],
     ["rules"],

@@ -27,10 +27,10 @@ from torch import nn
 
 from aegen import atomic, outside, registry
 from aegen.checkpoint import Checkpoint
-from aegen.memory import lacks_memory
 from aegen.errors import EnvironmentFault, UsageError
 from aegen.evaluation import Evaluation, Number
 from aegen.factory import TooMuch, bounded
+from aegen.memory import lacks_memory
 from aegen.model import build_model, check_room
 from aegen.protocols import ImageShape
 from aegen.reporting import formats

@@ -128,8 +128,6 @@ def _pixels(likelihood: nn.Module, found: Any, given: Tensor, model: Autoencoder
 
     if hasattr(found, "__dict__"):
         vars(found)["nll"] = checked  # of these pixels alone
-    hold = callable(getattr(found, "sample", None))
-    rules.hold(hold, f"sample of the pixels is {getattr(found, 'sample', None)!r}, not a method")
     _given(found, "sample", rules.like, found.mean)
 
 
