@@ -52,7 +52,7 @@ def check_room(count: int, sides: Sequence[int], advice: str) -> None:
     scale, most = _scale(height, width, whole), Image.MAX_IMAGE_PIXELS or 2**26
     cell = (height * scale + _GAP) * (width * scale + _GAP)
     if count * cell > most:
-        given = f"{count:,} images of {height}×{width} in one picture"
+        given = f"{count:,} images of {height}×{width} (height×width) in one picture"
         raise UsageError(f"{given} were asked for, but at most {most // cell:,} fit", hint=advice)
 
 

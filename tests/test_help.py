@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import fcntl
+import itertools
 import json
+import os
+import pty
 import re
+import struct
 import subprocess
 import sys
+import termios
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
 from aegen import registry
 from aegen.cli.app import COMMANDS
 from aegen.cli.pages import Command, panel
+from aegen.cli.render import table
+from aegen.cli.width import fitted
 from aegen.config import resolve
 from aegen.descriptions import describe
 from aegen.evaluation import PROTOCOLS
@@ -137,6 +146,52 @@ def test_a_panel_is_plain_where_colours_are_unwanted(monkeypatch: pytest.MonkeyP
     assert panel("Head", [("--x", "a\x1b[31mb"), ("--long-one integer", "c")], 80) == (
         "\nHead:\n  --x                 a\\x1b[31mb\n  --long-one integer  c\n"
     )
+
+
+def terminal(columns: int) -> TextIO:
+    """The writing end of a terminal so wide; nobody reads it."""
+    _, end = pty.openpty()
+    fcntl.ioctl(end, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+    return os.fdopen(end, "w")
+
+
+def test_talk_and_errors_break_between_words_on_a_terminal_and_are_a_line_elsewhere(tmp_path: Path) -> None:
+    text = "error: " + "word-with-hyphens " * 20 + "/a/path/" + "x" * 80
+    with terminal(60) as stream:
+        lines = fitted(text, stream).splitlines()
+        assert fitted("short", stream) == "short"
+    assert lines[0] == "error: word-with-hyphens word-with-hyphens word-with-hyphens" and lines[1].startswith(
+        "  word-with-hyphens "
+    )
+    assert max(map(len, lines[:-1])) <= 60 and lines[-1] == "  /a/path/" + "x" * 80  # left to the terminal
+    assert " ".join(" ".join(lines).split()) == text
+    with (tmp_path / "log").open("w") as file:
+        assert fitted(text, file) == text
+
+
+def test_cells_of_a_table_are_folded_rather_than_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ["mutual-information", "gaussian_total_correlation"]
+    monkeypatch.setenv("COLUMNS", "40")
+    with terminal(40) as stream:
+        said: list[str] = []
+        monkeypatch.setattr(stream, "write", said.append)
+        monkeypatch.setattr(sys, "stdout", stream)
+        table(["metric", "number", "value"], [[*names, "0.7999"]])
+        monkeypatch.undo()
+    head, *lines = re.sub(r"\x1b\[[0-9;]*m", "", "".join(said)).splitlines()
+    starts = [*(head.index(word) for word in ("metric", "number", "value")), 40]
+    cells = ["".join(line[left:right].strip() for line in lines) for left, right in itertools.pairwise(starts)]
+    assert cells == [*names, "0.7999"]
+
+
+@pytest.mark.parametrize(("file", "folder"), [("emoji", "emoji/"), ("tokenizer", "photos/")])
+def test_an_example_whose_images_are_not_here_asks_for_them(
+    aegen: Aegen, tmp_path: Path, file: str, folder: str
+) -> None:
+    config = Path(__file__).parents[1] / f"examples/{file}.toml"
+    aegen("train", "--config", config).refused(2, f"--data '{folder}' is no existing path")
+    (tmp_path / "mine").mkdir()
+    aegen("train", "--config", config, "--data", "mine", "--print-config").worked()
 
 
 # -------------------------------------------------------------------------------- list-plugins NAME

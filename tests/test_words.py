@@ -15,7 +15,7 @@ import aegen as package
 from aegen import UsageError
 from aegen.beginning import run_name
 from aegen.cli.app import COMMANDS, MEANT
-from aegen.cli.render import wrapped
+from aegen.cli.width import wrapped
 from aegen.config import keyword_layers, resolve, spellings
 from aegen.settings import FLAGS, RunSpec
 

@@ -36,7 +36,9 @@ def status(component: Component, told: Description | AegenError) -> tuple[str, s
 
 
 def list_plugins(
-    name: Annotated[str | None, typer.Argument(help="Show one component with its options.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show one component with its options.", show_default=False)
+    ] = None,
     kind: Annotated[
         str | None,
         typer.Option(
@@ -136,7 +138,8 @@ _WRITTEN = {"architecture": "arch", "exporter": "export", "dataset": "data"}
 def _show(found: Mapping[Component, Description | AegenError]) -> None:
     """What a component is, where it stands, and its options with type, bounds and default."""
     from aegen.cli.pages import WIDEST, panel
-    from aegen.cli.render import columns, tell, wrapped
+    from aegen.cli.render import tell
+    from aegen.cli.width import columns, wrapped
 
     width = columns() or WIDEST
     for component, told in found.items():
