@@ -26,7 +26,7 @@ from aegen.errors import AegenError
 from aegen.registry import Component
 from aegen.spec import Option, Range, options_of
 
-_FORM = 2
+_FORM = 3
 _ROOM = 32e6  # bytes of all files together
 _SETTLED = 2_000_000_000  # ns: a file that is younger than this may change without its times showing it
 _BEGAN = time.time_ns()
@@ -39,7 +39,7 @@ class Description:
     Attributes:
         title: the name of its class.
         summary: first line of its documentation.
-        text: documentation of its module and of itself, without the options.
+        about: the first paragraph of it.
         source: file and line.
         needs, offers: of the class; an instance may need more.
         bottleneck, likelihood, stands_for, suggests, wraps: of an objective.
@@ -49,7 +49,7 @@ class Description:
 
     title: str
     summary: str = ""
-    text: tuple[str, ...] = ()
+    about: str = ""
     source: str = ""
     options: tuple[Option, ...] = ()
     needs: frozenset[str] = frozenset()
@@ -128,17 +128,15 @@ def look(component: Component) -> Description:
     from aegen.factory import load_component  # torch, which what is cached can do without
 
     thing = load_component(component)
-    module = inspect.getmodule(thing)
-    documents = [inspect.getdoc(module) if module else None, inspect.getdoc(thing)]
-    summary = (documents[1] or "").partition("\n")[0]
-    text = tuple((d or "").partition("\nOptions:")[0].strip() for d in documents)
+    document = (inspect.getdoc(thing) or "").partition("\nOptions:")[0]
+    summary, about = document.partition("\n")[0], " ".join(document.partition("\n\n")[0].split())
     try:
         _, line = inspect.getsourcelines(thing)
         source = f"{inspect.getsourcefile(thing)}:{line}"
     except (OSError, TypeError):
         source = component.value
     if not isinstance(thing, type):
-        return Description(getattr(thing, "__name__", component.name), summary, text, source)
+        return Description(getattr(thing, "__name__", component.name), summary, about, source)
     schedulable = component.kind == "objective"
     options = tuple(options_of(thing, schedulable=schedulable).values())
     facts: dict[str, Any] = {}
@@ -155,7 +153,7 @@ def look(component: Component) -> Description:
         facts["map_options"] = getattr(thing, "map_options", None)
     if component.kind == "bottleneck":
         facts["settled"] = not _sets(thing, "offers")
-    return Description(thing.__name__, summary, text, source, options, **facts)
+    return Description(thing.__name__, summary, about, source, options, **facts)
 
 
 def _sets(cls: type, name: str) -> bool:
@@ -188,7 +186,7 @@ def _from_json(told: Mapping[str, Any]) -> Description:
         for row in told["options"]
     )
     words = {name: frozenset(told[name]) for name in ("needs", "offers")}
-    return Description(**{**told, **words, "options": options, "text": tuple(told["text"])})
+    return Description(**{**told, **words, "options": options})
 
 
 _TYPES: dict[str, Any] = {"int": int, "float": float, "str": str, "bool": bool, "none": type(None)}

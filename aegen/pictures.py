@@ -18,7 +18,8 @@ from aegen.errors import UsageError
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MOVING = (".gif", ".webp")
-_PAPER = 255
+_PAPER = 255  # below what is transparent
+_GREY = 128  # between images: seen beside dark ones and light ones, and on a page of either kind
 _GAP = 2
 _SCREEN = 2048  # pixels a side
 _PALETTE = 2**20  # pixels of a film that the colours of a GIF are chosen by
@@ -51,7 +52,7 @@ def check_room(count: int, sides: Sequence[int], advice: str) -> None:
     scale, most = _scale(height, width, whole), Image.MAX_IMAGE_PIXELS or 2**26
     cell = (height * scale + _GAP) * (width * scale + _GAP)
     if count * cell > most:
-        given = f"{count:,} images of {height}×{width} in one picture"
+        given = f"{count:,} images of {height}×{width} (height×width) in one picture"
         raise UsageError(f"{given} were asked for, but at most {most // cell:,} fit", hint=advice)
 
 
@@ -61,14 +62,14 @@ def _columns(count: int, height: int, width: int) -> int:
 
 
 def grid(images: Tensor, columns: int | None = None) -> Image.Image:
-    """Images (N, C, H, W), in [-1, 1] or uint8, in rows on white paper; small ones are enlarged without blur."""
+    """Images (N, C, H, W), in [-1, 1] or uint8, in rows with grey between them; small ones are enlarged without blur."""
     count, channels, height, width = images.shape
     columns = columns or _columns(count, height, width)
     rows = math.ceil(count / columns)
     scale = _scale(height, width, max(rows * height, columns * width))
     cell_w, cell_h = width * scale + _GAP, height * scale + _GAP
     colours = 3 if channels >= 3 else 1
-    sheet = torch.full((rows * cell_h + _GAP, columns * cell_w + _GAP, colours), _PAPER, dtype=torch.uint8)
+    sheet = torch.full((rows * cell_h + _GAP, columns * cell_w + _GAP, colours), _GREY, dtype=torch.uint8)
     # One view in which a tile is an index, so that any number of images is one copy.
     cells = sheet[_GAP:, _GAP:].unflatten(0, (rows, cell_h)).unflatten(2, (columns, cell_w))
     cells = cells[:, : height * scale, :, : width * scale].unflatten(1, (height, scale)).unflatten(4, (width, scale))
@@ -99,7 +100,9 @@ def pairs(originals: Tensor, again: Tensor, columns: int | None = None) -> Image
     columns = min(columns, len(originals))
     short = -len(originals) % columns
     if short:
-        blank = torch.full((short, *originals.shape[1:]), _PAPER, dtype=torch.uint8)
+        blank = torch.full((short, *originals.shape[1:]), _GREY, dtype=torch.uint8)
+        if not blank.shape[1] % 2:
+            blank[:, -1] = 255  # opaque
         originals, again = torch.cat([originals, blank]), torch.cat([again, blank])
     rows = [torch.cat(pair) for pair in zip(originals.split(columns), again.split(columns), strict=True)]
     return grid(torch.cat(rows), columns)

@@ -41,7 +41,8 @@ class ImageShape(NamedTuple):
     width: int
 
     def __str__(self) -> str:
-        return f"{self.height}×{self.width}×{self.channels}"
+        order = "" if self.height == self.width else " (height×width×channels)"
+        return f"{self.height}×{self.width}×{self.channels}{order}"
 
 
 # ---------------------------------------------------------------------------------------------------- values

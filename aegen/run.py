@@ -395,7 +395,8 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
 
 def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
     """One for `best` and one for `last`, or one for both where both have the same weights; none where there is one already."""
-    fitted: tuple[Checkpoint, Sampler] | None = None
+    fitted: Sampler | None = None
+    both = run.best.exists() and run.last.exists() and Checkpoint(run.best).same_weights(Checkpoint(run.last))
 
     def notice(text: str) -> None:
         trainer.hooks.call("aegen_notice", text=text, step=trainer.progress.step)
@@ -407,13 +408,14 @@ def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
         name = ex_post(loaded.model) if trainer.objective.encodes else None
         if name is None or name in loaded.file.header["samplers"]:
             continue
-        if fitted is None or not loaded.file.same_weights(fitted[0]):
+        if fitted is None or not both:
             sampler = build_sampler(Spec(name), loaded.model)
+            whose = f"{name} of {run.best.stem} and {run.last.stem}" if both else f"{name} of {path.stem}"
             tell = partial(_progress, trainer)
-            fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed, tell=tell, name=name)
+            fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed, tell=tell, name=whose)
             tell_fallback(sampler, name, notice)
-            fitted = loaded.file, sampler
-        save_sampler(path, Spec(name), fitted[1])
+            fitted = sampler
+        save_sampler(path, Spec(name), fitted)
 
 
 def _progress(trainer: Trainer, text: str, done: int, total: int) -> None:

@@ -302,8 +302,8 @@ def test_pictures_of_another_shape_are_converted_and_that_is_said(aegen: Aegen, 
     wide, clear = picture("wide.png", size=(30, 20)), picture("clear.png", "RGBA")
     fits = picture("fits.png", "L")
     said = aegen("reconstruct", wide, clear, fits, "-c", trained).worked()
-    assert "wide.png is 20×30 in colour, converted to the model's 16×16×1" in said.err
-    assert "clear.png is 16×16 in colour" in said.err
+    assert "wide.png is 20×30 (height×width) in colour, converted to the model's 16×16×1" in said.err
+    assert "clear.png is 16×16 (height×width) in colour" in said.err
     assert "fits.png" not in said.err
     assert Path(said.out.strip()).is_file()
 

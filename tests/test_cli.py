@@ -273,7 +273,7 @@ def test_reconstruct_takes_files_folders_and_globs_under_their_own_names(
 def test_what_is_converted_is_said(aegen: Aegen, trained: Path, tmp_path: Path) -> None:
     picture(tmp_path / "wide.png", (40, 20), "RGB")
     done = aegen("reconstruct", "wide.png", "-c", trained, "-o", "r.png").worked()
-    assert "wide.png is 20×40 in colour, converted to the model's 16×16×1" in done.err
+    assert "wide.png is 20×40 (height×width) in colour, converted to the model's 16×16×1" in done.err
 
 
 def test_many_that_are_converted_are_said_in_a_few_lines(aegen: Aegen, trained: Path, tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_many_that_are_converted_are_said_in_a_few_lines(aegen: Aegen, trained: 
         picture(tmp_path / f"in/{number:02d}.png", (40 + max(0, number - 12), 20), "RGB")
     done = aegen("reconstruct", "in", "-c", trained, "-o", "r.png").worked()
     said = [line for line in done.err.splitlines() if "converted" in line]
-    assert said[0] == "in/00.png and 12 more are 20×40 in colour, converted to the model's 16×16×1"
+    assert said[0] == "in/00.png and 12 more are 20×40 (height×width) in colour, converted to the model's 16×16×1"
     assert said[-1] == "3 more are of other sizes, converted too" and len(said) == 6
 
 
@@ -355,9 +355,6 @@ def test_list_plugins_json_is_a_list_of_components(aegen: Aegen) -> None:
     assert mine["objective", "vae"]["summary"].startswith("Negative log-likelihood plus")
     objectives = json.loads(aegen("list-plugins", "--kind", "objective", "--json").worked().out)
     assert {r["kind"] for r in objectives} == {"objective"}
-    shown = aegen("list-plugins", "vae").worked().out
-    assert "beta" in shown
-    assert "Kingma" in shown
 
 
 # -------------------------------------------------------------------------------- documentation

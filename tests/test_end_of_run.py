@@ -59,8 +59,8 @@ def test_what_is_done_after_the_last_step_is_said_with_its_progress(fits: Fits, 
     train(objective="vae", run_dir=tmp_path / "r", listeners=[ear], **SMALL, **{"train.steps": 3})
     texts = list(dict.fromkeys(text for text, _, _ in ear.told))
     assert texts == [
-        "encoding 1,617 training images for sampler mixture",
-        "fitting sampler mixture on 1,617 latents",
+        "encoding 1,617 training images for sampler mixture of best and last",
+        "fitting sampler mixture of best and last on 1,617 latents",
         "drawing samples",
     ]
     encoded = [done for text, done, total in ear.told if text == texts[0] and total == 1617]
@@ -83,9 +83,12 @@ def test_where_best_is_last_one_fit_serves_both(fits: Fits, tmp_path: Path) -> N
 
 
 def test_where_best_is_another_it_has_a_fit_of_its_own(fits: Fits, tmp_path: Path) -> None:
-    train(objective="vae", run_dir=tmp_path / "r", **SMALL, **{"train.epochs": 3, "train.lr": 2.0})
+    ear = Ear()
+    train(objective="vae", run_dir=tmp_path / "r", listeners=[ear], **SMALL, **{"train.epochs": 3, "train.lr": 2.0})
     best, last = (Checkpoint(tmp_path / f"r/checkpoints/{name}.safetensors") for name in ("best", "last"))
     assert fits.count == 2 and not best.same_weights(last)
+    texts = list(dict.fromkeys(text for text, _, _ in ear.told if text.startswith("fitting")))
+    assert texts == [f"fitting sampler mixture of {which} on 1,617 latents" for which in ("best", "last")]
 
 
 def test_the_same_weights_are_told_by_every_tensor_that_a_sampler_depends_on(trained: Path, tmp_path: Path) -> None:

@@ -514,7 +514,7 @@ def test_an_energy_critic_takes_any_size(image: tuple[int, int, int], depth: int
 
 
 def test_an_energy_critic_that_is_too_deep_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"objective.depth 5 is too deep for 8×9×2 images"):
+    with pytest.raises(UsageError, match=r"objective.depth 5 is too deep for 8×9×2 .height×width×channels. images"):
         EnergyCritic(IMAGE, 2, 5, 3)
 
 

@@ -51,10 +51,10 @@ def test_a_grid_has_rows_and_columns_with_gaps(count: int, columns: int | None, 
     assert sheet.size == (across * 82 + 2, down * 66 + 2)
 
 
-def test_a_grid_puts_images_in_reading_order_on_white() -> None:
+def test_a_grid_puts_images_in_reading_order_with_grey_between() -> None:
     images = torch.cat([plain(v, 1, 1, 64, 64) for v in (10, 20, 30)])
     sheet = np.asarray(pictures.grid(images, columns=2))
-    assert [sheet[2, 2], sheet[2, 68], sheet[68, 2], sheet[68, 68], sheet[0, 0]] == [10, 20, 30, 255, 255]
+    assert [sheet[2, 2], sheet[2, 68], sheet[68, 2], sheet[68, 68], sheet[0, 0]] == [10, 20, 30, 128, 128]
 
 
 @pytest.mark.parametrize(("side", "shown"), [(8, 32), (16, 64), (28, 56), (64, 64), (100, 100), (1000, 1000)])
@@ -70,7 +70,7 @@ def test_small_images_are_enlarged_without_blur(side: int, shown: int) -> None:
 @pytest.mark.parametrize("channels", [2, 4])
 def test_transparent_images_lie_on_white_in_a_grid(channels: int) -> None:
     clear = torch.zeros(1, channels, 64, 64, dtype=torch.uint8)  # black, and invisible
-    assert set(np.unique(np.asarray(pictures.grid(clear)))) == {255}
+    assert set(np.unique(np.asarray(pictures.grid(clear))[2:-2, 2:-2])) == {255}
     half = clear.clone()
     half[:, -1] = 51
     assert np.asarray(pictures.grid(half))[10, 10].tolist() in (204, [204] * 3)
@@ -83,9 +83,18 @@ def test_pairs_put_each_reconstruction_below_its_original() -> None:
     assert [[sheet[2 + 66 * r, 2 + 66 * c] for c in (0, 1)] for r in range(4)] == [
         [1, 2],
         [101, 102],
-        [3, 255],
-        [103, 255],
+        [3, 128],
+        [103, 128],
     ]
+    clear = torch.full((3, 2, 64, 64), 255, dtype=torch.uint8)
+    assert np.asarray(pictures.pairs(clear, clear, columns=2))[160, 100] == 128  # nothing, and no transparent image
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_lines_between_images_are_seen_beside_dark_and_light_ones(value: int) -> None:
+    sheet = np.asarray(pictures.grid(plain(value, 4, 1, 64, 64), columns=2)).astype(int)
+    for line in (sheet[0], sheet[:, 0], sheet[66], sheet[:, 67], sheet[-1]):
+        assert np.abs(line - value).min(initial=999, where=line != value) > 100 and (line != value).any()
 
 
 def test_pairs_of_a_few_are_as_wide_as_they_are_many() -> None:

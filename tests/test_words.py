@@ -15,7 +15,7 @@ import aegen as package
 from aegen import UsageError
 from aegen.beginning import run_name
 from aegen.cli.app import COMMANDS, MEANT
-from aegen.cli.render import wrapped
+from aegen.cli.width import wrapped
 from aegen.config import keyword_layers, resolve, spellings
 from aegen.settings import FLAGS, RunSpec
 
@@ -151,7 +151,7 @@ def test_lines_are_as_long_as_the_terminal(aegen: Aegen, monkeypatch: pytest.Mon
     monkeypatch.setenv("COLUMNS", "60")
     out = aegen("list-plugins", "vae").worked().out
     assert max(len(line) for line in out.splitlines() if "source:" not in line) <= 60
-    assert "nats that each latent dimension may carry" in " ".join(out.split())
+    assert "Nats that each latent dimension may carry" in " ".join(out.split())
     monkeypatch.delenv("COLUMNS")
     assert max(map(len, aegen("list-plugins", "vae").worked().out.splitlines())) > 100  # a pipe has no width
 

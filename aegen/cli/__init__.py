@@ -199,10 +199,13 @@ def misread(error: Any) -> str:
 
 def fail(text: str, code: int) -> NoReturn:
     """One sentence on stderr, and out; that somebody stopped it is no error."""
+    from aegen.cli.width import fitted
     from aegen.outside import shown
 
     with suppress(OSError, ValueError, AttributeError):  # nobody listens there
         colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-        mark = "" if code == 130 else "\033[1;31merror:\033[0m " if colour else "error: "
-        print(f"{mark}{shown(text)}", file=sys.stderr, flush=True)
+        line = fitted(f"{'' if code == 130 else 'error: '}{shown(text)}", sys.stderr)
+        if colour and code != 130:
+            line = f"\033[1;31merror:\033[0m{line.removeprefix('error:')}"
+        print(line, file=sys.stderr, flush=True)
     sys.exit(code)

@@ -1,7 +1,7 @@
 """The tree of commands: a table of names and short helps, from which `--help` is drawn without importing any command.
 
-Only Typer's documented names are used (Typer, Option, Context, typer.core.TyperGroup, typer.main.get_command): it vendors
-Click, which may go.
+Only Typer's documented names are used (Typer, Option, Context, style, typer.core.TyperGroup and TyperCommand, typer.main.get_command): it
+vendors Click, which may go.
 """
 
 from __future__ import annotations
@@ -14,6 +14,10 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from aegen.cli.pages import WIDEST, Command, panel, without_rich
+
+_SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": WIDEST}
 
 COMMANDS = {
     "train": ("aegen.cli.train", "Train a model: aegen train --arch conv --objective vae --data digits"),
@@ -52,6 +56,21 @@ def _typo(given: str, command: str) -> bool:
 class LazyGroup(TyperGroup):
     """Commands are rows of a table until one of them runs."""
 
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Commands, those of plugins under a heading of their own, and options."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        for name, told in self.commands.items():
+            panels.setdefault(getattr(told, "rich_help_panel", None) or "Commands", []).append((name, told.help or ""))
+        options = [row for parameter in self.get_params(ctx) if (row := parameter.get_help_record(ctx)) is not None]
+        for heading, rows in [*panels.items(), ("Options", options)]:
+            formatter.write(panel(heading, rows, formatter.width))
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        """The commands that may follow."""
+        found = super().shell_complete(ctx, incomplete)
+        without_rich()
+        return found
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Import the one module that is asked for.
 
@@ -80,7 +99,8 @@ def build(args: Sequence[str]) -> Any:
         cls=LazyGroup,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
-        context_settings={"help_option_names": ["-h", "--help"]},
+        rich_markup_mode=None,
+        context_settings=_SETTINGS,
     )
     app.callback(
         help="Autoencoders: train, reconstruct, sample, interpolate, evaluate, compare, export. Every part is a plugin."
@@ -119,8 +139,8 @@ def plugin_command(name: str) -> Any:
 
 def single(function: Callable[..., Any], name: str, **options: Any) -> Any:
     """One function as a command."""
-    app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
-    app.command(name, **options)(function)
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
+    app.command(name, cls=Command, **options)(function)
     return typer.main.get_command(app)
 
 

@@ -8,24 +8,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegen.cli.app import single
-from aegen.cli.options import Components, Device, Force, Json, Out
+from aegen.cli.options import Components, Device, Force, Json, out
+from aegen.cli.pages import page
 
 if TYPE_CHECKING:
     from aegen.reporting import Comparison
 
 
+_EXAMPLES = (
+    "aegen compare runs/a runs/b",
+    "aegen compare runs/* -o compare.html",
+    "aegen compare runs/a runs/b --format latex > table.tex",
+)
+
+
 def command(args: list[str]) -> Any:
     """Build the command."""
-    example = (
-        "Examples:  aegen compare runs/a runs/b  ·  aegen compare runs/* -o compare.html  ·  "
-        "aegen compare runs/a runs/b --format latex > table.tex"
-    )
-    return single(compare, "compare", epilog=example)
+    return single(compare, "compare", epilog=page(_EXAMPLES))
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders, two or more.")],
-    out: Out = None,
+    out: Annotated[Path | None, out("compare.html")] = None,
     force: Force = False,
     form: Annotated[
         str,
@@ -40,7 +44,8 @@ def compare(
         str | None,
         typer.Option(
             "--protocol",
-            help="By which they are evaluated.  \\[default: one that all have in common, else aegen-1]",
+            metavar="text",
+            help="By which they are evaluated.  [default: one that all have in common, else aegen-1]",
         ),
     ] = None,
     evaluates: Annotated[

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Flag, Force, Given, Json, Out, extend, peek
+from aegen.cli.options import Checkpoint, Components, Device, Flag, Force, Given, Json, extend, out, peek
+from aegen.cli.pages import page
 from aegen.descriptions import describe
+from aegen.evaluation.protocol import PROTOCOLS, Protocol
+from aegen.spec import options_of
 
 if TYPE_CHECKING:
     from aegen.evaluation import Evaluation
+
+
+_EXAMPLES = (
+    "aegen evaluate",
+    "aegen evaluate -c runs/faces --metric fid --metric kid --samples 10000",
+    "aegen evaluate --data mnist --json",
+)
 
 
 def command(args: list[str]) -> Any:
@@ -25,11 +37,7 @@ def command(args: list[str]) -> Any:
         for option in describe(component).options:
             decl = f"--{name}.{option.name.replace('_', '-')}"
             flags.append(Flag(decl, f"{name}.{option.name}", option, f"Metric {component.title}"))
-    example = (
-        "Examples:  aegen evaluate  ·  aegen evaluate -c runs/faces --metric fid --metric kid --samples 10000  ·  "
-        "aegen evaluate --data mnist --json"
-    )
-    return single(extend(evaluate, flags), "evaluate", epilog=example)
+    return single(extend(evaluate, flags), "evaluate", epilog=page(_EXAMPLES))
 
 
 def _named(args: list[str]) -> list[str]:
@@ -40,57 +48,77 @@ def _named(args: list[str]) -> list[str]:
     )
 
 
+_PROTOCOL = PROTOCOLS["aegen-1"]
+
+
+def _knob(name: str, *flags: str, text: str, complete: Callable[[], list[str]] | None = None) -> Any:
+    """The option that changes what the protocol says of `name`; checked with the protocol, so that one sentence serves both."""
+    value = getattr(_PROTOCOL, name)
+    usual = {"sampler": "the model's own choice", "limit": "all"}.get(name, value)
+    option, text = options_of(Protocol)[name], f"{text}  [default: the protocol's, {usual} in {_PROTOCOL.name}]"
+    return typer.Option(*flags, metavar=option.kind, help=text, autocompletion=complete)
+
+
 def evaluate(
     checkpoint: Checkpoint = None,
     metric: Annotated[
         list[str] | None,
         typer.Option(
             "--metric",
-            help="Only this one; may be repeated.  \\[default: all that apply]",
+            metavar="text",
+            help="Only this one; may be repeated.  [default: all that apply]",
             autocompletion=lambda: registry.names("metric"),
         ),
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Other images than the run's: a set, a folder, a .npz.")
-    ] = None,
-    data_root: Annotated[str | None, typer.Option("--data-root", help="Where downloaded data sets live.")] = None,
-    limit: Annotated[
-        str | None,
-        typer.Option("--limit", help="At most so many held-out images.", metavar="integer 1≤x"),
-    ] = None,
-    by: Annotated[str, typer.Option("--protocol", help="What is held fixed, by name.")] = "aegen-1",
-    samples: Annotated[
-        str | None, typer.Option("--samples", "-n", help="How many images are generated.", metavar="integer 2≤x")
-    ] = None,
-    sampler: Annotated[
         str | None,
         typer.Option(
-            "--sampler", help="How their latents are drawn.", autocompletion=lambda: registry.names("sampler")
+            "--data",
+            metavar="text",
+            help="Other images than the run's: a set, a folder, a .npz.  [default: the run's held-out images]",
         ),
+    ] = None,
+    data_root: Annotated[
+        str | None,
+        typer.Option("--data-root", metavar="path", help="Where downloaded data sets live.  [default: as in the run]"),
+    ] = None,
+    limit: Annotated[str | None, _knob("limit", "--limit", text="At most so many held-out images.")] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            "--protocol",
+            metavar="|".join(PROTOCOLS),
+            help="What is held fixed, by name.",
+            autocompletion=lambda: list(PROTOCOLS),
+        ),
+    ] = _PROTOCOL.name,
+    samples: Annotated[str | None, _knob("samples", "--samples", "-n", text="How many images are generated.")] = None,
+    sampler: Annotated[
+        str | None,
+        _knob("sampler", "--sampler", text="How their latents are drawn.", complete=lambda: registry.names("sampler")),
     ] = None,
     features: Annotated[
         str | None,
-        typer.Option(
+        _knob(
+            "features",
             "--features",
-            help="Network of the features: a name, or name:weights.safetensors.",
-            autocompletion=lambda: registry.names("feature"),
+            text="Network of the features: a name, or name:weights.safetensors.",
+            complete=lambda: registry.names("feature"),
         ),
     ] = None,
     side: Annotated[
         str | None,
-        typer.Option("--features-side", help="Pixels a side that the network is given.", metavar="integer 0≤x≤1024"),
+        _knob("side", "--features-side", text="Pixels a side that the network is given; 0 leaves images as they are."),
     ] = None,
     latent: Annotated[
-        str | None,
-        typer.Option("--latent", help="Reconstructions of the posterior's mean, or of a draw.", metavar="mean|draw"),
+        str | None, _knob("latent", "--latent", text="Reconstructions of the posterior's mean, or of a draw.")
     ] = None,
     reference: Annotated[
-        str | None,
-        typer.Option("--reference", help="What generated images are compared with.", metavar="held-out|train"),
+        str | None, _knob("reference", "--reference", text="What generated images are compared with.")
     ] = None,
-    seed: Annotated[str | None, typer.Option("--seed", help="Of everything random.", metavar="integer 0≤x")] = None,
+    seed: Annotated[str | None, _knob("seed", "--seed", text="Of everything random.")] = None,
     device: Device = "auto",
-    out: Out = None,
+    out: Annotated[Path | None, out("the protocol's name .json, in the folder evaluations of the run")] = None,
     force: Force = False,
     explain: Annotated[
         bool, typer.Option("--explain", help="Beside each number, printed ones and by what rules they differ.")

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Force, Given, Json, Out, Seed, checked, extend, flags_of
+from aegen.cli.options import Checkpoint, Components, Force, Given, Json, Seed, checked, extend, flags_of, out
+from aegen.cli.pages import page
 from aegen.spec import Range
 
 _DEFAULT = "safetensors"
 
 
+_EXAMPLES = ("aegen export", "aegen export --format onnx -o model/")
+
+
 def command(args: list[str]) -> Any:
     """Build the command, with the options of the format that the line names."""
     flags = flags_of(args, "--format", "exporter", "export")
-    example = "Examples:  aegen export  ·  aegen export --format onnx -o model/"
-    return single(extend(export, flags), "export", epilog=example)
+    return single(extend(export, flags), "export", epilog=page(_EXAMPLES))
 
 
 def _formats() -> list[str]:
@@ -30,10 +34,13 @@ def export(
     format: Annotated[
         str,
         typer.Option(
-            "--format", help="safetensors (weights and samplers), onnx, or a plugin's.", autocompletion=_formats
+            "--format",
+            metavar="text",
+            help="safetensors (weights and samplers), onnx, or a plugin's.",
+            autocompletion=_formats,
         ),
     ] = _DEFAULT,
-    out: Out = None,
+    out: Annotated[Path | None, out("the run's and the format's name, with its ending")] = None,
     force: Force = False,
     tolerance: Annotated[
         float,
@@ -41,7 +48,10 @@ def export(
     ] = 1e-4,
     seed: Seed = 0,
     device: Annotated[
-        str, typer.Option("--device", help="As elsewhere; but parity is always judged on the CPU.")
+        str,
+        typer.Option(
+            "--device", metavar="text", help="As elsewhere; but a model is always written and compared on the CPU."
+        ),
     ] = "auto",
     component: Components = None,
     as_json: Json = False,

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Force, Json, Out, Seed, checked
+from aegen.cli.options import Checkpoint, Components, Device, Force, Json, Seed, checked, out
+from aegen.cli.pages import page
 from aegen.spec import Range
+
+_EXAMPLES = ("aegen interpolate a.png b.png", "aegen interpolate a.png b.png c.png --steps 24 -o way.gif")
 
 
 def command(args: list[str]) -> Any:
     """Build the command."""
-    example = "Examples:  aegen interpolate a.png b.png  ·  aegen interpolate a.png b.png c.png --steps 24 -o way.gif"
-    return single(interpolate, "interpolate", epilog=example)
+    return single(interpolate, "interpolate", epilog=page(_EXAMPLES))
 
 
 def interpolate(
@@ -35,7 +38,7 @@ def interpolate(
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="From draw to draw of the posteriors, instead of mean to mean.")
     ] = False,
-    out: Out = None,
+    out: Annotated[Path | None, out("interpolation.png")] = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
 
 from aegen import registry
 from aegen.cli.app import single
+from aegen.cli.pages import page
 from aegen.descriptions import Description, describe_all
 from aegen.errors import AegenError, UsageError, did_you_mean, listing
 from aegen.registry import Component, unreadable
+from aegen.spec import Option
+
+_EXAMPLES = ("aegen list-plugins --kind objective", "aegen list-plugins conv", "aegen list-plugins --json")
 
 
 def command(args: list[str]) -> Any:
     """Build the command."""
-    example = "Examples:  aegen list-plugins --kind objective  ·  aegen list-plugins conv  ·  aegen list-plugins --json"
-    return single(list_plugins, "list-plugins", epilog=example)
+    return single(list_plugins, "list-plugins", epilog=page(_EXAMPLES))
 
 
 def status(component: Component, told: Description | AegenError) -> tuple[str, str]:
@@ -32,10 +36,17 @@ def status(component: Component, told: Description | AegenError) -> tuple[str, s
 
 
 def list_plugins(
-    name: Annotated[str | None, typer.Argument(help="Show one component with its options.", show_default=False)] = None,
+    name: Annotated[
+        str | None, typer.Argument(metavar="[NAME]", help="Show one component with its options.", show_default=False)
+    ] = None,
     kind: Annotated[
         str | None,
-        typer.Option("--kind", help="|".join(registry.KINDS), autocompletion=lambda: list(registry.KINDS)),
+        typer.Option(
+            "--kind",
+            metavar="|".join(registry.KINDS),
+            help="Only of this kind.",
+            autocompletion=lambda: list(registry.KINDS),
+        ),
     ] = None,
     no_import: Annotated[bool, typer.Option("--no-import", help="Names only: load nothing.")] = False,
     combinations: Annotated[
@@ -120,22 +131,64 @@ def _goes_with(row: dict[str, Any]) -> str:
     return "every bottleneck" if with_all else ", ".join(map(str, row["goes_with"]))
 
 
-def _show(found: Mapping[Component, Description | AegenError]) -> None:
-    """Everything about a component: options and defaults, documentation, source."""
-    from aegen.cli.render import columns, tell, wrapped
+_WRITTEN = {"architecture": "arch", "exporter": "export", "dataset": "data"}
+"""Kind → how its options begin on the command line, where that is not the kind's name; a metric's begin with its own."""
 
+
+def _show(found: Mapping[Component, Description | AegenError]) -> None:
+    """What a component is, where it stands, and its options with type, bounds and default."""
+    from aegen.cli.pages import WIDEST, panel
+    from aegen.cli.render import tell
+    from aegen.cli.width import columns, wrapped
+
+    width = columns() or WIDEST
     for component, told in found.items():
-        tell(f"{component.kind} {component.name}  ({component.package} {component.version})")
+        tell(f"{component.kind} {component.title}")
         if isinstance(told, AegenError):
             tell(f"  {status(component, told)[0]}")
             continue
-        for text in filter(None, told.text):
-            paragraphs = [" ".join(part.split()) if columns() else part for part in text.split("\n\n")]
-            tell(wrapped("\n\n".join(paragraphs), 2) + "\n", keep="\n")
-        for option in told.options:
-            about = f"  {option.name:<14} {option.kind:<24} default {option.default!r:<12}"
-            if columns() is None:
-                tell(f"{about} {option.help}")
-            else:
-                tell(f"{about.rstrip()}\n{wrapped(option.help, 6)}", keep="\n")
-        tell(f"  source: {told.source}\n", keep="\n")
+        tell(wrapped(told.about, 2), keep="\n")
+        tell(f"  source: {told.source}")
+        for heading, rows in _panels(component, told):
+            if rows:
+                tell(panel(heading, rows, width).rstrip("\n"), keep="\n\x1b")
+        tell("")
+
+
+def _panels(component: Component, told: Description) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    """A component's options; of an objective also those of what it stands for, with the defaults that they have there."""
+    if component.kind == "objective" and not told.wraps:
+        with suppress(AegenError):  # a part of it is broken, which concerns its own row
+            yield from _of_objective(component)
+            return
+    prefix = component.name if component.kind == "metric" else _WRITTEN.get(component.kind, component.kind)
+    if told.wraps:
+        prefix = f"objective.{component.name}"
+    yield "Options", [_row(prefix, option, option.default) for option in told.options]
+
+
+def _of_objective(component: Component) -> Iterator[tuple[str, list[tuple[str, str]]]]:
+    from aegen.config import chosen, component_options, suggestions
+
+    values = {"objective.name": f"{component.package}/{component.name}"}
+    usual = {key: value for _, layer in suggestions(values) for key, value in layer.items()}
+    for section, (part, options) in component_options(chosen(values)).items():
+        if section.partition(".")[0] in ("objective", "bottleneck", "likelihood"):
+            rows = [_row(section, o, usual.get(f"{section}.{o.name}", o.default)) for o in options.values()]
+            yield f"{part.kind.capitalize()} {part.title}", rows
+    yield (
+        "Other defaults with it",
+        [
+            (f"--set {key}={json.dumps(value)}", "")
+            for key, value in usual.items()
+            if key.startswith(("train.", "arch."))
+        ],
+    )
+
+
+def _row(prefix: str, option: Option, default: Any) -> tuple[str, str]:
+    """An option as the command line writes it and as help shows it."""
+    flag, text = f"{prefix}.{option.name.replace('_', '-')}", option.help[:1].upper() + option.help[1:]
+    if default not in (None, ""):
+        text += f"  [default: {('on' if default else 'off') if option.type is bool else default}]"
+    return f"--{flag} / --no-{flag}" if option.type is bool else f"--{flag} {option.kind}", text

@@ -33,18 +33,30 @@ def checked(flag: str, kind: type, limits: Range) -> dict[str, Any]:
 
 Checkpoint = Annotated[
     Path | None,
-    typer.Option("-c", "--checkpoint", help="Run folder or file.  \\[default: the latest run under ./runs]"),
+    typer.Option(
+        "-c", "--checkpoint", metavar="path", help="Run folder or file.  [default: the latest run under ./runs]"
+    ),
 ]
-Out = Annotated[Path | None, typer.Option("-o", "--out", help="Where to write; a name in this folder by default.")]
+
+
+def out(usual: str) -> Any:
+    """The option -o of a command that writes to `usual` without it, counting up where that is there already."""
+    return typer.Option("-o", "--out", metavar="path", help=f"Where to write.  [default: {usual}]")
+
+
 Force = Annotated[bool, typer.Option("--force", help="Replace what stands at -o.")]
 Seed = Annotated[
     int, typer.Option("--seed", help="Of everything random.", **checked("--seed", int, Range(0, 2**32 - 1)))
 ]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:N or mps.")]
+Device = Annotated[str, typer.Option("--device", metavar="text", help="auto, cpu, cuda, cuda:N or mps.")]
 Json = Annotated[bool, typer.Option("--json", help="One line of JSON on stdout.")]
 Components = Annotated[
     list[str] | None,
-    typer.Option("--component", help="A file that the checkpoint names and may use: ./mine.py:Class, or weights."),
+    typer.Option(
+        "--component",
+        metavar="path",
+        help="A file that the checkpoint names and may use: ./mine.py:Class, or weights; may be repeated.",
+    ),
 ]
 
 
@@ -73,23 +85,24 @@ class Flag:
 
     def signature(self) -> inspect.Parameter:
         """Values are text, checked where those of files are, so that one sentence serves both; booleans are switches."""
-        option, complete = self.option, self.complete
+        option, complete, text = self.option, self.complete, shown(self.option.help)
         choices = complete or ((lambda: option.choices) if option.choices else None)
         annotation: Any
         default: Any
         if option.type is bool:
             stem = self.decl.removeprefix("--")
             annotation, default, decls = bool, option.default, [f"{self.decl}/--no-{stem}"]
-            extra: dict[str, Any] = {}
+            extra: dict[str, Any] = {"show_default": False}  # Typer's would be one of the two names
+            text += f"  [default: {'on' if default else 'off'}]"
         else:
             many = option.type == list[str]
             annotation = list[str] if many else str | None
             default = None if option.default is None or many else _shown(option.default)
-            decls, extra = [self.decl], {"metavar": option.kind}
+            decls, extra = [self.decl], {"metavar": "text" if many else option.kind}
+            text += " May be repeated." * many
             if choices is not None:
                 extra["autocompletion"] = _completion(choices)
-        text = _plain(option.help)
-        info = typer.Option(*decls, help=text[:1].upper() + text[1:], rich_help_panel=_plain(self.panel), **extra)
+        info = typer.Option(*decls, help=text[:1].upper() + text[1:], rich_help_panel=shown(self.panel), **extra)
         kind = inspect.Parameter.KEYWORD_ONLY
         return inspect.Parameter(
             self.parameter,
@@ -97,11 +110,6 @@ class Flag:
             default=default if annotation != list[str] else [],
             annotation=Annotated[annotation, info],
         )
-
-
-def _plain(text: str) -> str:
-    """For rich, which would take brackets for markup; of what is not seen, what it is."""
-    return re.sub(r"(\\*)\[", r"\1\1\\[", shown(text))
 
 
 def _shown(value: Any) -> str:

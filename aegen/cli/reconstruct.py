@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Force, Json, Out, Seed
+from aegen.cli.options import Checkpoint, Components, Device, Force, Json, Seed, out
+from aegen.cli.pages import page
+
+_EXAMPLES = ("aegen reconstruct photo.png", "aegen reconstruct 'photos/*.jpg' --each -o again/")
 
 
 def command(args: list[str]) -> Any:
     """Build the command."""
-    example = "Examples:  aegen reconstruct photo.png  ·  aegen reconstruct 'photos/*.jpg' --each -o again/"
-    return single(reconstruct, "reconstruct", epilog=example)
+    return single(reconstruct, "reconstruct", epilog=page(_EXAMPLES))
 
 
 def reconstruct(
@@ -25,7 +28,7 @@ def reconstruct(
     stochastic: Annotated[
         bool, typer.Option("--stochastic", help="Draw from the posterior instead of taking its mean.")
     ] = False,
-    out: Out = None,
+    out: Annotated[Path | None, out("reconstructions.png, or the folder reconstructions with --each")] = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",

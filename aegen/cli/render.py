@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import sys
-import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -15,10 +12,10 @@ from typing import Any
 
 import typer
 
+from aegen.cli.width import fitted
 from aegen.outside import shown
 from aegen.plugins import hookimpl
 
-_NARROWEST = 20  # characters for text; what is narrower is left to the terminal
 _QUIET_SECONDS = 30  # in a log file, between two lines of an epoch that is long
 
 
@@ -28,7 +25,7 @@ _BYTES = "".join(map(chr, range(0xDC80, 0xDD00)))  # how Python holds those of a
 def say(text: str) -> None:
     """A line of talk; nothing stops because nobody can hear it."""
     with suppress(OSError, ValueError):
-        print(shown(text), file=sys.stderr, flush=True)
+        print(fitted(shown(text), sys.stderr), file=sys.stderr, flush=True)
 
 
 def tell(text: str, *, keep: str = "") -> None:
@@ -46,20 +43,6 @@ def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
             tell(str(file), keep=_BYTES if whole else "")
 
 
-def columns() -> int | None:
-    """How wide lines may be: the terminal, or `COLUMNS`; no matter in a pipe."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else None
-
-
-def wrapped(text: str, indent: int) -> str:
-    """`text` in lines that the terminal can hold, `indent` spaces before each."""
-    width, margin = columns(), " " * indent
-    lines = text.splitlines()
-    if width is not None and width >= indent + _NARROWEST:
-        lines = [part for line in lines for part in textwrap.wrap(line, width - indent, break_on_hyphens=False) or [""]]
-    return "\n".join(f"{margin}{line}".rstrip() for line in lines)
-
-
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for eyes on a terminal, aligned columns without decoration for a pipe."""
     head, rows = [shown(cell) for cell in head], [[shown(cell) for cell in row] for row in rows]
@@ -71,7 +54,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         styles = {"ok": "green", "not imported": "dim"}
         grid = Table(box=None, header_style="bold", pad_edge=False)
         for cell in head:
-            grid.add_column(Text(cell))
+            grid.add_column(Text(cell), overflow="fold")  # rather than cut
         for row in rows:
             grid.add_row(*(Text(cell, styles.get(cell, "")) for cell in row))
         Console().print(grid)
@@ -166,7 +149,7 @@ class Display:
     def _line(self, text: str) -> None:
         self._spoke = time.monotonic()
         if self._bar is not None:
-            self._bar.console.print(shown(text), highlight=False, markup=False, soft_wrap=True)
+            self._bar.console.print(fitted(shown(text), sys.stderr), highlight=False, markup=False, soft_wrap=True)
         else:
             say(text)
 

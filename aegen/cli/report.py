@@ -8,23 +8,28 @@ from typing import Annotated, Any
 import typer
 
 from aegen.cli.app import single
-from aegen.cli.options import Components, Device, Force, Json, Out
+from aegen.cli.options import Components, Device, Force, Json, out
+from aegen.cli.pages import page
+
+_EXAMPLES = ("aegen report", "aegen report runs/faces -o faces.html")
 
 
 def command(args: list[str]) -> Any:
     """Build the command."""
-    return single(report, "report", epilog="Examples:  aegen report  ·  aegen report runs/faces -o faces.html")
+    return single(report, "report", epilog=page(_EXAMPLES))
 
 
 def report(
     run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Run folder.  \\[default: the latest run under ./runs]")
+        Path | None, typer.Argument(metavar="[RUN]", help="Run folder.  [default: the latest run under ./runs]")
     ] = None,
-    out: Out = None,
+    out: Annotated[Path | None, out("report.html")] = None,
     force: Force = False,
     by: Annotated[
         str | None,
-        typer.Option("--protocol", help="By which it is evaluated.  \\[default: one by which it was, else aegen-1]"),
+        typer.Option(
+            "--protocol", metavar="text", help="By which it is evaluated.  [default: one by which it was, else aegen-1]"
+        ),
     ] = None,
     evaluates: Annotated[
         bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate the run if it was not, and keep the numbers.")

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.options import Checkpoint, Components, Device, Force, Given, Json, Out, Seed, checked, extend, flags_of
+from aegen.cli.options import Checkpoint, Components, Device, Force, Given, Json, Seed, checked, extend, flags_of, out
+from aegen.cli.pages import page
 from aegen.spec import Range
+
+_EXAMPLES = ("aegen sample -n 16 --seed 1", "aegen sample --sampler mixture --each -o faces/")
 
 
 def command(args: list[str]) -> Any:
     """Build the command, with the options of the sampler that the line names."""
     flags = flags_of(args, "--sampler", "sampler", "sampler")
-    example = "Examples:  aegen sample -n 16 --seed 1  ·  aegen sample --sampler mixture --each -o faces/"
-    return single(extend(sample, flags), "sample", epilog=example)
+    return single(extend(sample, flags), "sample", epilog=page(_EXAMPLES))
 
 
 def _samplers() -> list[str]:
@@ -30,17 +33,19 @@ def sample(
         str | None,
         typer.Option(
             "--sampler",
-            help="How latents are drawn: prior, gaussian, mixture.  \\[default: mixture if fitted, else prior]",
+            metavar="text",
+            help="How latents are drawn: prior, gaussian, mixture.  [default: mixture if fitted, else prior]",
             autocompletion=_samplers,
         ),
     ] = None,
     label: Annotated[
-        str | None, typer.Option("--label", help="Only of this class, by name, if the model was told classes.")
+        str | None,
+        typer.Option("--label", metavar="text", help="Only of this class, by name, if the model was told classes."),
     ] = None,
     each: Annotated[
         bool, typer.Option("--each", help="One file an image, in the folder -o, instead of a grid.")
     ] = False,
-    out: Out = None,
+    out: Annotated[Path | None, out("samples.png, or the folder samples with --each")] = None,
     force: Force = False,
     seed: Seed = 0,
     device: Device = "auto",

@@ -12,6 +12,7 @@ import typer
 from aegen import registry
 from aegen.cli.app import single
 from aegen.cli.options import Components, Flag, Given, Json, extend, peek, wants_help
+from aegen.cli.pages import page
 from aegen.settings import COMPONENTS, FLAGS, SETTINGS, flatten, to_toml
 from aegen.spec import Option, options_of
 
@@ -32,9 +33,10 @@ _HELP = {
 }
 _DEFAULT = {"arch": "conv", "objective": "vae"}
 _HINT = "Options of components: name them before --help, as in  aegen train --arch conv --objective vae --help"
-_EXAMPLE = (
-    "Examples:  aegen train  ·  aegen train --data photos/ --size 64 --objective vae --objective.beta 4  ·  "
-    "aegen train --resume runs/latest --epochs 60"
+_EXAMPLES = (
+    "aegen train",
+    "aegen train --data photos/ --size 64 --objective vae --objective.beta 4",
+    "aegen train --resume runs/latest --epochs 60",
 )
 
 
@@ -44,17 +46,19 @@ def command(args: list[str]) -> Any:
     args[:] = [_worded(word, following) for word, following in zip(args, [*args[1:], "-"], strict=False)]
     seen = peek(args, "--config", "--set", "--resume", "--component", *(f"--{c}" for c in COMPONENTS), "--data")
     typed = {f"{c}.name": seen[f"--{c}"][-1] for c in (*COMPONENTS, "data") if seen[f"--{c}"]}
-    values = _before_flags(seen["--config"], seen["--set"], seen["--resume"], typed) | typed
+    before = _before_flags(seen["--config"], seen["--set"], seen["--resume"], typed)
+    values = before | typed
     _trust(seen, typed)
     named = any(f"{c}.name" in values for c in COMPONENTS)
-    epilog = _EXAMPLE
+    usual = {key: before.get(key) for key in typed}  # what is typed is no default
+    hints = []
     if named or not wants_help(args):
         likely = _suggested(values) | values
-        flags = _setting_flags(likely) + _component_flags(likely)
+        flags = _setting_flags(likely | usual) + _component_flags(likely)
     else:
-        flags = _setting_flags(values)
-        epilog = f"{_EXAMPLE}\n\n{_HINT}"
-    return single(extend(train, flags), "train", epilog=epilog)
+        flags = _setting_flags(values | usual)
+        hints.append(_HINT)
+    return single(extend(train, flags), "train", epilog=page(_EXAMPLES, *hints))
 
 
 def _worded(word: str, following: str) -> str:
@@ -109,7 +113,7 @@ def _trust(seen: dict[str, list[str]], typed: dict[str, str]) -> None:
 def _setting_flags(values: dict[str, Any]) -> list[Flag]:
     flags = []
     for part in COMPONENTS:
-        name = values.get(f"{part}.name", _DEFAULT.get(part))
+        name = values.get(f"{part}.name") or _DEFAULT.get(part)
         option = Option(part, str, name, _HELP[part])
         kind = _KIND[part]
         flags.append(Flag(f"--{part}", f"{part}.name", option, "Components", partial(registry.names, kind)))
@@ -158,16 +162,26 @@ def _with_default(option: Option, value: Any) -> Option:
 
 
 def train(
-    config: Annotated[list[Path] | None, typer.Option("--config", help="TOML file; flags override it.")] = None,
+    config: Annotated[
+        list[Path] | None,
+        typer.Option("--config", metavar="path", help="TOML file; flags override it; may be repeated."),
+    ] = None,
     sets: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as checkpoint.every_steps=20."),
+        typer.Option(
+            "--set", metavar="KEY=VALUE", help="Any setting, such as checkpoint.every_steps=20; may be repeated."
+        ),
     ] = None,
-    resume: Annotated[Path | None, typer.Option("--resume", help="Run to go on with, bit for bit.")] = None,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", metavar="path", help="Run to go on with, bit for bit.")
+    ] = None,
     init_from: Annotated[
-        Path | None, typer.Option("--init-from", help="Checkpoint whose weights to begin with.")
+        Path | None, typer.Option("--init-from", metavar="path", help="Checkpoint whose weights to begin with.")
     ] = None,
-    run_dir: Annotated[Path | None, typer.Option("--run-dir", help="Folder to make for the run.")] = None,
+    run_dir: Annotated[
+        Path | None,
+        typer.Option("--run-dir", metavar="path", help="Folder to make for the run.  [default: a new one in ./runs]"),
+    ] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print every value and where it came from, and stop.")
     ] = False,

@@ -32,7 +32,7 @@ class Augment:
         """Raise UsageError for images that cannot be moved as far as `crop`."""
         if self.crop >= min(height, width):
             raise UsageError(
-                f"data.crop is {self.crop}, but must be less than a side of the images, which are {height}×{width}"
+                f"data.crop is {self.crop}, but must be less than a side of the images, which are {height}×{width} (height×width)"
             )
 
     def draw(self, step: int, count: int, start: int, stop: int) -> Tensor:

@@ -220,7 +220,7 @@ def _opened(file: IO[bytes]) -> Iterator[Image.Image]:
 def _check(width: int, height: int, most: float) -> None:
     if width * height > most:
         raise Unreadable(
-            f"too large to open safely: {width}×{height} is more than the {most:,.0f} pixels that AEGEN_MAX_PIXELS allows"
+            f"too large to open safely: {height}×{width} (height×width) is more than the {most:,.0f} pixels that AEGEN_MAX_PIXELS allows"
         )
 
 

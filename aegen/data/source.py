@@ -205,7 +205,8 @@ def _check(images: Images, settings: DataSettings) -> None:
     if min(height, width) < SMALLEST:
         hint = f"give --size {SMALLEST} or more"
         raise UsageError(
-            f"the images are {height}×{width} pixels, but must be at least {SMALLEST}×{SMALLEST}", hint=hint
+            f"the images are {height}×{width} pixels (height×width), but must be at least {SMALLEST}×{SMALLEST}",
+            hint=hint,
         )
 
 

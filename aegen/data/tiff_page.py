@@ -142,7 +142,7 @@ def _page(file: IO[bytes]) -> Page:
     width, height = one(256, 0), one(257, 0)
     samples, planes = one(277, 1), one(284, 1) == 2
     if min(width, height) < 1 or not 1 <= samples <= _MOST:
-        raise Unreadable(f"a damaged TIFF ({width}×{height} pixels of {samples} samples)")
+        raise Unreadable(f"a damaged TIFF ({height}×{width} pixels, height×width, of {samples} samples)")
     bits = many(258) or (1,)
     kinds = set(many(339)) or {1}
     kind = _KINDS.get(next(iter(kinds)), "complex numbers") if len(kinds) == 1 else "several kinds"

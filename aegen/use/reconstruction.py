@@ -103,7 +103,7 @@ def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[li
     for source in sources:
         shape = decode.probe(source.path)
         if shape is not None and (shape[0] != target.size or (shape[1] == 1) != (image.channels <= 2)):
-            theirs = f"{shape[0][0]}×{shape[0][1]} in {'grey' if shape[1] == 1 else 'colour'}"
+            theirs = f"{shape[0][0]}×{shape[0][1]} (height×width) in {'grey' if shape[1] == 1 else 'colour'}"
             others.setdefault(theirs, []).append(source.path)
     for theirs, paths in list(others.items())[:_KINDS]:
         who = f"{paths[0]} is" if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1:,} more are"

@@ -307,7 +307,7 @@ def fit_sampler(
 
     Args:
         tell: called with what is done, how much of it is over, and of how much.
-        name: of the sampler, for that.
+        name: of the sampler, for that, and of what it is fitted for.
     """
     device = next(model.parameters()).device
     here = here or World(device)

@@ -10,7 +10,13 @@ Pixels lie in [0, 1] with a range of 1, whatever range an image uses; channels a
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
 from typing import Any, ClassVar
 
 import torch
@@ -24,19 +30,44 @@ _LEAST = 176  # the window still fits after four halvings
 _EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, section 3.2
 
 
-def judges() -> Any:
-    """torchmetrics' functions of images, which take long to import.
+def judge() -> Any:
+    """torchmetrics' structural similarity.
 
     Raises:
         EnvironmentFault: it is not installed.
     """
     try:
-        from torchmetrics.functional import image
+        try:
+            module = _alone("torchmetrics.functional.image.ssim")
+        except ImportError:  # it is not where it was, or needs more
+            module = import_module("torchmetrics.functional.image")
     except ImportError as error:
         raise EnvironmentFault(
             "structural similarity needs torchmetrics, which is not installed", hint="pip install 'aegen[metrics]'"
         ) from error
-    return image
+    return module.structural_similarity_index_measure
+
+
+def _alone(name: str) -> Any:
+    """A module without the packages around it, if nobody has imported those yet: they import scipy's signals and torchvision's networks,
+    six seconds of a report. Whoever imports them later finds nothing of it."""
+    top, *rest = name.split(".")[:-1]
+    if top in sys.modules:
+        return import_module(name)
+    found = find_spec(top)
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError(top)
+    folder = Path(found.submodule_search_locations[0])
+    try:
+        for i in range(len(rest) + 1):
+            package = ModuleType(".".join([top, *rest[:i]]))
+            package.__path__ = [str(folder.joinpath(*rest[:i]))]
+            package._logger = logging.getLogger(top)  # type: ignore[attr-defined]  # which its modules take from there
+            sys.modules[package.__name__] = package
+        return import_module(name)
+    finally:
+        for known in [word for word in sys.modules if word.partition(".")[0] == top]:
+            del sys.modules[known]
 
 
 def pair(seen: Seen, least: int) -> tuple[Tensor, Tensor]:
@@ -57,7 +88,7 @@ class SSIM(Metric):
     better: ClassVar[Mapping[str, str]] = {"ssim": "higher"}
 
     def __init__(self) -> None:
-        self.judge = judges().structural_similarity_index_measure
+        self.judge = judge()
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Of each held-out image, (B,)."""
@@ -72,7 +103,7 @@ class MSSSIM(Metric):
     better: ClassVar[Mapping[str, str]] = {"ms-ssim": "higher"}
 
     def __init__(self) -> None:
-        self.judge = judges().structural_similarity_index_measure
+        self.judge = judge()
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Of each held-out image, (B,)."""
