@@ -14,12 +14,12 @@ from typing import Any
 import torch
 
 from aegen import memory, pictures, registry
-from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch, same_images
+from aegen.beginning import first_weights, followed, header_of, initialise, open_run, same_batch, same_images
 from aegen.blame import blamed, named
 from aegen.checkpoint import Checkpoint, resumable
 from aegen.config import Layer, keyword_layers, merge_resume, read_toml, resolve, signature
 from aegen.data.naming import dataset_name
-from aegen.data.source import Data, load_data, located
+from aegen.data.source import Data, load_data
 from aegen.engine import host, trial
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World, begun_run, remember_run, world
@@ -157,7 +157,8 @@ def train(
             mine = _going_on(place, layers if begun == plan.home else ()) if here.first else plan
             plan = replace(mine, spec=here.share(mine.spec), places=here.share(mine.places), lock=lock)
             if not here.first:
-                plan.home, plan.saved, _ = resumable(place)
+                found = resumable(place)
+                plan.home, plan.saved = found.home, found.saved
                 plan.init_from, plan.run_dir = first_weights(plan.home) if plan.saved is None else None, None
         with named():
             return _train(plan, here, dry_run, listeners, talk, until)
@@ -194,12 +195,12 @@ def _going_on(place: Path, layers: Sequence[Layer]) -> Plan:
     Raises:
         UsageError: it is damaged, or its data is not where it was.
     """
-    home, saved, before = resumable(place)
-    begun, own = begun_in(home), before.data
-    moved = any("data.name" in values for _, values in layers)
-    where = own if moved else located(own, begun, f"the run {home}")
-    spec = merge_resume(replace(before, data=where), layers)
-    places, elsewhere = spec.data, (where.name, where.root) != (own.name, own.root)
+    found = resumable(place)
+    home, saved = found.home, found.saved
+    begun, own = begun_in(home), found.spec.data
+    before, where = followed(found, begun, {key for _, values in layers for key in values})
+    spec = merge_resume(before, layers)
+    places, elsewhere = spec.data, found.own and (where.name, where.root) != (own.name, own.root)
     if elsewhere:  # what the run says of itself stays true where it began
         root = own.root if spec.data.root == where.root else spec.data.root
         spec = replace(spec, data=replace(spec.data, name=own.name, root=root))
@@ -265,6 +266,10 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
     header = header_of(spec, model, data, data.fingerprint(), kind) | {"encodes": objective.encodes}
     if saved is not None:
         same_images(saved, data, (plan.places or spec.data).name)
+    if "seal" not in header:
+        say(
+            "no key of yours can be kept on this machine: what this run was trained on will have to be named again to evaluate or resume it"
+        )
     stop, lock = Stop(), plan.lock
 
     def stops() -> bool:

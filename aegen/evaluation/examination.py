@@ -36,6 +36,7 @@ from aegen.model import there as there_of
 from aegen.names import portable
 from aegen.protocols import Metric, Objective
 from aegen.rundir import owner, reason
+from aegen.settings import DataSettings
 from aegen.spec import Spec
 from aegen.use.loading import Loaded, Output, Say, silent
 from aegen.use.loading import load as load_model
@@ -254,7 +255,9 @@ def _subject(
     model, header = loaded.model, loaded.file.header
     named = data.get("name") or loaded.spec.data.name
     own = named == loaded.spec.data.name
-    settings = loaded.images() if own else loaded.spec.data
+    settings = loaded.spec.data if loaded.file.own else replace(loaded.spec.data, root=DataSettings().root)
+    if own:
+        settings = loaded.images(typed=data)
     if data:
         size = [model.image.height, model.image.width]
         settings = replace(
