@@ -23,11 +23,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from aegen import atomic, caches, registry
 from aegen.errors import AegenError
+from aegen.outside import parse_json, read_text
 from aegen.registry import Component
 from aegen.spec import Option, Range, options_of
 
 _FORM = 2
-_ROOM = 32e6  # bytes of all files together
+_ROOM = 32_000_000  # bytes of all files together
 _SETTLED = 2_000_000_000  # ns: a file that is younger than this may change without its times showing it
 _BEGAN = time.time_ns()
 
@@ -286,9 +287,7 @@ def _read(package: str) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        if path.stat().st_size > _ROOM:
-            return {}
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(read_text(path, most=_ROOM))
         components: dict[str, Any] = told["components"]
         good = told["stamp"] == _stamp(package) and all(_state(f) == state for f, state in told["files"].items())
         return components if good and isinstance(components, dict) else {}
@@ -304,7 +303,7 @@ def _keep(package: str, fresh: dict[str, Any]) -> None:
     files = _loaded()
     if before:
         with suppress(Exception):
-            files = json.loads(path.read_text(encoding="utf-8"))["files"] | files
+            files = parse_json(read_text(path, most=_ROOM))["files"] | files
     if any(max(mtime, ctime) > _BEGAN - _SETTLED for mtime, ctime, _ in files.values()):
         return  # it may have changed after it was loaded
     _files[package] = {**before, **fresh}
