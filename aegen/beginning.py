@@ -130,8 +130,15 @@ def same_images(saved: Checkpoint, data: Data, name: str) -> None:
     Raises:
         UsageError: they are others.
     """
-    if data.fingerprint() == saved.header["data"]["fingerprint"]:
-        return
+    note = saved.header["data"]
+    if data.fingerprint() == note["fingerprint"]:
+        if note.get("held_out") in (None, data.held_out_fingerprint()):
+            return
+        raise UsageError(
+            f"--data {name} has the same images for training, but others for validation than when {saved.path} was written",
+            hint="its best checkpoint and early stopping go by those: put them back, or begin a new run with these weights: "
+            f"aegen train --init-from {shlex.quote(str(saved.path))} --data {shlex.quote(name)}",
+        )
     before, now = saved.header["data"]["count"], len(data.train)
     what = f"{now:,} for training, and there were {before:,}" if before != now else f"as many, {now:,} for training"
     raise UsageError(
@@ -220,6 +227,7 @@ def header_of(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str, k
             "count": len(data.train),
             "classes": data.classes,
             "fingerprint": fingerprint,
+            "held_out": data.held_out_fingerprint(),
         },
         "plugins": origins(parts),
         "samplers": {},

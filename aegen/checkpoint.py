@@ -66,6 +66,7 @@ class DataNote(TypedDict):
     count: Whole
     classes: list[str]
     fingerprint: str
+    held_out: NotRequired[str]
 
 
 class Header(TypedDict):
@@ -107,15 +108,23 @@ _AGAIN = "do it again"
 _DAMAGED = "it was altered after aegen wrote it; use another checkpoint of the run"
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+def save(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    may: Callable[[], None] | None = None,
+) -> None:
     """Write atomically: a temporary file in the same folder, flushed to disk, then renamed over `path`.
+
+    Args:
+        may: as `atomic.drafted` has it.
 
     Raises:
         OSError: the file cannot be written; what stood at `path` is untouched and nothing is left behind.
     """
     about, plain = json.dumps(portable({"format": FORMAT, **header})), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
-    with drafted(path) as temporary:
+    with drafted(path, may=may) as temporary:
         try:
             save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:

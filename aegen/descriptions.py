@@ -290,9 +290,14 @@ def _read(package: str) -> dict[str, Any]:
         told = parse_json(read_text(path, most=_ROOM))
         components: dict[str, Any] = told["components"]
         good = told["stamp"] == _stamp(package) and all(_state(f) == state for f, state in told["files"].items())
-        return components if good and isinstance(components, dict) else {}
+        return components if good and told["sum"] == _sum(components) else {}
     except Exception:  # missing, or damaged in whatever way: it is made anew
         return {}
+
+
+def _sum(components: dict[str, Any]) -> str:
+    """A digest of the descriptions: of what a disk has changed, not all is seen by its form."""
+    return hashlib.blake2b(json.dumps(components, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _keep(package: str, fresh: dict[str, Any]) -> None:
@@ -307,7 +312,7 @@ def _keep(package: str, fresh: dict[str, Any]) -> None:
     if any(max(mtime, ctime) > _BEGAN - _SETTLED for mtime, ctime, _ in files.values()):
         return  # it may have changed after it was loaded
     _files[package] = {**before, **fresh}
-    told = {"stamp": _stamp(package), "files": files, "components": _files[package]}
+    told = {"stamp": _stamp(package), "files": files, "components": _files[package], "sum": _sum(_files[package])}
     with suppress(OSError, ValueError):  # a folder that cannot be written: looked at again the next time
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, json.dumps(told, separators=(",", ":")))

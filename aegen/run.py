@@ -25,7 +25,7 @@ from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World, begun_run, remember_run, world
 from aegen.engine.recorder import NotFinite
 from aegen.engine.stop import Stop
-from aegen.errors import AegenError, EnvironmentFault, Interrupted, UsageError
+from aegen.errors import AegenError, EnvironmentFault, Interrupted, UsageError, counted
 from aegen.factory import create, load_component
 from aegen.lock import Lock, held
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
@@ -223,7 +223,8 @@ def _locked(home: Path, here: World, say: Say, until: ExitStack) -> Lock:
         except AegenError as error:
             trouble = error
         except OSError as error:
-            trouble = disk_error(error, home)
+            last = RunDir(home).last
+            trouble = disk_error(error, lock.file, last_good=last if last.exists() else None)
     trouble = here.share(trouble)
     if trouble is not None:
         raise trouble
@@ -300,6 +301,8 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
         if here.first:
             remember_run(run.path)
     trainer.run_dir = run if here.first else None
+    if lock is not None:
+        trainer.keeper.may = partial(lock.check, now=True)
     for name, tracker in trackers:
         hooks.add(create(tracker, "tracker", Spec(name), "tracker.", {}), name)
     say(f"run {run.path}" + (f", from step {trainer.progress.step}" if saved else ""))
@@ -413,7 +416,7 @@ def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
             fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed, tell=tell, name=name)
             tell_fallback(sampler, name, notice)
             fitted = loaded.file, sampler
-        save_sampler(path, Spec(name), fitted[1])
+        save_sampler(path, Spec(name), fitted[1], trainer.keeper.may)
 
 
 def _progress(trainer: Trainer, text: str, done: int, total: int) -> None:
@@ -430,7 +433,7 @@ def _progress(trainer: Trainer, text: str, done: int, total: int) -> None:
 def _tell_data(data: Data, spec: RunSpec, say: Say) -> None:
     classes = f", {len(data.classes)} classes" if data.classes else ""
     say(
-        f"data {spec.data.name}: {len(data.train):,} images for training, {len(data.validation):,} for validation, {data.image}{classes}"
+        f"data {spec.data.name}: {counted(len(data.train), 'image')} for training, {len(data.validation):,} for validation, {data.image}{classes}"
     )
     say(f"images: {data.how}")
 
@@ -451,7 +454,7 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
         else ""
     )
     say(
-        f"{trainer.total:,} steps of batch {trainer.batches.batch_size}{smaller}, "
+        f"{counted(trainer.total, 'step')} of batch {trainer.batches.batch_size}{smaller}, "
         f"{trainer.batches.per_epoch:,} an epoch, on {where} in {spec.train.precision}"
     )
     if spec.train.parallel == "fsdp" and not trainer.sharded:

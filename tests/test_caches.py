@@ -171,3 +171,6 @@ def test_descriptions_that_are_whole_are_believed(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(descriptions, "_files", {})
     descriptions._keep("p", {"objective/x=y": {"title": "X"}})
     assert descriptions._read("p") == {"objective/x=y": {"title": "X"}}
+    place: Any = descriptions._place("p")
+    place.write_text(place.read_text().replace('"X"', "null"))
+    assert descriptions._read("p") == {}

@@ -19,7 +19,7 @@ from aegen.data import files, keep
 from aegen.data.decode import side
 from aegen.data.naming import dataset_name
 from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
-from aegen.errors import UsageError
+from aegen.errors import UsageError, counted
 from aegen.factory import create, load
 from aegen.outside import quoted
 from aegen.protocols import Dataset, Images, ImageShape, LeftOut
@@ -71,6 +71,10 @@ class Data:
         if self._fingerprint is None:
             self._fingerprint = fingerprint(self.train)
         return self._fingerprint
+
+    def held_out_fingerprint(self) -> str:
+        """The same of the images of validation, which `best` and early stopping go by."""
+        return fingerprint(self.validation)
 
 
 def located(
@@ -235,7 +239,7 @@ def _plain(pixels: Pictures) -> Pictures:
 def _check(images: Images, settings: DataSettings) -> None:
     pixels = images.pixels
     if len(pixels) < 2:
-        raise UsageError(f"--data {settings.name} holds {len(pixels)} image, but training needs at least 2")
+        raise UsageError(f"--data {settings.name} holds {counted(len(pixels), 'image')}, but training needs at least 2")
     height, width = pixels.shape[2:]
     if min(height, width) < SMALLEST:
         hint = f"give --size {SMALLEST} or more"
@@ -247,4 +251,4 @@ def _check(images: Images, settings: DataSettings) -> None:
 def skipped_text(skipped: list[str], name: str, *, most: int = 5) -> str:
     """`"3 files of photos cannot be used: a.png (not an image), …"`."""
     shown = ", ".join(skipped[:most]) + (f" and {len(skipped) - most} more" if len(skipped) > most else "")
-    return f"{len(skipped)} file{'s' * (len(skipped) != 1)} of {name} cannot be used: {shown}"
+    return f"{counted(len(skipped), 'file')} of {name} cannot be used: {shown}"
