@@ -10,7 +10,7 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,7 +32,9 @@ def _host() -> str:
 
 
 @contextmanager
-def drafted(path: Path, *, durable: bool = True, replaces: bool = True) -> Iterator[Path]:
+def drafted(
+    path: Path, *, durable: bool = True, replaces: bool = True, may: Callable[[], None] | None = None
+) -> Iterator[Path]:
     """A new empty file to write into; it becomes `path` if the block ends well, else it is gone.
 
     It is made exclusively, is never a link, and has the rights that the umask leaves, whatever the library that fills it does.
@@ -40,6 +42,7 @@ def drafted(path: Path, *, durable: bool = True, replaces: bool = True) -> Itera
     Args:
         durable: have it on disk before it is renamed.
         replaces: what stands at `path` already.
+        may: called at the last moment; what it raises leaves what stood at `path`.
 
     Raises:
         OSError: it cannot be made or renamed, another took its place, or something stands there that it must not replace; what stood
@@ -59,6 +62,8 @@ def drafted(path: Path, *, durable: bool = True, replaces: bool = True) -> Itera
             os.chmod(temporary, mode)
         if durable:
             flush(temporary)
+        if may is not None:
+            may()
         publish(temporary, path, replaces=replaces)
         if durable:
             sync_folder(path.parent)

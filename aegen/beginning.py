@@ -8,28 +8,29 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aegen import registry
+from aegen import registry, seals
 from aegen.atomic import sweep, write_text
-from aegen.checkpoint import Checkpoint, origins
+from aegen.checkpoint import Checkpoint, Resumable, origins
 from aegen.combining import short, stack
 from aegen.data.naming import dataset_name
-from aegen.data.source import Data
+from aegen.data.source import Data, located
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World
 from aegen.errors import UsageError
 from aegen.installed import version_of
 from aegen.model import Autoencoder
 from aegen.names import native, portable
-from aegen.outside import parse_json, read_text
+from aegen.outside import parse_json, quoted, read_text
 from aegen.protocols import ImageShape, Objective
-from aegen.rundir import BEGUN, RUNS, RunDir, disk_error
-from aegen.settings import RunSpec, to_toml
+from aegen.rundir import ASKS, BEGUN, FIRST, RUNS, RunDir, disk_error, sealed_paths, told_paths
+from aegen.settings import DataSettings, RunSpec, to_toml
 from aegen.use.loading import check_fits
 
 
@@ -85,8 +86,9 @@ def open_run(
         # Seen from the run, so that it holds where all of it is moved, or seen under another path by another machine.
         about[BEGUN] = _seen_from(place, begun or Path.cwd())
         if source is not None:
-            about["init_from"] = os.path.relpath(source, place)
-        write_text(run.environment, json.dumps(portable(about), indent=2) + "\n")
+            about[FIRST] = os.path.relpath(source, place)
+        about[ASKS] = spec.asks
+        write_text(run.environment, json.dumps(portable(sealed_paths(about)), indent=2) + "\n")
 
     if not here.first:
         return RunDir(home or run_dir or RUNS)
@@ -128,8 +130,15 @@ def same_images(saved: Checkpoint, data: Data, name: str) -> None:
     Raises:
         UsageError: they are others.
     """
-    if data.fingerprint() == saved.header["data"]["fingerprint"]:
-        return
+    note = saved.header["data"]
+    if data.fingerprint() == note["fingerprint"]:
+        if note.get("held_out") in (None, data.held_out_fingerprint()):
+            return
+        raise UsageError(
+            f"--data {name} has the same images for training, but others for validation than when {saved.path} was written",
+            hint="its best checkpoint and early stopping go by those: put them back, or begin a new run with these weights: "
+            f"aegen train --init-from {shlex.quote(str(saved.path))} --data {shlex.quote(name)}",
+        )
     before, now = saved.header["data"]["count"], len(data.train)
     what = f"{now:,} for training, and there were {before:,}" if before != now else f"as many, {now:,} for training"
     raise UsageError(
@@ -157,13 +166,46 @@ def same_batch(spec: RunSpec, saved: Checkpoint, here: World) -> RunSpec:
 
 
 def first_weights(home: Path) -> Path | None:
-    """The weights that a run began with, if they were another run's."""
+    """The weights that a run began with, if they were another run's.
+
+    Raises:
+        UsageError: what it began with cannot be read, or is not from this user: weights are not read on the word of others.
+    """
     try:
         about = native(parse_json(read_text(home / "environment.json")))
-        return home / about["init_from"] if "init_from" in about else None
+        told = told_paths(home)
+        named = FIRST in about
     except (OSError, ValueError, TypeError) as error:
         hint = "it took no step that was saved; begin a new one"
         raise UsageError(f"{home / 'environment.json'} cannot be read ({error})", hint=hint) from error
+    if named and FIRST not in told:
+        raise UsageError(
+            f"{home} names weights to begin with, {quoted(about[FIRST])}, and your aegen did not write it, so that they are not read on its word",
+            hint="it took no step that was saved; begin a new one, with --init-from if those weights may be read",
+        )
+    return home / told[FIRST] if named else None
+
+
+def followed(found: Resumable, begun: Path | None, typed: Collection[str]) -> tuple[RunSpec, DataSettings]:
+    """A run's settings as far as they may be followed, with paths that hold from here; and those of its data alone.
+
+    Args:
+        begun: where its relative paths begin.
+        typed: dotted keys of what the user says now, which is followed whoever wrote the run.
+
+    Raises:
+        UsageError: its data is not where it was, or is not to be looked for.
+    """
+    spec = found.spec
+    data = spec.data
+    if "data.name" not in typed:
+        names = [key.removeprefix("data.") for key in typed]
+        data = located(data, begun, f"the run {found.home}", own=found.own, typed=names)
+    elif not found.own:
+        data = replace(data, root=DataSettings().root)
+    if not found.own and "log.trackers" not in typed:  # a tracker may tell the world
+        spec = replace(spec, log=replace(spec.log, trackers=[]))
+    return replace(spec, data=data), data
 
 
 def header_of(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str, kind: str = "") -> dict[str, Any]:
@@ -185,9 +227,11 @@ def header_of(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str, k
             "count": len(data.train),
             "classes": data.classes,
             "fingerprint": fingerprint,
+            "held_out": data.held_out_fingerprint(),
         },
         "plugins": origins(parts),
         "samplers": {},
+        **({"seal": mark} if (mark := seals.seal(spec.asks)) else {}),
         "versions": {"aegen": version_of("aegen"), "torch": torch.__version__},
     }
 

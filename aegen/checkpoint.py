@@ -14,6 +14,8 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import (
     Annotated,
@@ -29,14 +31,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from aegen import registry
+from aegen import registry, seals
 from aegen.atomic import drafted
 from aegen.errors import PluginError, UsageError
 from aegen.factory import TooMuch, bounded
 from aegen.names import native, portable
 from aegen.opened import OpenedFile
 from aegen.outside import parse_json, parse_toml, read_text
-from aegen.rundir import find_checkpoint, owner
+from aegen.rundir import ASKS, find_checkpoint, owner, told_paths
 from aegen.settings import RunSpec
 
 FORMAT = 1
@@ -64,12 +66,13 @@ class DataNote(TypedDict):
     count: Whole
     classes: list[str]
     fingerprint: str
+    held_out: NotRequired[str]
 
 
 class Header(TypedDict):
     """The JSON of a checkpoint; what is read from a file is checked against this.
 
-    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; `batch` is of all processes; `unmoved` names, by turn, the
+    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; `batch` is of all processes; `seal` is that of `RunSpec.asks`; `unmoved` names, by turn, the
     parameters of which the optimizer holds nothing, since no gradient has reached them; the rest is the progress of the run.
     """
 
@@ -95,6 +98,7 @@ class Header(TypedDict):
     rollbacks: NotRequired[Whole]
     unmoved: NotRequired[dict[str, list[str]]]
     low: NotRequired[dict[str, tuple[Whole, Whole, bool]]]
+    seal: NotRequired[str]
 
 
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"
@@ -104,8 +108,16 @@ _AGAIN = "do it again"
 _DAMAGED = "it was altered after aegen wrote it; use another checkpoint of the run"
 
 
-def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -> None:
+def save(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    header: Mapping[str, Any],
+    may: Callable[[], None] | None = None,
+) -> None:
     """Write atomically: a temporary file in the same folder, flushed to disk, then renamed over `path`.
+
+    Args:
+        may: as `atomic.drafted` has it.
 
     Raises:
         Unwritable: the header is none that could be read.
@@ -113,7 +125,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any]) -
     """
     about, plain = json.dumps(check(header)), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
-    with drafted(path) as temporary:
+    with drafted(path, may=may) as temporary:
         try:
             save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
@@ -379,6 +391,11 @@ class Checkpoint:
         except UsageError as error:
             raise UsageError(f"{self.path} has a damaged configuration ({error.message})", hint=_DAMAGED) from error
 
+    @property
+    def own(self) -> bool:
+        """Whether this user's aegen wrote what it asks to be read."""
+        return seals.holds(self.spec.asks, self.header.get("seal"))
+
     def require_plugins(self, kinds: Iterable[str]) -> None:
         """Name the package to install, before a name that it provides turns out to be unknown.
 
@@ -425,8 +442,25 @@ def origins(components: Iterable[tuple[str, str]]) -> dict[str, Origin]:
     return found
 
 
-def resumable(place: Path) -> tuple[Path, Checkpoint | None, RunSpec]:
-    """What `--resume place` goes on with: the run's folder, its last checkpoint, and its configuration.
+@dataclass(frozen=True)
+class Resumable:
+    """What a run goes on with.
+
+    Attributes:
+        home: its folder.
+        saved: its last checkpoint; None where there is none yet.
+        spec: its configuration.
+        own: whether this user's aegen wrote what that asks to be read.
+    """
+
+    home: Path
+    saved: Checkpoint | None
+    spec: RunSpec
+    own: bool
+
+
+def resumable(place: Path) -> Resumable:
+    """What `--resume place` goes on with.
 
     There is no checkpoint when the run was stopped before it wrote one; its configuration is then that of `config.toml`, and it
     begins again.
@@ -437,12 +471,14 @@ def resumable(place: Path) -> tuple[Path, Checkpoint | None, RunSpec]:
     """
     if (place / "config.toml").is_file() and not any((place / "checkpoints").glob("*.safetensors")):
         try:
-            tables = native(parse_toml(read_text(place / "config.toml")))
-            return place, None, RunSpec.from_dict(tables)
+            spec = RunSpec.from_dict(native(parse_toml(read_text(place / "config.toml"))))
         except (OSError, ValueError) as error:
             hint = "the run took no step that was saved; begin a new one"
             raise UsageError(f"{place / 'config.toml'} cannot be read ({error})", hint=hint) from error
+        with suppress(OSError, ValueError):
+            return Resumable(place, None, spec, told_paths(place).get(ASKS) == spec.asks)
+        return Resumable(place, None, spec, False)
     saved = Checkpoint(find_checkpoint(place, prefer="last"))
     home = owner(saved.path)
     saved.require_plugins(("architecture", "bottleneck", "likelihood", "objective", "dataset", "tracker"))
-    return home, saved, saved.spec
+    return Resumable(home, saved, saved.spec, saved.own)

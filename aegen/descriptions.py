@@ -23,11 +23,12 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from aegen import atomic, caches, registry
 from aegen.errors import AegenError
+from aegen.outside import parse_json, read_text
 from aegen.registry import Component
 from aegen.spec import Option, Range, options_of
 
-_FORM = 3
-_ROOM = 32e6  # bytes of all files together
+_FORM = 4
+_ROOM = 32_000_000  # bytes of all files together
 _SETTLED = 2_000_000_000  # ns: a file that is younger than this may change without its times showing it
 _BEGAN = time.time_ns()
 
@@ -284,14 +285,17 @@ def _read(package: str) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        if path.stat().st_size > _ROOM:
-            return {}
-        told = json.loads(path.read_text(encoding="utf-8"))
+        told = parse_json(read_text(path, most=_ROOM))
         components: dict[str, Any] = told["components"]
         good = told["stamp"] == _stamp(package) and all(_state(f) == state for f, state in told["files"].items())
-        return components if good and isinstance(components, dict) else {}
+        return components if good and told["sum"] == _sum(components) else {}
     except Exception:  # missing, or damaged in whatever way: it is made anew
         return {}
+
+
+def _sum(components: dict[str, Any]) -> str:
+    """A digest of the descriptions: of what a disk has changed, not all is seen by its form."""
+    return hashlib.blake2b(json.dumps(components, sort_keys=True).encode(), digest_size=16).hexdigest()
 
 
 def _keep(package: str, fresh: dict[str, Any]) -> None:
@@ -302,11 +306,11 @@ def _keep(package: str, fresh: dict[str, Any]) -> None:
     files = _loaded()
     if before:
         with suppress(Exception):
-            files = json.loads(path.read_text(encoding="utf-8"))["files"] | files
+            files = parse_json(read_text(path, most=_ROOM))["files"] | files
     if any(max(mtime, ctime) > _BEGAN - _SETTLED for mtime, ctime, _ in files.values()):
         return  # it may have changed after it was loaded
     _files[package] = {**before, **fresh}
-    told = {"stamp": _stamp(package), "files": files, "components": _files[package]}
+    told = {"stamp": _stamp(package), "files": files, "components": _files[package], "sum": _sum(_files[package])}
     with suppress(OSError, ValueError):  # a folder that cannot be written: looked at again the next time
         path.parent.mkdir(parents=True, exist_ok=True)
         atomic.write_text(path, json.dumps(told, separators=(",", ":")))

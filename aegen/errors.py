@@ -63,6 +63,11 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close[0]!r}?" if close else ""
 
 
+def counted(number: int, thing: str) -> str:
+    """`"1 image"`, `"1,617 images"`."""
+    return f"{number:,} {thing}" + "s" * (number != 1)
+
+
 def listing(names: Iterable[str]) -> str:
     """Names as a reader wants them in a sentence: sorted, comma-separated."""
     return ", ".join(sorted(names)) or "none"

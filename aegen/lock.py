@@ -23,6 +23,7 @@ _LEASE, _BEAT = (
     5.0,
 )  # seconds after which another machine's holder that was not seen to touch it is dead, and between its touches
 _LOOK = 0.5  # seconds between two looks at it
+_LOOKS = 10  # within that time, while it says nothing
 
 
 _held: set[Path] = set()
@@ -33,7 +34,7 @@ class Lock:
     """A run that this process trains, or wants to."""
 
     def __init__(self, home: Path) -> None:
-        self.home = home
+        self.home, self.file = home, home / NAME
         self._lease = SoftFileLease(
             home / NAME, lease_duration=_LEASE, heartbeat_interval=_BEAT, thread_local=False, timeout=0
         )
@@ -61,6 +62,13 @@ class Lock:
             self._lease.force_break()
             self._lease.acquire()
             return
+        for _ in range(_LOOKS):  # who was faster by a moment has made the file, and not yet written who it is
+            if self._lease.owner is not None:
+                break
+            time.sleep(_LOOK / _LOOKS)
+            with suppress(Timeout):
+                self._lease.acquire()
+                return
         owner, seen = self._lease.owner, self._touched()
         if owner is None or not waits or not self._elsewhere():
             raise self._refusal()
@@ -80,15 +88,22 @@ class Lock:
         with suppress(OSError):
             self._lease.release()
 
-    def check(self) -> None:
+    def check(self, *, now: bool = False) -> None:
         """See that it is still held.
+
+        Args:
+            now: look at the file, and not only at what was last seen of it: a process that stood still has seen nothing.
 
         Raises:
             RunError: another process took it over, since this one had stood still for too long.
         """
-        if self._lease.compromise is not None:
+        if self._lease.compromise is not None or (now and self._lost()):
             hint = f"nothing more is written by this one; see {self._who()}"
             raise RunError(f"another process took over the run {self.home}", hint=hint)
+
+    def _lost(self) -> bool:
+        told = self._touched()
+        return told is None or (self._lease.owner is not None and not self._lease.is_lock_held_by_us)
 
     def _touched(self) -> tuple[int, int] | None:
         try:

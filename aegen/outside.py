@@ -6,7 +6,9 @@ Everything here says what is wrong by OSError or ValueError; who asked for the f
 from __future__ import annotations
 
 import errno
+import functools
 import json
+import operator
 import os
 import stat
 import tomllib
@@ -73,13 +75,17 @@ def quoted(value: object) -> str:
 # ---------------------------------------------------------------------------------------------------- files
 
 
-def opened(path: Path | str) -> int:
-    """A descriptor of a regular file, for reading; whoever asks closes it. A pipe or a device is refused, not waited for.
+def opened(path: Path | str, how: int = os.O_RDONLY) -> int:
+    """A descriptor of a regular file; whoever asks closes it. A pipe or a device is refused, not waited for.
+
+    Args:
+        how: for reading, or `os.O_RDWR`.
 
     Raises:
         OSError: it cannot be opened, or is no regular file.
     """
-    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    more = (getattr(os, name, 0) for name in ("O_NONBLOCK", "O_BINARY", "O_CLOEXEC"))
+    handle = os.open(path, functools.reduce(operator.or_, more, how))
     mode = os.fstat(handle).st_mode
     if stat.S_ISREG(mode):
         return handle

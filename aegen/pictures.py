@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from aegen.atomic import drafted
-from aegen.errors import UsageError
+from aegen.errors import UsageError, counted
 
 MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 STILLS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
@@ -52,7 +52,7 @@ def check_room(count: int, sides: Sequence[int], advice: str) -> None:
     scale, most = _scale(height, width, whole), Image.MAX_IMAGE_PIXELS or 2**26
     cell = (height * scale + _GAP) * (width * scale + _GAP)
     if count * cell > most:
-        given = f"{count:,} images of {height}×{width} (height×width) in one picture"
+        given = f"{counted(count, 'image')} of {height}×{width} (height×width) in one picture"
         raise UsageError(f"{given} were asked for, but at most {most // cell:,} fit", hint=advice)
 
 

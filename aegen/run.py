@@ -14,18 +14,18 @@ from typing import Any
 import torch
 
 from aegen import checkpoint, memory, pictures, registry, signals
-from aegen.beginning import first_weights, header_of, initialise, open_run, same_batch, same_images
+from aegen.beginning import first_weights, followed, header_of, initialise, open_run, same_batch, same_images
 from aegen.blame import blamed, named
 from aegen.checkpoint import Checkpoint, resumable
 from aegen.config import Layer, keyword_layers, merge_resume, read_toml, resolve, signature
 from aegen.data.naming import dataset_name
-from aegen.data.source import Data, load_data, located
+from aegen.data.source import Data, load_data
 from aegen.engine import host, trial
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World, begun_run, remember_run, world
 from aegen.engine.recorder import NotFinite
 from aegen.engine.stop import Stop
-from aegen.errors import AegenError, EnvironmentFault, Interrupted, UsageError
+from aegen.errors import AegenError, EnvironmentFault, Interrupted, UsageError, counted
 from aegen.factory import create, load_component
 from aegen.lock import Lock, held
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
@@ -157,7 +157,8 @@ def train(
             mine = _going_on(place, layers if begun == plan.home else ()) if here.first else plan
             plan = replace(mine, spec=here.share(mine.spec), places=here.share(mine.places), lock=lock)
             if not here.first:
-                plan.home, plan.saved, _ = resumable(place)
+                found = resumable(place)
+                plan.home, plan.saved = found.home, found.saved
                 plan.init_from, plan.run_dir = first_weights(plan.home) if plan.saved is None else None, None
         with named():
             return _train(plan, here, dry_run, listeners, talk, until)
@@ -194,12 +195,12 @@ def _going_on(place: Path, layers: Sequence[Layer]) -> Plan:
     Raises:
         UsageError: it is damaged, or its data is not where it was.
     """
-    home, saved, before = resumable(place)
-    begun, own = begun_in(home), before.data
-    moved = any("data.name" in values for _, values in layers)
-    where = own if moved else located(own, begun, f"the run {home}")
-    spec = merge_resume(replace(before, data=where), layers)
-    places, elsewhere = spec.data, (where.name, where.root) != (own.name, own.root)
+    found = resumable(place)
+    home, saved = found.home, found.saved
+    begun, own = begun_in(home), found.spec.data
+    before, where = followed(found, begun, {key for _, values in layers for key in values})
+    spec = merge_resume(before, layers)
+    places, elsewhere = spec.data, found.own and (where.name, where.root) != (own.name, own.root)
     if elsewhere:  # what the run says of itself stays true where it began
         root = own.root if spec.data.root == where.root else spec.data.root
         spec = replace(spec, data=replace(spec.data, name=own.name, root=root))
@@ -222,7 +223,8 @@ def _locked(home: Path, here: World, say: Say, until: ExitStack) -> Lock:
         except AegenError as error:
             trouble = error
         except OSError as error:
-            trouble = disk_error(error, home)
+            last = RunDir(home).last
+            trouble = disk_error(error, lock.file, last_good=last if last.exists() else None)
     trouble = here.share(trouble)
     if trouble is not None:
         raise trouble
@@ -265,6 +267,10 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
     header = header_of(spec, model, data, data.fingerprint(), kind) | {"encodes": objective.encodes}
     if saved is not None:
         same_images(saved, data, (plan.places or spec.data).name)
+    if "seal" not in header:
+        say(
+            "no key of yours can be kept on this machine: what this run was trained on will have to be named again to evaluate or resume it"
+        )
     stop, lock = Stop(), plan.lock
 
     def stops() -> bool:
@@ -296,6 +302,8 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
         if here.first:
             remember_run(run.path)
     trainer.run_dir = run if here.first else None
+    if lock is not None:
+        trainer.keeper.may = partial(lock.check, now=True)
     for name, tracker in trackers:
         hooks.add(create(tracker, "tracker", Spec(name), "tracker.", {}), name)
     say(f"run {run.path}" + (f", from step {trainer.progress.step}" if saved else ""))
@@ -415,7 +423,7 @@ def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
             fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed, tell=tell, name=whose)
             tell_fallback(sampler, name, notice)
             fitted = sampler
-        save_sampler(path, Spec(name), fitted)
+        save_sampler(path, Spec(name), fitted, trainer.keeper.may)
 
 
 def _progress(trainer: Trainer, text: str, done: int, total: int) -> None:
@@ -432,7 +440,7 @@ def _progress(trainer: Trainer, text: str, done: int, total: int) -> None:
 def _tell_data(data: Data, spec: RunSpec, say: Say) -> None:
     classes = f", {len(data.classes)} classes" if data.classes else ""
     say(
-        f"data {spec.data.name}: {len(data.train):,} images for training, {len(data.validation):,} for validation, {data.image}{classes}"
+        f"data {spec.data.name}: {counted(len(data.train), 'image')} for training, {len(data.validation):,} for validation, {data.image}{classes}"
     )
     say(f"images: {data.how}")
 
@@ -453,7 +461,7 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
         else ""
     )
     say(
-        f"{trainer.total:,} steps of batch {trainer.batches.batch_size}{smaller}, "
+        f"{counted(trainer.total, 'step')} of batch {trainer.batches.batch_size}{smaller}, "
         f"{trainer.batches.per_epoch:,} an epoch, on {where} in {spec.train.precision}"
     )
     if spec.train.parallel == "fsdp" and not trainer.sharded:

@@ -12,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from aegen import seals
 from aegen.atomic import draft_of, sweep, sync_folder, write_text
 from aegen.errors import RunError, UsageError
 from aegen.names import native
@@ -267,16 +268,36 @@ def owner(checkpoint: Path) -> Path:
     return checkpoint.parent.parent
 
 
-BEGUN = "folder"
-"""Of environment.json: where relative paths of the run begin, seen from the run's folder."""
+BEGUN, FIRST, ASKS = "folder", "init_from", "asks"
+"""Of environment.json: where relative paths of the run begin and which weights it began with, both seen from the run's folder; what it asks for."""
+
+
+def sealed_paths(about: dict[str, Any]) -> dict[str, Any]:
+    """What environment.json says of other places, with this user's seal."""
+    return about | {"seal": seals.seal(_paths(about))}
+
+
+def _paths(about: dict[str, Any]) -> list[Any]:
+    return [about.get(key) for key in (BEGUN, FIRST, ASKS)]
+
+
+def told_paths(home: Path) -> dict[str, Any]:
+    """What environment.json says of other places; nothing where this user's aegen did not write it.
+
+    Raises:
+        OSError, ValueError: it cannot be read.
+    """
+    told = native(parse_json(read_text(home / "environment.json")))
+    known = isinstance(told, dict) and seals.holds(_paths(told), told.get("seal"))
+    return {key: told[key] for key in (BEGUN, FIRST, ASKS) if key in told} if known else {}
 
 
 def begun_in(home: Path) -> Path | None:
-    """The folder in which a run was begun, where its relative paths begin; None where that is not known."""
+    """The folder in which a run was begun, where its relative paths begin; None where that is not known, or not from this user."""
     try:
-        told = native(parse_json(read_text(home / "environment.json")))
-        return Path(os.path.normpath(home.resolve() / told[BEGUN])) if isinstance(told.get(BEGUN), str) else None
-    except (OSError, ValueError, TypeError, AttributeError):
+        told = told_paths(home).get(BEGUN)
+        return Path(os.path.normpath(home.resolve() / told)) if isinstance(told, str) else None
+    except (OSError, ValueError):
         return None
 
 

@@ -213,6 +213,12 @@ class RunSpec:
         tables["data"].update(self.data_options)
         return tables
 
+    @property
+    def asks(self) -> dict[str, Any]:
+        """What is followed only on this user's word: which images are read, with what options, and who is told of the run."""
+        options = {k: v for k, v in self.data_options.items() if v is not None}
+        return {"data": self.data.name, "root": self.data.root, "options": options, "trackers": self.log.trackers}
+
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], *, typed: bool = False) -> RunSpec:
         """The inverse of `to_dict`; values are checked, since they come from a file.

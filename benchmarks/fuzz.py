@@ -27,7 +27,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -118,17 +118,18 @@ def run_case(case: str, corpus: Path, scratch: Path) -> tuple[list[str], list[st
     folder.mkdir()
     os.chdir(folder)
     words = KINDS[name](random.Random(case), corpus)
-    extra = [words.pop(0).partition("=")[2]] if words[0].startswith("PYTHONPATH=") else []
+    place: dict[str, str] = {}
+    while re.match("[A-Z_]+=", words[0]):
+        key, _, place[key] = words.pop(0).partition("=")
     before, outside = fingerprint(folder), fingerprint(corpus)
     connections.clear()
-    code, out, err = call(words, extra, scratch)
+    code, out, err = call(words, place, scratch)
+    words = [*(f"{key}={value}" for key, value in place.items()), *words]
     found = faults(code, out, err) + [f"it asked for {where}" for where in connections[:1]]
     after = fingerprint(folder)
-    # Training goes on in its folder, and a sampler that was fitted is kept there.
-    resumes = "--resume" in words or words[:1] == ["sample"]
-    changed = [
-        n for n, digest in before.items() if after.get(n) != digest and not (resumes and n.startswith(("run/", "own/")))
-    ]
+    # Training goes on in its folder, a sampler that was fitted is kept there, and what is damaged in a cache is made anew.
+    free = ("cache/", "run/", "own/") if "--resume" in words or "sample" in words[:1] else ("cache/",)
+    changed = [n for n, digest in before.items() if after.get(n) != digest and not n.startswith(free)]
     if changed:
         found.append(f"an input was changed: {changed[0][:80]!r}")
     if "owned" in after:
@@ -137,20 +138,24 @@ def run_case(case: str, corpus: Path, scratch: Path) -> tuple[list[str], list[st
         found.append("the folder of a download was made that only a file asks for")
     if drafts := [n for n in after if n.endswith(".tmp") and n not in before]:
         found.append(f"a draft was left behind: {drafts[0]!r}")
-    evaluates = words[:1] == ["evaluate"]  # it writes its numbers into the run's folder
+    evaluates = "evaluate" in words  # it writes its numbers into the run's folder
     now = fingerprint(corpus)
     if [n for n in {*outside, *now} if outside.get(n) != now.get(n) and not (evaluates and "evaluations" in n)]:
         found.append("something outside was written")
     return words, found, err
 
 
-def call(words: Sequence[str], path: Sequence[str], scratch: Path) -> tuple[Any, str, str]:
-    """`aegen WORDS` in this process; exit code, stdout and stderr, also what C libraries write."""
-    from aegen import registry
+def call(words: Sequence[str], place: Mapping[str, str], scratch: Path) -> tuple[Any, str, str]:
+    """`aegen WORDS` in this process, with `place` in its environment; exit code, stdout and stderr, also what C libraries write."""
+    from aegen import descriptions, registry
     from aegen.cli import main
 
+    outer = dict(os.environ)
+    os.environ.update(place)
     registry.forget()
+    descriptions.forget()
     known = set(sys.modules)
+    path = [place["PYTHONPATH"]] if "PYTHONPATH" in place else []
     sys.path[:0] = path
     files = [open(scratch / name, "w+b") for name in ("out", "err")]  # noqa: SIM115
     kept = [os.dup(1), os.dup(2)]
@@ -173,7 +178,8 @@ def call(words: Sequence[str], path: Sequence[str], scratch: Path) -> tuple[Any,
         for name in set(sys.modules) - known if path else ():
             if name in ("p", "recursion_p"):
                 del sys.modules[name]
-        os.environ.pop("AEGEN_DISABLE_PLUGINS", None)
+        os.environ.clear()
+        os.environ.update(outer)
     texts = []
     for file in files:
         file.seek(0)
@@ -299,6 +305,7 @@ def main() -> None:
     with TemporaryDirectory() as place:
         folder = Path(place)
         os.environ["AEGEN_CACHE"] = str(folder / "cache")
+        os.environ["XDG_CONFIG_HOME"] = str(folder / "settings")
         if given.case:
             from fuzz_inputs import make_corpus
 

@@ -1,7 +1,7 @@
 """What `fuzz.py` tries: bad inputs of every kind, each a function of a random generator and nothing else.
 
 A kind of input is a function `(chance, corpus) -> words`: it writes its files into the current folder, which is empty, and gives the command
-line that reads them. `corpus` holds good files to begin with (`make_corpus`); they are copied, never changed.
+line that reads them; its first words may be `NAME=value`, for the environment. `corpus` holds good files to begin with (`make_corpus`); they are copied, never changed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 import math
+import os
 import random
 import shutil
 import struct
@@ -284,6 +285,7 @@ def make_corpus(folder: Path) -> None:
             label = tarfile.TarInfo(f"{path.stem}.cls")
             label.size = 1
             tar.addfile(label, io.BytesIO(b"1"))
+    make_cache(folder)
 
 
 # ---------------------------------------------------------------------------------------------------- checkpoints
@@ -324,6 +326,19 @@ def _closed(table: str, body: bytes) -> bytes:
     return struct.pack("<Q", len(head)) + head + body
 
 
+def _to_alter(corpus: Path) -> tuple[Path, dict[str, Any], bytes]:
+    """A copy of the corpus' run beside its images, and what its checkpoint is made of."""
+    _with_images(corpus)
+    run = copy_run(corpus)
+    return run, *_opened(run / "checkpoints" / "last.safetensors")
+
+
+def _put(run: Path, table: str, body: bytes) -> None:
+    """Both checkpoints of a run, made anew."""
+    for name in ("last", "best"):
+        (run / "checkpoints" / f"{name}.safetensors").write_bytes(_closed(table, body))
+
+
 def _summed(table: dict[str, Any], about: str) -> dict[str, Any]:
     """The table with another header, whose checksum fits: what an adversary writes, not a disk."""
     metadata = dict(table["__metadata__"])
@@ -346,30 +361,26 @@ def checkpoint_bytes(chance: random.Random, corpus: Path) -> Words:
 @kind
 def checkpoint_header(chance: random.Random, corpus: Path) -> Words:
     """A checkpoint whose header says odd things, its checksum right."""
-    _with_images(corpus)
-    run = copy_run(corpus)
-    table, body = _opened(run / "checkpoints" / "last.safetensors")
+    run, table, body = _to_alter(corpus)
     about = bend(chance, json.loads(table["__metadata__"]["aegen"]))
-    raw = _closed(json.dumps(_summed(table, as_json(about))), body)
-    for name in ("last", "best"):
-        (run / "checkpoints" / f"{name}.safetensors").write_bytes(raw)
+    _put(run, json.dumps(_summed(table, as_json(about))), body)
     return uses_of(chance, "run")
 
 
 @kind
 def checkpoint_requests(chance: random.Random, corpus: Path) -> Words:
     """A checkpoint that asks for what only a person may ask for: a download, code, files elsewhere."""
-    _with_images(corpus)
-    run = copy_run(corpus)
+    run, table, body = _to_alter(corpus)
     write("evil.py", "open('owned', 'w').close()\nclass X: pass\n")
-    table, body = _opened(run / "checkpoints" / "last.safetensors")
     header = json.loads(table["__metadata__"]["aegen"])
     spec = header["spec"]
     for _ in range(chance.choice([1, 2])):
         match chance.randrange(6):
             case 0:
                 spec["data"].update(
-                    name=chance.choice(["mnist", "cifar10", "celeba", "fashion-mnist"]), download=True, root="fetched"
+                    name=chance.choice(["mnist", "cifar10", "celeba", "fashion-mnist"]),
+                    download=True,
+                    root=chance.choice(["fetched", "/etc", ".."]),
                 )
             case 1:
                 part = chance.choice(["arch", "objective", "bottleneck", "likelihood"])
@@ -387,18 +398,14 @@ def checkpoint_requests(chance: random.Random, corpus: Path) -> Words:
                     "objective:./evil.py:X": {"package": "file", "version": ""},
                     "tracker:x": {"package": "../x", "version": "1"},
                 }
-    about = json.dumps(header)
-    for name in ("last", "best"):
-        (run / "checkpoints" / f"{name}.safetensors").write_bytes(_closed(json.dumps(_summed(table, about)), body))
+    _put(run, json.dumps(_summed(table, json.dumps(header))), body)
     return uses_of(chance, "run")
 
 
 @kind
 def checkpoint_table(chance: random.Random, corpus: Path) -> Words:
     """A checkpoint whose table of tensors is odd: names, shapes, types, places, checksums."""
-    _with_images(corpus)
-    run = copy_run(corpus)
-    table, body = _opened(run / "checkpoints" / "last.safetensors")
+    run, table, body = _to_alter(corpus)
     keys = [k for k in table if k != "__metadata__"]
     match chance.randrange(5):
         case 0:
@@ -414,9 +421,7 @@ def checkpoint_table(chance: random.Random, corpus: Path) -> Words:
         case 4:
             key = chance.choice(keys)
             table[key]["dtype"] = chance.choice(["F16", "F64", "BF16", "I32", "BOOL", "F8_E4M3", "U8", "I64"])
-    raw = _closed(as_json(table), body)
-    for name in ("last", "best"):
-        (run / "checkpoints" / f"{name}.safetensors").write_bytes(raw)
+    _put(run, as_json(table), body)
     return uses_of(chance, "run")
 
 
@@ -600,8 +605,6 @@ def shards(chance: random.Random, corpus: Path) -> Words:
 @kind
 def folder(chance: random.Random, corpus: Path) -> Words:
     """A folder of images with odd names, odd kinds of files, links in circles and classes without images."""
-    import os
-
     base = Path("images")
     base.mkdir()
     shutil.copy(corpus / "images" / "0.png", base)
@@ -817,6 +820,65 @@ def command_line(chance: random.Random, corpus: Path) -> Words:
         words.append(text.replace("\x00", "")[:5000])
     # A line that is right would train for minutes, or write into the corpus.
     return words + (["--dry-run"] if words[0] == "train" else [])
+
+
+# ---------------------------------------------------------------------------------------------------- caches
+
+
+def make_cache(corpus: Path) -> None:
+    """A cache of descriptions, decoded images and features, as commands fill it whose modules are found where they are found here."""
+    run = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from aegen.cli import main; main(sys.argv[1:])"
+    place = {**os.environ, "AEGEN_CACHE": str(corpus / "cache")}
+    for words in [["list-plugins", "vae"], *cached(corpus)]:
+        command = [sys.executable, "-c", run, json.dumps(sys.path), *words]
+        subprocess.run(command, cwd=corpus, env=place, check=True, capture_output=True)
+
+
+def cached(corpus: Path) -> list[Words]:
+    """Command lines that read decoded images, and features, from the cache."""
+    images, run = str(corpus / "images"), str(corpus / "run")
+    seen = ["evaluate", "-c", run, "--data", images, "--metric", "fid", "--features", "efficientnet-lite0", "-n", "4"]
+    return [
+        ["train", "--dry-run", *SMALL_NET, "--data", images, "--size", "512"],
+        [*seen, "--features-side", "32", "--json"],
+    ]
+
+
+@kind
+def cache(chance: random.Random, corpus: Path) -> Words:
+    """A cache that a disk, a crash or another program has damaged; everything in it can be made anew."""
+    shutil.copytree(corpus / "cache", "cache")
+    which = chance.choice(["components/*.json", "images/*.safetensors", "*.safetensors"])
+    path = chance.choice(sorted(Path("cache").glob(which)))
+    match chance.randrange(6):
+        case 0:
+            path.unlink()
+            match chance.randrange(4):
+                case 0:
+                    path.mkdir()
+                case 1:
+                    path.symlink_to("nothing")
+                case 2:
+                    os.mkfifo(path)
+                case 3:
+                    path.write_bytes(b"")
+        case 1 if path.suffix == ".safetensors":
+            table, body = _opened(path)
+            path.write_bytes(_closed(as_json(bend(chance, table)), body))
+        case 1 | 2 | 3 if path.suffix == ".json":
+            told = json.loads(path.read_text(encoding="utf-8"))
+            told["components"] = bend(chance, told["components"])
+            path.write_bytes(as_json(told).encode("utf-8", "surrogateescape"))
+        case _:
+            path.write_bytes(damage(chance, path.read_bytes()))
+    described = [["list-plugins", "vae"], ["list-plugins", "--json"], ["train", "--objective", "vae", "--help"]]
+    described += [["train", "--print-config"], ["list-plugins", "--combinations"]]
+    images, features = cached(corpus)
+    if path.suffix == ".json":
+        line = chance.choice(described)
+    else:
+        line = images if path.parent.name == "images" else [*features, "-o", "found.json"]
+    return ["AEGEN_CACHE=cache", *line]
 
 
 # ---------------------------------------------------------------------------------------------------- installed packages

@@ -50,6 +50,14 @@ def bent(parameters: Tensor) -> Tensor:
     return parameters - parameters.sign() * 0.95 * beyond
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A folder of settings for the tests alone: their runs are one user's, who is not the one that tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CONFIG_HOME", str(tmp_path_factory.mktemp("settings")))
+        yield
+
+
 SIGMA = 0.4
 
 

@@ -13,10 +13,10 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks", "atomic", "threads", "outside", "micro", "names", "opened", "talk", "signals"],
-    ["schedules", "noise", "places", "memory", "lock"],
+    ["errors", "ranks", "atomic", "threads", "outside", "micro", "names", "opened", "talk", "signals", "caches"],
+    ["schedules", "noise", "places", "memory", "lock", "seals"],
     ["spec", "installed", "holding"],
-    ["settings", "registry", "plugins", "caches", "data.rows", "data.room", "data.values"],
+    ["settings", "registry", "plugins", "data.rows", "data.room", "data.values"],
     ["protocols", "blame", "data.naming"],
     ["rules"],
     ["forms"],

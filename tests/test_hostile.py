@@ -348,9 +348,14 @@ def test_a_checkpoint_has_only_its_own_images_looked_at(aegen: Aegen, run: Path)
         Image.fromarray(np.random.default_rng(i).integers(0, 255, (16, 16), dtype=np.uint8)).save(f"private/{i}.png")
     made = remade(run, sets("spec", "data", "name", to="private"))
     words = ["evaluate", "-c", made, "--metric", "reconstruction"]
-    aegen(*words).refused(2, "private holds other images", "--data private")
+    aegen(*words).refused(2, "'private'", "--data private")
     aegen(*words, "--data", "private").worked()
-    aegen("sample", "-c", made, "--sampler", "gaussian").refused(2, "private", "other images")
+    aegen("sample", "-c", made, "--sampler", "gaussian").refused(2, "'private'")
+    # Nor those of a run of one's own that are others by now.
+    aegen("train", *TINY, "--data", "private", "--batch-size", 4, "--steps", 2, "--run-dir", "mine").worked()
+    Path("private/0.png").unlink()
+    aegen("evaluate", "-c", "mine").refused(2, "private holds other images", "--data private")
+    aegen("sample", "-c", "mine", "--sampler", "gaussian").refused(2, "private", "other images")
 
 
 def test_weights_that_a_checkpoint_names_are_read_only_if_they_are_typed(

@@ -90,6 +90,26 @@ def test_added_images_are_counted_and_a_way_out_is_named(aegen: Aegen, tmp_path:
     aegen("train", *TINY, "--init-from", "r", "--data", "here", "--steps", 1, "--run-dir", "next").worked()
 
 
+def test_other_images_for_validation_are_refused_and_told(aegen: Aegen, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    parts = {name: draw.integers(0, 256, (8, 16, 16), np.uint8) for name in ("images", "validation_images")}
+    np.savez(tmp_path / "set.npz", **parts)
+    aegen("train", *TINY, "--batch-size", 4, "--data", "set.npz", "--steps", 2, "--run-dir", "r").worked()
+    shutil.copytree("r", "kept")
+    said = aegen("evaluate", "-c", "r", "--metric", "reconstruction").worked()
+    assert "are others" not in said.err
+    parts["validation_images"] = 255 - parts["validation_images"]
+    np.savez(tmp_path / "set.npz", **parts)
+    before = weights(tmp_path / "r")
+    aegen("train", "--resume", "r", "--steps", 4).refused(
+        2, "the same images for training", "validation", "--init-from"
+    )
+    assert all(torch.equal(value, before[key]) for key, value in weights(tmp_path / "r").items())
+    said = aegen("evaluate", "-c", "r", "--metric", "reconstruction").worked()
+    assert "the held-out images of set.npz are others" in said.err
+    aegen("train", *TINY, "--init-from", "r", "--data", "set.npz", "--steps", 1, "--run-dir", "next").worked()
+
+
 def test_another_set_under_data_is_refused_by_its_images(aegen: Aegen, tmp_path: Path) -> None:
     begun(aegen, tmp_path)
     fill(tmp_path / "other", 12)

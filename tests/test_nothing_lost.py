@@ -370,10 +370,10 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_the_checkpoint_is_of
 ) -> None:
     further, real = threading.Event(), checkpoint.save
 
-    def slow(path: Path, tensors: Any, header: Any) -> None:
+    def slow(path: Path, tensors: Any, header: Any, may: Any) -> None:
         if header["step"] == 4:
             assert further.wait(60), "the loop waits for the disk"
-        real(path, tensors, header)
+        real(path, tensors, header, may)
         if header["step"] == 4 and not (tmp_path / "of step 4.safetensors").exists():
             shutil.copy(path, tmp_path / "of step 4.safetensors")
 

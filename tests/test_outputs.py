@@ -17,6 +17,7 @@ from PIL import Image
 import aegen as library
 from aegen import reporting
 from aegen.atomic import write_text
+from aegen.data import decode
 from aegen.errors import UsageError
 from aegen.evaluation import evaluate, save
 from aegen.rundir import RunDir
@@ -187,3 +188,24 @@ def test_an_ending_that_is_no_pictures_is_refused_before_the_work(aegen: Aegen, 
         done = aegen(*words, "-c", trained, "-o", "x.txt")
         done.refused(2, "cannot write a picture as x.txt")
         assert "sampler" not in done.err and "converted" not in done.err
+
+
+@pytest.mark.parametrize("each", [False, True])
+@pytest.mark.parametrize("command", ["reconstruct", "interpolate"])
+def test_what_is_there_is_refused_before_anything_is_decoded(
+    aegen: Aegen, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, each: bool
+) -> None:
+    if each and command == "interpolate":
+        return
+    for name in ("a.png", "b.png"):
+        Image.new("L", (16, 16), 90).save(tmp_path / name)
+    (tmp_path / "out").mkdir()
+    for name in ("out.png", "out/a.png"):
+        (tmp_path / name).write_bytes(b"mine")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("images were decoded")
+
+    monkeypatch.setattr(decode, "read_many", never)
+    words = ["--each", "-o", "out"] if each else ["-o", "out.png"]
+    aegen(command, "a.png", "b.png", "-c", trained, *words).refused(2, "exists already")

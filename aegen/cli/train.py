@@ -44,9 +44,11 @@ def command(args: list[str]) -> Any:
     """Build the command for this line: peek at the components that it names, and add their options."""
     # In place, since Typer, which has no options whose value may be left out, parses the same list.
     args[:] = [_worded(word, following) for word, following in zip(args, [*args[1:], "-"], strict=False)]
-    seen = peek(args, "--config", "--set", "--resume", "--component", *(f"--{c}" for c in COMPONENTS), "--data")
+    seen = peek(
+        args, "--config", "--set", "--resume", "--component", *(f"--{c}" for c in COMPONENTS), "--data", "--data-root"
+    )
     typed = {f"{c}.name": seen[f"--{c}"][-1] for c in (*COMPONENTS, "data") if seen[f"--{c}"]}
-    before = _before_flags(seen["--config"], seen["--set"], seen["--resume"], typed)
+    before = _before_flags(seen["--config"], seen["--set"], seen["--resume"], typed, root=bool(seen["--data-root"]))
     values = before | typed
     _trust(seen, typed)
     named = any(f"{c}.name" in values for c in COMPONENTS)
@@ -68,22 +70,28 @@ def _worded(word: str, following: str) -> str:
     return "--compile=off" if word == "--no-compile" else word
 
 
-def _before_flags(configs: list[str], sets: list[str], resumes: list[str], typed: dict[str, Any]) -> dict[str, Any]:
-    """What the configuration, `--set` and a run to resume say: the defaults that flags may override."""
+def _before_flags(
+    configs: list[str], sets: list[str], resumes: list[str], typed: dict[str, Any], *, root: bool
+) -> dict[str, Any]:
+    """What the configuration, `--set` and a run to resume say: the defaults that flags may override.
+
+    Args:
+        typed: names of components and of the data.
+        root: whether `--data-root` is.
+    """
     if not (configs or sets or resumes):
         return {}
     layers = _layers([Path(c) for c in configs], sets, {})
     if resumes:
+        from aegen.beginning import followed
         from aegen.checkpoint import resumable
-        from aegen.data.source import located
         from aegen.rundir import begun_in
 
-        home, _, spec = resumable(Path(resumes[-1]))
-        own = flatten(spec.to_dict())
-        if not any("data.name" in values for values in (typed, *(layer for _, layer in layers))):
-            where = located(spec.data, begun_in(home), f"the run {home}")
-            own |= {"data.name": where.name, "data.root": where.root}
-        layers = [("the run", own), *layers]
+        found = resumable(Path(resumes[-1]))
+        said = {key for values in (typed, *(layer for _, layer in layers)) for key in values}
+        said |= {"data.root"} if root else set()
+        spec, _ = followed(found, begun_in(found.home), said)
+        layers = [("the run", flatten(spec.to_dict())), *layers]
     values: dict[str, Any] = {}
     for _, layer in layers:
         values.update(layer)
@@ -207,7 +215,13 @@ def train(
             layers = [
                 (
                     "the run",
-                    _before_flags([], [], [str(resume)], dict(item for _, layer in layers for item in layer.items())),
+                    _before_flags(
+                        [],
+                        [],
+                        [str(resume)],
+                        dict(item for _, layer in layers for item in layer.items()),
+                        root=any("data.root" in layer for _, layer in layers),
+                    ),
                 ),
                 *layers,
             ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -97,14 +98,15 @@ def _build(
     Raises:
         OSError: there is no room, or no permission.
     """
-    whole, part, size = root / f"{name}.safetensors", root / f"{name}.part", size_of(shape)
-    store = Store.open(part)
-    if store is None or store.shape != shape:
+    whole, size = root / f"{name}.safetensors", size_of(shape)
+    begun = (Store.open(path) for path in sorted(root.glob(f"{name}.*.part")))
+    store = next((one for one in begun if one is not None and one.shape == shape), None)
+    if store is None:
         room = shutil.disk_usage(root).free - _SPARE
         if size > min(room, settings.cache_gb * 1e9):
             reason = "too little room is left" if size > room else f"data.cache_gb is {settings.cache_gb:g}"
             raise OSError(f"they take {amount(size)}, and {reason}")
-        store = Store.make(part, shape)
+        store = Store.make(root / f"{name}.{secrets.token_hex(8)}.part", shape)
     held = torch.empty(shape, dtype=torch.uint8) if size <= SMALL and not store.there.any() else None
 
     def put(number: int, pixels: Tensor, digest: bytes, note: Note) -> None:
@@ -116,7 +118,7 @@ def _build(
         bad = decode_all(files, _target(store, settings), (~store.there).nonzero()[:, 0].tolist(), put)
         store.finish(whole)
     except OSError:
-        part.unlink(missing_ok=True)  # it takes the room that others may need
+        store.path.unlink(missing_ok=True)  # it takes the room that others may need
         raise
     others = [p for p in root.iterdir() if p.suffix in (".safetensors", ".part") and p != whole]
     caches.tidy(others, settings.cache_gb * 1e9 - size)

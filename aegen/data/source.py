@@ -5,6 +5,8 @@ from __future__ import annotations
 import glob
 import os
 import re
+import shlex
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import rules
+from aegen import registry, rules
 from aegen.data import files, keep
 from aegen.data.decode import side
 from aegen.data.naming import dataset_name
 from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
-from aegen.errors import UsageError
+from aegen.errors import UsageError, counted
 from aegen.factory import create, load
+from aegen.outside import quoted
 from aegen.protocols import Dataset, Images, ImageShape, LeftOut
 from aegen.settings import DataSettings
 from aegen.spec import Spec
@@ -69,15 +72,33 @@ class Data:
             self._fingerprint = fingerprint(self.train)
         return self._fingerprint
 
+    def held_out_fingerprint(self) -> str:
+        """The same of the images of validation, which `best` and early stopping go by."""
+        return fingerprint(self.validation)
 
-def located(settings: DataSettings, begun: Path | None, whose: str, *, hint: str = _MOVED) -> DataSettings:
+
+def located(
+    settings: DataSettings,
+    begun: Path | None,
+    whose: str,
+    *,
+    own: bool = True,
+    typed: Collection[str] = (),
+    hint: str = _MOVED,
+) -> DataSettings:
     """The settings of a run's data with paths that hold from the current folder.
 
     Relative ones that are not found from here begin at `begun`, the folder where the run was begun.
 
+    Args:
+        own: whether this user's aegen wrote them. Of others, what was not typed is not even looked for.
+        typed: `name` and `root`, as far as this user named them now.
+
     Raises:
-        UsageError: the data is neither here nor there.
+        UsageError: the data is neither here nor there, or only a file of others names it.
     """
+    if not own:
+        settings = _believed(settings, whose, typed)
     name, root = settings.name, settings.root
     if begun is not None and not _there(root) and _there(str(begun / root)):
         root = os.path.relpath(begun / root)
@@ -93,6 +114,24 @@ def located(settings: DataSettings, begun: Path | None, whose: str, *, hint: str
             raise UsageError(f"the data of {whose}, {name}, is not there{also}", hint=hint)
         name = os.path.relpath(other)
     return replace(settings, name=name, root=root)
+
+
+def _believed(settings: DataSettings, whose: str, typed: Collection[str]) -> DataSettings:
+    """What a file that this user's aegen did not write may ask for: a data set by its name, where such sets usually lie."""
+    if not ("name" in typed or _by_name(settings.name)):
+        raise UsageError(
+            f"{whose} names images, {quoted(settings.name)}, and your aegen did not write it, so that they are not looked at on its word",
+            hint=f"if they may be read, name them: --data {shlex.quote(settings.name)}",
+        )
+    return settings if "root" in typed else replace(settings, root=DataSettings().root)
+
+
+def _by_name(name: str) -> bool:
+    """Whether images are named by a data set's name, or by its package's too, and by no path."""
+    known = [one for one in registry.components("dataset") if one.name not in ("folder", "array", "shards")]
+    if any(name == one.name for one in known):
+        return True
+    return any(name == f"{one.package}/{one.name}" for one in known) and not os.path.lexists(name)
 
 
 def _there(name: str) -> bool:
@@ -200,7 +239,7 @@ def _plain(pixels: Pictures) -> Pictures:
 def _check(images: Images, settings: DataSettings) -> None:
     pixels = images.pixels
     if len(pixels) < 2:
-        raise UsageError(f"--data {settings.name} holds {len(pixels)} image, but training needs at least 2")
+        raise UsageError(f"--data {settings.name} holds {counted(len(pixels), 'image')}, but training needs at least 2")
     height, width = pixels.shape[2:]
     if min(height, width) < SMALLEST:
         hint = f"give --size {SMALLEST} or more"
@@ -213,4 +252,4 @@ def _check(images: Images, settings: DataSettings) -> None:
 def skipped_text(skipped: list[str], name: str, *, most: int = 5) -> str:
     """`"3 files of photos cannot be used: a.png (not an image), …"`."""
     shown = ", ".join(skipped[:most]) + (f" and {len(skipped) - most} more" if len(skipped) > most else "")
-    return f"{len(skipped)} file{'s' * (len(skipped) != 1)} of {name} cannot be used: {shown}"
+    return f"{counted(len(skipped), 'file')} of {name} cannot be used: {shown}"

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from aegen.data.rows import Rows
-from aegen.outside import parse_json
+from aegen.outside import opened, parse_json
 
 _COLUMNS = 5
 _SUM, _STATE, _CHECK = 2, 3, 4
@@ -66,7 +66,7 @@ class Store(Rows):
         """A new file without any image; it takes room as images are put.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: it cannot be made, or something has its name.
         """
         count, stride = shape[0], _stride(shape)
         table = count * _COLUMNS * _WORD
@@ -77,7 +77,7 @@ class Store(Rows):
         }
         text = json.dumps(header).encode()
         text += b" " * (-len(text) % _WORD)
-        handle = os.open(path, _flags(os.O_RDWR | os.O_CREAT | os.O_TRUNC), 0o666)
+        handle = os.open(path, _flags(os.O_RDWR | os.O_CREAT | os.O_EXCL), 0o666)
         found = cls(path, handle, shape, _WORD + len(text), writable=True)
         found._write(struct.pack("<Q", len(text)) + text, 0)
         os.ftruncate(handle, found._pixels_at + count * stride)
@@ -85,19 +85,20 @@ class Store(Rows):
 
     @classmethod
     def open(cls, path: Path) -> Store | None:
-        """A file that `make` made, or None where there is none that is whole."""
-        with suppress(OSError, ValueError, KeyError, TypeError, struct.error):
+        """A file that `make` made, or None where there is none that is whole. What has another name too is none: it may be anybody's."""
+        with suppress(OSError, ValueError, LookupError, TypeError, ArithmeticError, struct.error):
             try:
-                handle, writable = os.open(path, _flags(os.O_RDWR)), True
-            except OSError:
-                handle, writable = os.open(path, _flags(os.O_RDONLY)), False
+                handle, writable = opened(path, _flags(os.O_RDWR)), True
+            except OSError:  # not ours, or a disk that is only read
+                handle, writable = opened(path, _flags(os.O_RDONLY)), False
             try:
                 (size,) = struct.unpack("<Q", os.read(handle, _WORD))
                 header = parse_json(os.read(handle, min(size, 2**16)))
                 shape = tuple(int(n) for n in parse_json(header["__metadata__"]["aegen"]))
                 channels, height, width = shape[1:]
                 end = _WORD + size + header["pixels"]["data_offsets"][1]
-                whole = os.fstat(handle).st_size == end and min(shape) > 0
+                told = os.fstat(handle)
+                whole = told.st_size == end and told.st_nlink <= 1 and min(shape) > 0
             except BaseException:
                 os.close(handle)
                 raise
@@ -267,4 +268,5 @@ def _check(table: np.ndarray) -> np.ndarray:
 
 
 def _flags(flags: int) -> int:
-    return flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+    """No link is followed: what lies in the cache was made there."""
+    return flags | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)

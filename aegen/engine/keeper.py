@@ -21,11 +21,13 @@ class Keeper:
     Attributes:
         last_good: the last one that is whole, None before the first.
         stalled: seconds that the loop stood still for saving since that was last set to 0.
+        may: asked when a checkpoint is about to get its name; what it raises leaves the one before: the run may be another's by now.
     """
 
     def __init__(self, hooks: Hooks, notice: Callable[[str], None]) -> None:
         self.last_good: Path | None = None
         self.stalled = 0.0
+        self.may: Callable[[], None] | None = None
         self._hooks, self._notice = hooks, notice
         self._writer = Writer()
 
@@ -54,7 +56,7 @@ class Keeper:
         if path is None:
             return
         self.tell(wait=True)
-        self._writer.begin(path, tensors, header, step)
+        self._writer.begin(path, tensors, header, step, self.may)
         self.stalled += time.perf_counter() - begin
         if final:
             self.tell(wait=True, final=True)

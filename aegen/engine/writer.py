@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,13 +39,26 @@ class Writer:
         self._thread: threading.Thread | None = None
         self._write: Write | None = None
 
-    def begin(self, path: Path, tensors: Mapping[str, Tensor], header: Mapping[str, Any], step: int) -> None:
-        """Copy the tensors, and have the copies written to `path`. The outcome of the last write must have been taken."""
+    def begin(
+        self,
+        path: Path,
+        tensors: Mapping[str, Tensor],
+        header: Mapping[str, Any],
+        step: int,
+        may: Callable[[], None] | None = None,
+    ) -> None:
+        """Copy the tensors, and have the copies written to `path`. The outcome of the last write must have been taken.
+
+        Args:
+            may: as `atomic.drafted` has it.
+        """
         assert self._write is None, "the outcome of the last write was not taken"
         self._copy(tensors)
         write = self._write = Write(path, step)
         # A daemon: a second Ctrl-C waits for no disk. What it leaves half written has another name than the checkpoint.
-        self._thread = threading.Thread(target=self._run, args=(write, dict(header)), name="aegen-writer", daemon=True)
+        self._thread = threading.Thread(
+            target=self._run, args=(write, dict(header), may), name="aegen-writer", daemon=True
+        )
         self._thread.start()
 
     def outcome(self, *, wait: bool) -> Write | None:
@@ -67,12 +80,12 @@ class Writer:
         if any(tensor.is_cuda for tensor in tensors.values()):
             torch.cuda.current_stream().synchronize()
 
-    def _run(self, write: Write, header: Mapping[str, Any]) -> None:
+    def _run(self, write: Write, header: Mapping[str, Any], may: Callable[[], None] | None) -> None:
         threads.compute_alone()
         try:
             write.weight = next((name for name, value in self._copies.items() if _broken(name, value)), None)
             if write.weight is None:
-                checkpoint.save(write.path, self._copies, header)
+                checkpoint.save(write.path, self._copies, header, may)
         except Exception as error:
             write.error = error
 

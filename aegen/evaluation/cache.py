@@ -23,6 +23,7 @@ from aegen.caches import folder as folder
 from aegen.caches import tidy
 from aegen.data.rows import Pictures, fingerprint
 from aegen.evaluation.features import FeatureSpace
+from aegen.outside import opened
 
 MOST = 2 * 2**30  # bytes in the folder
 _ABANDONED = 24 * 3600.0  # seconds after which a temporary file belongs to nobody
@@ -97,6 +98,7 @@ class Kept:
 def read(place: Path, shape: tuple[int, ...]) -> Tensor | None:
     """The features in a file, if it is there and whole."""
     try:
+        os.close(opened(place))  # a pipe of that name would be waited for
         found = load_file(place).get(_NAME)
         os.utime(place)  # the oldest go first: those that were not used for longest
     except (OSError, SafetensorError):

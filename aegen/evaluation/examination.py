@@ -24,7 +24,7 @@ from aegen.data.naming import dataset_name
 from aegen.data.rows import pick
 from aegen.data.source import Data, read_data, split, whole
 from aegen.engine.parallel import World, world
-from aegen.errors import AegenError, EnvironmentFault, PluginError, UsageError, listing
+from aegen.errors import AegenError, EnvironmentFault, PluginError, UsageError, counted, listing
 from aegen.evaluation.cache import Kept
 from aegen.evaluation.features import FeatureSpace
 from aegen.evaluation.protocol import Protocol, protocol
@@ -36,6 +36,7 @@ from aegen.model import there as there_of
 from aegen.names import portable
 from aegen.protocols import Metric, Objective
 from aegen.rundir import owner, reason
+from aegen.settings import DataSettings
 from aegen.spec import Spec
 from aegen.use.loading import Loaded, Output, Say, silent
 from aegen.use.loading import load as load_model
@@ -254,7 +255,9 @@ def _subject(
     model, header = loaded.model, loaded.file.header
     named = data.get("name") or loaded.spec.data.name
     own = named == loaded.spec.data.name
-    settings = loaded.images() if own else loaded.spec.data
+    settings = loaded.spec.data if loaded.file.own else replace(loaded.spec.data, root=DataSettings().root)
+    if own:
+        settings = loaded.images(typed=data)
     if data:
         size = [model.image.height, model.image.width]
         settings = replace(
@@ -278,6 +281,10 @@ def _subject(
             else "its own split is used"
         )
         say(f"{named} holds other images than those that the model was trained on; {used}")
+    elif header["data"].get("held_out") not in (None, images.held_out_fingerprint()) and "validation" not in data:
+        say(
+            f"the held-out images of {named} are others than when the model was trained; the numbers are of those that are there now"
+        )
     images.name = named
     if images.image != model.image:
         raise UsageError(
@@ -375,4 +382,4 @@ def _batches(subject: Subject, source: str, here: World, say: Say) -> Iterator[S
         yield seen(start, normalize(pixels[start:stop]), told, kept=kept, total=len(pixels), **known)
     place = None if kept is None else kept.close()
     if place is not None:
-        say(f"features of the {len(pixels)} {source} images come from the cache, {place}")
+        say(f"features of {counted(len(pixels), f'{source} image')} come from the cache, {place}")

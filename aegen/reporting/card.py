@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shlex
 
+from aegen.errors import counted
 from aegen.reporting.markup import listed, section, text
 from aegen.reporting.runs import Run
 from aegen.reporting.sections import bottleneck, device, images_of
@@ -39,16 +40,14 @@ def data(run: Run) -> str:
     told = (
         f" of {len(classes)} classes ({', '.join(classes[:12])}{', …' if len(classes) > 12 else ''})" if classes else ""
     )
-    what = (
-        f"{images_of(run)}: {note['count']:,} images for training{told}. Digest of their pixels: {note['fingerprint']}."
-    )
+    what = f"{images_of(run)}: {counted(note['count'], 'image')} for training{told}. Digest of their pixels: {note['fingerprint']}."
     return section("data", "Data", f"<p>{text(what)}</p>")
 
 
 def training(run: Run) -> str:
     """How it was trained, and the line that does it again."""
     config = run.config
-    steps = f"{run.header['step']:,} steps" if run.header else "Steps"
+    steps = counted(run.header["step"], "step") if run.header else "Steps"
     seconds = training_seconds(run)
     time = f" It took {duration(seconds)}, without validation and pictures." if seconds else ""
     where = f", on {device(run)}" if device(run) else ""
@@ -84,7 +83,7 @@ def known_limits(run: Run, seen: Sights) -> list[str]:
     found = []
     if run.header:
         found.append(
-            f"It knows {run.header['data']['count']:,} images of {images_of(run)} and nothing else; "
+            f"It knows {counted(run.header['data']['count'], 'image')} of {images_of(run)} and nothing else; "
             "what it makes of other images was not looked at."
         )
         if not run.header.get("encodes", True):
@@ -119,7 +118,7 @@ def _progress(run: Run) -> list[str]:
     step, _ = min(losses, key=lambda entry: entry[1])
     if step == losses[-1][0]:
         return ["Its validation loss was lowest at the very end, so longer training would probably improve it."]
-    return [f"Its validation loss was lowest after {step:,} of {losses[-1][0]:,} steps."]
+    return [f"Its validation loss was lowest after {step:,} of {counted(losses[-1][0], 'step')}."]
 
 
 def left() -> str:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from aegen import pictures
-from aegen.errors import UsageError
+from aegen.errors import UsageError, counted
 from aegen.protocols import Bottleneck
 from aegen.use.loading import Output, Say, load, silent
 from aegen.use.reconstruction import encode, find_images, read_images, spare
@@ -71,11 +71,12 @@ def interpolate(
     if out is not None and out.suffix.lower() not in (*pictures.STILLS, *pictures.MOVING):
         raise UsageError(f"cannot write {out.name}", hint="end it in .png for a strip, .gif or .webp for a film")
     loaded = load(place, device=device)
-    sources, pixels = read_images(find_images(places, say), loaded, say)
-    if len(sources) < 2:
-        raise UsageError(f"{len(sources)} image was given, but interpolation takes two or more")
-    spare([out] if out is not None else [], sources)
+    given = find_images(places, say)
+    spare([out] if out is not None else [], given)
     target = Output(out, "interpolation.png", force)
+    sources, pixels = read_images(given, loaded, say)
+    if len(sources) < 2:
+        raise UsageError(f"{counted(len(sources), 'image')} was given, but interpolation takes two or more")
     pictures.check_room(steps * (len(sources) - 1), pixels.shape[2:], "use fewer --steps")
     z = encode(loaded, pixels, stochastic=stochastic, seed=seed)
     t = torch.linspace(0, 1, steps, device=loaded.device)

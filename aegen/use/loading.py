@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -43,16 +43,21 @@ class Loaded:
     model: Autoencoder
     device: torch.device
 
-    def images(self, hint: str = "if it was moved, say where it is now: --data NEW") -> DataSettings:
+    def images(
+        self, hint: str = "if it was moved, say where it is now: --data NEW", *, typed: Collection[str] = ()
+    ) -> DataSettings:
         """The settings of the run's own data, with paths that hold from here.
 
+        Args:
+            typed: `name` and `root`, as far as the user named them too.
+
         Raises:
-            UsageError: it is not where it was; `hint` says what to do.
+            UsageError: it is not where it was, and `hint` says what to do; or nothing but a file of others names it.
         """
         begun = None
         with suppress(UsageError):  # a checkpoint without a run
             begun = begun_in(owner(self.path))
-        return located(self.spec.data, begun, str(self.path), hint=hint)
+        return located(self.spec.data, begun, str(self.path), own=self.file.own, typed=typed, hint=hint)
 
     @property
     def batch(self) -> int:

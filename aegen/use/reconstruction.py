@@ -13,6 +13,7 @@ from aegen import pictures
 from aegen.data import decode
 from aegen.data.batches import normalize
 from aegen.data.listing import list_folder, match
+from aegen.data.source import skipped_text
 from aegen.engine.parallel import World, world
 from aegen.errors import UsageError
 from aegen.protocols import LeftOut
@@ -116,8 +117,8 @@ def read_images(sources: Sequence[Source], loaded: Loaded, say: Say) -> tuple[li
         if path in named or len(bad) == len(sources):
             raise UsageError(f"{path} cannot be read ({reason})", hint="give another image")
     if bad:
-        shown = ", ".join(f"{p.name} ({r})" for p, r in bad[:5]) + f" and {len(bad) - 5:,} more" * (len(bad) > 5)
-        warn(say, f"skipped {len(bad):,} of {len(sources):,}: {shown}")
+        texts = [f"{path.name} ({reason})" for path, reason in bad]
+        warn(say, f"{skipped_text(texts, f'{len(sources):,} given')}; it goes on without them")
     good = [(s, t) for s, t in zip(sources, tensors, strict=True) if t is not None]
     return [s for s, _ in good], torch.stack([t for _, t in good])
 
@@ -173,14 +174,20 @@ def _reconstruct(
 ) -> list[Path]:
     if out is not None and not each:
         pictures.check_ending(out)
-    sources, pixels = read_images(find_images(places, say), loaded, say)
-    target = None
+    given, target = find_images(places, say), None
+    # What cannot be written is refused before thousands of images are decoded.
     if not each:
         if here.first:
-            spare([out] if out is not None else [], sources)
+            spare([out] if out is not None else [], given)
             target = Output(out, "reconstructions.png", force)
-        pictures.check_room(2 * len(pixels), pixels.shape[2:], "add --each for one file an image")
     elif out is not None and here.first:
+        files = _own_names(given, folder_for_each(out, ""))
+        spare(files, given)
+        refuse_present(files, force)
+    sources, pixels = read_images(given, loaded, say)
+    if not each:
+        pictures.check_room(2 * len(pixels), pixels.shape[2:], "add --each for one file an image")
+    elif out is not None and here.first and len(sources) < len(given):  # others have other numbers now
         files = _own_names(sources, folder_for_each(out, ""))
         spare(files, sources)
         refuse_present(files, force)

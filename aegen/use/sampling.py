@@ -19,7 +19,7 @@ from aegen.data.batches import normalize
 from aegen.data.rows import Pictures
 from aegen.data.source import load_data
 from aegen.engine.parallel import World, world
-from aegen.errors import UsageError, did_you_mean, listing
+from aegen.errors import UsageError, counted, did_you_mean, listing
 from aegen.lock import held
 from aegen.model import Autoencoder, build_sampler
 from aegen.protocols import Bottleneck, Sampler
@@ -109,7 +109,9 @@ def _sample(
             pictures.check_ending(out)
         pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
     size = 4 * count * math.prod(loaded.model.latent_shape) + _NAMES * count * each
-    memory.require(size, f"drawing {count:,} images at once", "draw fewer at a time, each time with another --seed")
+    memory.require(
+        size, f"drawing {counted(count, 'image')} at once", "draw fewer at a time, each time with another --seed"
+    )
     digits = max(4, len(str(count - 1)))
     names = [f"{i:0{digits}d}.png" for i in range(count if each else 0)]
     target = None
@@ -316,7 +318,7 @@ def fit_sampler(
         chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: sampler.most]
     order = chosen.argsort()  # images that lie in files are read from the first to the last
     parts = chosen[order].split(_FITTED)
-    text = f"encoding {len(chosen):,} training images for sampler {name}"
+    text = f"encoding {counted(len(chosen), 'training image')} for sampler {name}"
     own: list[Tensor] = []
     for part in parts[here.rank :: here.size]:
         tell(text, len(own) * here.size * _FITTED, len(chosen))
@@ -324,7 +326,7 @@ def fit_sampler(
     told = here.gather(own)
     latents = torch.cat([told[i % here.size][i // here.size] for i in range(len(parts))])[order.argsort()]
     tell(text, len(chosen), len(chosen))
-    text = f"fitting sampler {name} on {len(latents):,} latents"
+    text = f"fitting sampler {name} on {counted(len(latents), 'latent')}"
     tell(text, 0, 1)
     sampler.tell = lambda done, total: tell(text, done, total)
     with threads.one_blas():
@@ -333,12 +335,16 @@ def fit_sampler(
     tell(text, 1, 1)
 
 
-def save_sampler(path: Path, spec: Spec, sampler: Sampler) -> None:
-    """Keep a fitted sampler in a checkpoint; every other tensor stays as it is."""
+def save_sampler(path: Path, spec: Spec, sampler: Sampler, may: Callable[[], None] | None = None) -> None:
+    """Keep a fitted sampler in a checkpoint; every other tensor stays as it is.
+
+    Args:
+        may: as `atomic.drafted` has it.
+    """
     file = Checkpoint(path)
     prefix = f"sampler.{spec.name}."
     tensors = {k: v for k, v in file.tensors("").items() if not k.startswith(prefix)}
     tensors |= {prefix + k: v for k, v in sampler.state_dict().items()}
     samplers = file.header["samplers"] | {spec.name: spec.options}
     plugins = file.header["plugins"] | checkpoint.origins([("sampler", spec.name)])
-    checkpoint.save(path, tensors, {**file.header, "samplers": samplers, "plugins": plugins})
+    checkpoint.save(path, tensors, {**file.header, "samplers": samplers, "plugins": plugins}, may)
