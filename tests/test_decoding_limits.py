@@ -217,7 +217,6 @@ def test_only_the_named_members_of_an_npz_are_unpacked(tmp_path: Path) -> None:
 
 def test_large_images_of_shards_are_read_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what lies between images, as a film beside each, is not read with them."""
-    pytest.importorskip("webdataset")
     path = tmp_path / "s.tar"
     with tarfile.open(path, "w") as archive:
         for number in range(20):
