@@ -6,6 +6,7 @@ Click, which may go.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -14,6 +15,8 @@ from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
+
+from aegen import signals
 
 COMMANDS = {
     "train": ("aegen.cli.train", "Train a model: aegen train --arch conv --objective vae --data digits"),
@@ -120,8 +123,25 @@ def plugin_command(name: str) -> Any:
 def single(function: Callable[..., Any], name: str, **options: Any) -> Any:
     """One function as a command."""
     app = typer.Typer(add_completion=False, context_settings={"help_option_names": ["-h", "--help"]})
-    app.command(name, **options)(function)
+    app.command(name, **options)(_owned(function))
     return typer.main.get_command(app)
+
+
+def _owned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but a KeyboardInterrupt that a third party's code raised is its own: Typer would make an exit code of it."""
+
+    @functools.wraps(function)
+    def call(*values: Any, **more: Any) -> Any:
+        try:
+            return function(*values, **more)
+        except KeyboardInterrupt as error:
+            from aegen.blame import blamed
+
+            if not signals.asked() and (found := blamed(error)) is not None:
+                raise found from error
+            raise
+
+    return call
 
 
 def _row() -> None:
