@@ -47,6 +47,7 @@ KINDS = {
 KNOWN_ELSEWHERE = {("objective", "swae"): "./examples/aegen-swae"}
 
 
+_FLAGS = {"architecture": "arch", "dataset": "data", "tracker": "track", "exporter": "format", "feature": "features"}
 _FEW = 8  # names that a sentence can hold
 
 
@@ -180,7 +181,7 @@ def find(kind: str, name: str) -> Component:
         if name not in _trusted_files:
             raise UsageError(
                 f"{name!r} is a file, and files named by a configuration or a checkpoint are never run",
-                hint=f"name it yourself: --{'arch' if kind == 'architecture' else kind} {name}, or --component {name}",
+                hint=f"name it yourself: --{_FLAGS.get(kind, kind)} {name}, or --component {name}",
             )
         return Component(kind, name, name, "file", "")
     package, slash, short = name.rpartition("/")

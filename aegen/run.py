@@ -128,8 +128,9 @@ def train(
     spoken = keyword_layers(options)
     for _, given in spoken:
         for value in given.values():
-            if isinstance(value, str):
-                registry.trust(value)
+            for name in value if isinstance(value, list) else [value]:
+                if isinstance(name, str):
+                    registry.trust(name)
     layers = [*(read_toml(Path(file)) for file in files), *layers, *spoken]
     for _, layer in layers:
         for value in layer.values():

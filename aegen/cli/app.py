@@ -6,6 +6,7 @@ vendors Click, which may go.
 
 from __future__ import annotations
 
+import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
@@ -15,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from aegen import signals
 from aegen.cli.pages import WIDEST, Command, panel, without_rich
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": WIDEST}
@@ -140,8 +142,25 @@ def plugin_command(name: str) -> Any:
 def single(function: Callable[..., Any], name: str, **options: Any) -> Any:
     """One function as a command."""
     app = typer.Typer(add_completion=False, rich_markup_mode=None, context_settings=_SETTINGS)
-    app.command(name, cls=Command, **options)(function)
+    app.command(name, cls=Command, **options)(_owned(function))
     return typer.main.get_command(app)
+
+
+def _owned(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same, but a KeyboardInterrupt that a third party's code raised is its own: Typer would make an exit code of it."""
+
+    @functools.wraps(function)
+    def call(*values: Any, **more: Any) -> Any:
+        try:
+            return function(*values, **more)
+        except KeyboardInterrupt as error:
+            from aegen.blame import blamed
+
+            if not signals.asked() and (found := blamed(error)) is not None:
+                raise found from error
+            raise
+
+    return call
 
 
 def _row() -> None:

@@ -102,8 +102,9 @@ def _layers(configs: list[Path], sets: list[str], given: Given) -> list[Layer]:
     from aegen.config import parse_sets, read_toml
 
     for _, value in given.values():  # an option too may name a file: --objective.perceptual.features ./mine.py:Net
-        if isinstance(value, str):
-            registry.trust(value)
+        for name in value if isinstance(value, list) else [value]:
+            if isinstance(name, str):
+                registry.trust(name)
     layers = [read_toml(path) for path in configs]
     if sets:
         layers.append(parse_sets(sets))

@@ -327,6 +327,8 @@ def _subject(
     if any(isinstance(metric, Metric) and _FEATURES in metric.needs for metric in chosen.values()):
         try:
             space = FeatureSpace(rules, loaded.device)
+        except PluginError:
+            raise
         except AegenError as error:
             missing[_FEATURES] = str(error)
         else:
