@@ -37,7 +37,7 @@ from aegen.spec import Spec
 from aegen.talk import Say, silent
 from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
 from aegen.use.loading import check_fits
-from aegen.use.sampling import tell_fallback
+from aegen.use.samplers import tell_fallback
 
 
 @dataclass(frozen=True)
