@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from aegen.schedules import Schedule
     from aegen.settings import DataSettings
     from aegen.spec import File, Range
-    from aegen.use import export, interpolate, load, reconstruct, sample
+    from aegen.use import Model, export, interpolate, load, reconstruct, sample
 
 _HOME = {
     "aegen.protocols": [
@@ -99,7 +99,7 @@ _HOME = {
     "aegen.settings": ["DataSettings"],
     "aegen.spec": ["File", "Range"],
     "aegen.run": ["train"],
-    "aegen.use": ["export", "interpolate", "load", "reconstruct", "sample"],
+    "aegen.use": ["Model", "export", "interpolate", "load", "reconstruct", "sample"],
     "aegen.data.decode": [
         "IMAGE_SUFFIXES=SUFFIXES",
         "Target",

@@ -61,7 +61,10 @@ class Autoencoder(nn.Module):
 
     def encode(self, x: Tensor) -> Latent:
         """Images (B, C, H, W) in [-1, 1] → Latent. `.z` is a draw from the posterior, `.mean` its mean."""
-        features = self.encoder(x)
+        return self.latent(self.encoder(x))
+
+    def latent(self, features: Tensor) -> Latent:
+        """What the encoder gave, (B, fan_in) or (B, fan_in, h, w) → Latent."""
         with _full_precision(features):  # a KL or a codebook distance is not for bf16
             known = {"labels": self.labels} if "labels" in self.bottleneck.offers else {}
             latent: Latent = self.bottleneck(lifted(features), **known)

@@ -258,6 +258,10 @@ class Bottleneck(nn.Module, ABC):
         """The nearest latents that this bottleneck can give, (B, *z); `z` itself where it can give any."""
         return z
 
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes, int64 (B, …) as a Latent has them → the latents that they stand for, (B, *z), if the bottleneck offers codes."""
+        raise TypeError(f"{type(self).__name__} offers no codes")
+
     def labels_of(self, z: Tensor) -> Tensor:
         """The class of each latent, int64 (B,), if the bottleneck offers labels."""
         raise TypeError(f"{type(self).__name__} offers no labels")

@@ -25,7 +25,7 @@ from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World, begun_run, remember_run, world
 from aegen.engine.recorder import NotFinite
 from aegen.engine.stop import Stop
-from aegen.errors import AegenError, EnvironmentFault, Interrupted, UsageError, counted
+from aegen.errors import AegenError, EnvironmentFault, Interrupted, UsageError, counted, listing
 from aegen.factory import create, load_component
 from aegen.lock import Lock, held
 from aegen.model import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
@@ -37,7 +37,7 @@ from aegen.spec import Spec
 from aegen.talk import Say, silent
 from aegen.use import ex_post, fit_sampler, load, sample_alone, save_sampler
 from aegen.use.loading import check_fits
-from aegen.use.sampling import tell_fallback
+from aegen.use.samplers import tell_fallback
 
 
 @dataclass(frozen=True)
@@ -238,6 +238,9 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
         say(f"{plan.home} was stopped before its first checkpoint; it begins again")
     if saved is not None:
         spec = same_batch(spec, saved, here)
+        off = [] if saved.own else [name for name in saved.spec.log.trackers if name not in spec.log.trackers]
+        if off:
+            say(f"{listing(off)} is told nothing, since your aegen did not write {plan.home}; --track switches it on")
     if plan.run_dir is not None and here.first:  # before minutes of reading data
         refuse_existing(plan.run_dir, replaces=plan.force)
         if plan.force and plan.run_dir.exists() and not dry_run:

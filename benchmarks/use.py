@@ -35,7 +35,6 @@ from aegen.model import build_model, build_objective
 from aegen.plugins import Hooks
 from aegen.run import train
 from aegen.settings import DataSettings
-from aegen.use import draw
 
 COUNT, PART, MANY = 4096, 256, 1_000_000
 NETS: dict[str, dict[str, Any]] = {
@@ -83,10 +82,10 @@ def use(net: str, rounds: int, folder: Path) -> None:
             model.encoder(part.float().div(127.5).sub(1))
 
     def sampled() -> None:
-        list(draw(loaded, COUNT, sampler="prior"))
+        list(loaded.sample_batches(COUNT, sampler="prior"))
 
     def written() -> None:  # as `aegen sample` does
-        parts = [pictures.to_uint8(part) for part in draw(loaded, COUNT, sampler="prior")]
+        parts = [pictures.to_uint8(part) for part in loaded.sample_batches(COUNT, sampler="prior")]
         pictures.save(pictures.grid(torch.cat(parts)), folder / "grid.png")
 
     @torch.no_grad()

@@ -38,7 +38,6 @@ from aegen.factory import load as load_class
 from aegen.model import build_objective, objective_classes
 from aegen.settings import DataSettings
 from aegen.spec import options_of
-from aegen.use import draw
 
 NET = '--arch mlp --arch.hidden "[400]" --batch-size 100'
 MAP_NET = "--arch conv --arch.width 16 --batch-size 100"  # of names that mean a feature map, which an mlp has not
@@ -148,7 +147,7 @@ def measure(run: Path, data: Data, net: nn.Sequential, real: Tensor) -> dict[str
         latents = latents or [model.encode(part) for part in x.split(1000)]
         z = torch.cat([latent.z for latent in latents])
         means = torch.cat([latent.mean for latent in latents])
-        again = torch.cat(list(loaded.decode(means)))
+        again = loaded.decode(means)
         found["mse"] = float(((again - x) / 2).square().mean())
         if not {"codes", "labels"} & set(model.bottleneck.offers):
             found |= {"tc": total_correlation(z), "mmd": mmd(z)}
@@ -162,13 +161,13 @@ def measure(run: Path, data: Data, net: nn.Sequential, real: Tensor) -> dict[str
     if header.get("encodes", True) and "mixture" in header["samplers"]:
         samplers.append("mixture")
     for sampler in samplers:
-        images = torch.cat(list(draw(loaded, COUNT, sampler=sampler)))
+        images = torch.cat(list(loaded.sample_batches(COUNT, sampler=sampler)))
         found[f"kid_{sampler}"] = kid(features(net, images), real)
         found[f"sharp_{sampler}"] = sharpness(images) / sharpness(x)
         pictures.save(pictures.grid(images[:16], columns=16), run.parent / f"{run.name}-{sampler}.png")
     if "labels" in model.bottleneck.offers:
         wanted = torch.arange(10).repeat_interleave(100)
-        drawn = torch.cat([torch.cat(list(draw(loaded, 100, label=str(k)))) for k in range(10)])
+        drawn = torch.cat([torch.cat(list(loaded.sample_batches(100, label=str(k)))) for k in range(10)])
         found["label_accuracy"] = float((net(drawn).argmax(1) == wanted).float().mean())
     return found
 

@@ -20,7 +20,7 @@ from aegen.checkpoint import Checkpoint
 from aegen.run import train as train_in_python
 from aegen.testing import check_objective
 from aegen.use import load
-from aegen.use.interpolation import lerp, slerp
+from aegen.use.latents import lerp, slerp
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16), mode: str = "L") -> Path:

@@ -172,7 +172,7 @@ def test_tiny_data_is_told_of_in_one_line_by_train_and_by_sample(aegen: Aegen, t
 
 def test_what_a_third_partys_sampler_says_is_held_to_the_contract() -> None:
     from aegen.errors import PluginError
-    from aegen.use.sampling import tell_fallback
+    from aegen.use.samplers import tell_fallback
 
     class Silent(Gaussian):
         def fallback(self) -> Any:

@@ -24,7 +24,6 @@ from aegen.factory import load as load_class
 from aegen.model import Autoencoder, build_model
 from aegen.protocols import ImageShape
 from aegen.spec import Spec
-from aegen.use import draw
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -190,7 +189,7 @@ def test_an_exported_file_draws_what_the_run_draws(aegen: Aegen, trained: Path, 
     aegen("sample", "-c", "small.safetensors", "-n", 9, "-o", "b.png").worked()
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "b.png").read_bytes()
     run, file = load(trained, device="cpu"), load("small.safetensors", device="cpu")
-    for ours, theirs in zip(draw(run, 20, seed=3), draw(file, 20, seed=3), strict=True):
+    for ours, theirs in zip(run.sample_batches(20, seed=3), file.sample_batches(20, seed=3), strict=True):
         assert torch.equal(ours, theirs)
     assert file.file.header["samplers"] == run.file.header["samplers"] == {"mixture": {}}
     assert file.file.header["data"]["classes"] == [str(n) for n in range(10)]

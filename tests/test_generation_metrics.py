@@ -30,7 +30,7 @@ from aegen.evaluation import cache
 from aegen.evaluation.features import FeatureSpace
 from aegen.evaluation.protocol import Protocol
 from aegen.evaluation.rows import Rows
-from aegen.use.sampling import draw, draw_latents
+from aegen.use.samplers import draw_latents
 
 NETWORK = '''
 import torch
@@ -479,7 +479,7 @@ def test_the_command_measures_generation_and_says_when_it_used_the_cache(
 
 def test_latents_that_are_drawn_are_those_of_the_images(trained: Path) -> None:
     loaded = load(trained, device="cpu")
-    images = torch.cat(list(draw(loaded, 70, seed=3)))
+    images = torch.cat(list(loaded.sample_batches(70, seed=3)))
     z = torch.cat(list(draw_latents(loaded, 70, seed=3)))
     assert len(images) == len(z) == 70
     with torch.no_grad():

@@ -18,7 +18,7 @@ from aegen import evaluate
 from aegen.data.listing import list_folder, match
 from aegen.data.source import load_data
 from aegen.settings import DataSettings
-from aegen.use.reconstruction import find_images
+from aegen.use.reading import find_images
 
 
 def picture(path: Path, value: int = 0) -> Path:

@@ -22,7 +22,8 @@ from aegen.errors import UsageError
 from aegen.evaluation import evaluate, save
 from aegen.rundir import RunDir
 from aegen.use.loading import Output, folder_for_each
-from aegen.use.reconstruction import Source, _own_names
+from aegen.use.reading import Source
+from aegen.use.reconstruction import _own_names
 
 
 def picture(path: Path, value: int = 0) -> Path:

@@ -34,8 +34,8 @@ from aegen.model import Autoencoder, build_model
 from aegen.protocols import Bottleneck, ImageShape
 from aegen.spec import Spec
 from aegen.testing import check_bottleneck, check_objective
-from aegen.use import sampling
-from aegen.use.interpolation import lerp, passable
+from aegen.use import samplers
+from aegen.use.latents import path
 
 IMAGE = ImageShape(1, 12, 12)
 SPACES: list[tuple[type[Bottleneck], dict[str, Any]]] = [
@@ -209,21 +209,17 @@ class _Anywhere:
 
 
 @pytest.mark.parametrize(("cls", "options"), SPACES, ids=str)
-def test_a_decoder_is_shown_only_what_its_bottleneck_can_give(
-    cls: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_decoder_is_shown_only_what_its_bottleneck_can_give(cls: Any, options: dict[str, Any]) -> None:
     neck = make(cls, **options).eval()
     latent = neck(torch.randn(1, neck.fan_in)).z.shape[1]
-    parts: list[Tensor] = []
     loaded: Any = SimpleNamespace(
         model=SimpleNamespace(bottleneck=neck, latent_shape=(latent,)),
         device=torch.device("cpu"),
         path="run",
         batch=64,
-        decode=lambda z: parts.append(z) or iter([z]),
     )
-    monkeypatch.setattr(sampling, "prepare_sampler", lambda *given: _Anywhere(latent))
-    shown = torch.cat(list(sampling.draw(loaded, 150, sampler="gaussian", seed=4)))
+    parts = list(samplers.draw_from(loaded, _Anywhere(latent), 150, label=None, seed=4))
+    shown = torch.cat(parts)
     raw = torch.randn(150, latent, generator=torch.Generator().manual_seed(4))
     assert torch.equal(shown, neck.nearest(raw))
     assert [len(part) for part in parts] == [64, 64, 22]
@@ -232,10 +228,10 @@ def test_a_decoder_is_shown_only_what_its_bottleneck_can_give(
 def test_the_way_between_two_latents_stays_in_the_space_and_ends_where_it_should() -> None:
     a, b = torch.randn(2, 3)  # not on the sphere: what a file's image gave is not touched
     neck = Sphere(dim=3)
-    way = passable(neck, lerp(a, b, torch.linspace(0, 1, 7)))
+    way = path(a, b, 7, nearest=neck.nearest)
     assert torch.equal(way[0], a) and torch.equal(way[-1], b)
     close(way[1:-1].norm(dim=1), 1.0)
-    assert torch.equal(passable(neck, torch.stack([a, b])), torch.stack([a, b]))
+    assert torch.equal(path(a, b, 2, nearest=neck.nearest), torch.stack([a, b]))
 
 
 # -------------------------------------------------------------------------------- Bessel functions

@@ -38,9 +38,10 @@ from aegen.protocols import Metric, Objective
 from aegen.rundir import owner, reason
 from aegen.settings import DataSettings
 from aegen.spec import Spec
-from aegen.use.loading import Loaded, Output, Say, silent
-from aegen.use.loading import load as load_model
-from aegen.use.sampling import default_sampler, draw_latents
+from aegen.use.loading import Output, Say, silent
+from aegen.use.model import Model
+from aegen.use.model import load as load_model
+from aegen.use.samplers import default_sampler, draw_latents
 
 BATCH = 100
 _LIKELIHOOD = "likelihood"
@@ -86,7 +87,7 @@ def _json(value: float | None) -> float | None:
 class Subject:
     """A model under examination."""
 
-    loaded: Loaded
+    loaded: Model
     objective: Objective
     data: Data
     protocol: Protocol
@@ -132,7 +133,7 @@ def evaluate(
 
 
 def _evaluate(
-    loaded: Loaded,
+    loaded: Model,
     rules: Protocol,
     chosen: Mapping[str, Metric | str],
     data: Mapping[str, Any],
@@ -245,7 +246,7 @@ def _metrics(names: Sequence[str], options: Mapping[str, Mapping[str, Any]], *, 
 
 
 def _subject(
-    loaded: Loaded,
+    loaded: Model,
     rules: Protocol,
     data: Mapping[str, Any],
     chosen: Mapping[str, Metric | str],
@@ -339,7 +340,7 @@ def _subject(
     return Subject(loaded, objective, images, rules, space, sampler, there), missing
 
 
-def _kind(loaded: Loaded) -> str:
+def _kind(loaded: Model) -> str:
     """The registered name of the data set that the run was trained on."""
     return next((key.partition(":")[2] for key in loaded.file.header["plugins"] if key.startswith("dataset:")), "")
 
@@ -367,7 +368,7 @@ def _batches(subject: Subject, source: str, here: World, say: Say) -> Iterator[S
         drawn = draw_latents(loaded, rules.samples, sampler=subject.sampler, seed=rules.seed, say=say, here=here)
         for index, z in enumerate(drawn):
             if index % here.size == here.rank:
-                one = seen(start, torch.cat(list(loaded.decode(z))), z=z, total=rules.samples)
+                one = seen(start, loaded.decode(z), z=z, total=rules.samples)
                 one.x = one.rounded(one.x)
                 yield one
             start += len(z)

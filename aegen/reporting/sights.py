@@ -13,10 +13,11 @@ from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
 from aegen.errors import AegenError
 from aegen.reporting.runs import Run
-from aegen.use import METHODS, Loaded, draw
+from aegen.use import Model
 from aegen.use import load as load_model
+from aegen.use.latents import path
 from aegen.use.loading import Say
-from aegen.use.sampling import default_sampler
+from aegen.use.samplers import default_sampler, draw_latents
 
 SHOWN, PAIRS, STEPS, SAMPLES, DIMENSIONS, REACH = 10, 3, 10, 64, 10, 3.0
 _LOOKED_AT = 1000  # held-out images, for the spread of the latents
@@ -73,7 +74,7 @@ class _Album:
     read: dict[str, Data] = field(default_factory=dict)
     chosen: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
-    def data(self, loaded: Loaded, say: Say) -> Data:
+    def data(self, loaded: Model, say: Say) -> Data:
         settings, options = loaded.images(), loaded.spec.data_options
         key = json.dumps([vars(settings), options], default=str)
         if key not in self.read:
@@ -160,31 +161,33 @@ def _other(data: Data, album: _Album) -> bool:
     return len(same) > 1 and len({d.fingerprint() for d in same}) > 1
 
 
-def _reconstruct(loaded: Loaded, latents: Tensor, sights: Sights) -> None:
+def _reconstruct(loaded: Model, latents: Tensor, sights: Sights) -> None:
     assert sights.originals is not None
-    sights.recon = torch.cat(list(loaded.decode(latents)))
+    sights.recon = loaded.decode(latents).cpu()
     sights.errors = ((sights.recon.clamp(-1, 1) - sights.originals) / 2).square().flatten(1).mean(1).tolist()
 
 
-def _sample(loaded: Loaded, sights: Sights) -> None:
+def _sample(loaded: Model, sights: Sights) -> None:
     height, width = loaded.model.image[1:]
     count = max(16, min(SAMPLES, _ROOM // (height * width)))
     own = default_sampler(loaded)
     others = ["prior"] if own != "prior" and "prior" in loaded.model.bottleneck.offers else []
     for sampler in [own, *others]:
-        sights.samples[sampler] = torch.cat(list(draw(loaded, count, sampler=sampler, seed=_SEED)))
+        sights.samples[sampler] = torch.cat(
+            list(map(loaded.decode, draw_latents(loaded, count, sampler=sampler, seed=_SEED)))
+        ).cpu()
 
 
-def _interpolate(loaded: Loaded, latents: Tensor, sights: Sights) -> None:
+def _interpolate(loaded: Model, latents: Tensor, sights: Sights) -> None:
     if len(latents) < 2:
         raise AegenError("there is only one held-out image")
-    t = torch.linspace(0, 1, STEPS, device=loaded.device)
+    nearest = loaded.model.bottleneck.nearest
     for start in range(0, min(2 * PAIRS, len(latents) - 1), 2):
-        way = METHODS["lerp"](latents[start], latents[start + 1], t)
-        sights.ways.append(torch.cat(list(loaded.decode(way))))
+        way = path(latents[start], latents[start + 1], STEPS, nearest=nearest)
+        sights.ways.append(loaded.decode(way).cpu())
 
 
-def _travel(loaded: Loaded, centre: Tensor, data: Data, sights: Sights) -> None:
+def _travel(loaded: Model, centre: Tensor, data: Data, sights: Sights) -> None:
     """Move one dimension at a time, the most active first, and keep the others where one image has them."""
     model = loaded.model
     if len(sights.latent) != 1:
@@ -204,11 +207,11 @@ def _travel(loaded: Loaded, centre: Tensor, data: Data, sights: Sights) -> None:
     for dimension in order.tolist():
         z = centre.expand(STEPS + 1, -1).clone()
         z[:, dimension] = draws[:, dimension].mean() + reach * draws[:, dimension].std()
-        frames = torch.cat(list(loaded.decode(z)))
+        frames = loaded.decode(z).cpu()
         sights.journeys.append(Journey(dimension, float(activity[dimension].sqrt()), frames))
 
 
-def _unmarked(loaded: Loaded, latents: Tensor) -> Tensor:
+def _unmarked(loaded: Model, latents: Tensor) -> Tensor:
     """The dimensions that do not stand for the class."""
     every = torch.arange(latents.shape[1], device=latents.device)
     neck = loaded.model.bottleneck

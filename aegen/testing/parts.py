@@ -111,6 +111,7 @@ def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
         if "codes" in neck.offers:
             assert latent.codes is not None, "it offers codes but gives none"
             assert not latent.codes.is_floating_point()
+            _check_lookup(neck, features)
         _check_nearest(neck, features)
         _check_statistics(neck, features)
         _check_state_is_still(neck, features)
@@ -124,6 +125,18 @@ def _check_nearest(neck: Bottleneck, features: Tensor) -> None:
     assert neck.nearest(torch.randn_like(given)).shape == given.shape, "nearest gives other shapes"
     apart = float((neck.nearest(given) - given).abs().max())
     assert apart < 1e-5, f"nearest moves by {apart:.1e} what the bottleneck itself gave"
+    neck.train()
+
+
+@torch.no_grad()
+def _check_lookup(neck: Bottleneck, features: Tensor) -> None:
+    """Codes stand for the very latents that they were found with."""
+    neck.eval()
+    latent = neck(features)
+    again = neck.lookup(latent.codes)
+    assert again.shape == latent.mean.shape, f"lookup gave {tuple(again.shape)} for latents {tuple(latent.mean.shape)}"
+    apart = float((again - latent.mean).abs().max())
+    assert apart < 1e-5, f"lookup of the codes is {apart:.1e} off the latents that have them"
     neck.train()
 
 

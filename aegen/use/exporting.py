@@ -18,7 +18,8 @@ from aegen.factory import load as load_class
 from aegen.protocols import Exporter
 from aegen.rundir import free_name
 from aegen.spec import Spec
-from aegen.use.loading import Loaded, Say, load, refuse_present, silent, writing
+from aegen.use.loading import Loaded, Say, refuse_present, silent, writing
+from aegen.use.model import load
 
 _BATCHES = (5, 1)  # images: a graph may have been fixed to the number that it was made with
 

@@ -82,14 +82,14 @@ class Loaded:
         They are uint8 where they were sent by another process.
         """
         if here.size == 1:
-            yield from itertools.chain.from_iterable(map(self.decode, batches))
+            yield from itertools.chain.from_iterable(map(self.decode_batches, batches))
             return
         rest = iter(batches)
         while some := list(itertools.islice(rest, here.size)):
-            own = [pictures.to_uint8(torch.cat(list(self.decode(z)))) for z in some[here.rank : here.rank + 1]]
+            own = [pictures.to_uint8(torch.cat(list(self.decode_batches(z)))) for z in some[here.rank : here.rank + 1]]
             yield from itertools.chain.from_iterable(here.collect(own))
 
-    def decode(self, z: Tensor) -> Iterator[Tensor]:
+    def decode_batches(self, z: Tensor) -> Iterator[Tensor]:
         """Latents (N, *z) → their images (B, C, H, W) in [-1, 1] on the CPU, a batch at a time.
 
         Raises:
@@ -120,8 +120,8 @@ def undrawn() -> TorchFunctionMode:
     return _Undrawn()
 
 
-def load(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
-    """Read a model from a run folder, a checkpoint file, or the latest run under ./runs.
+def open_checkpoint(place: Path | str | None = None, *, device: str = "auto") -> Loaded:
+    """The model of a run folder, a checkpoint file, or the latest run under ./runs.
 
     Only the tensors of the model are read from the file.
 

@@ -1,56 +1,23 @@
-"""Draw images from a trained model."""
+"""Draw images from a trained model, and write them."""
 
 from __future__ import annotations
 
 import itertools
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from aegen import checkpoint, memory, pictures, rules, threads
-from aegen.checkpoint import Checkpoint
-from aegen.data.batches import normalize
-from aegen.data.rows import Pictures
-from aegen.data.source import load_data
+from aegen import memory, pictures
 from aegen.engine.parallel import World, world
-from aegen.errors import UsageError, counted, did_you_mean, listing
-from aegen.lock import held
-from aegen.model import Autoencoder, build_sampler
-from aegen.protocols import Bottleneck, Sampler
-from aegen.rundir import owner
-from aegen.spec import Spec
-from aegen.use.loading import Loaded, Output, Say, folder_for_each, load, refuse_present, save_each, silent
+from aegen.errors import counted
+from aegen.use.loading import Output, Say, folder_for_each, refuse_present, save_each, silent
+from aegen.use.model import Model, load
+from aegen.use.samplers import draw_latents
 
-EX_POST = "mixture"
-_TRIES = 100
-_QUIET_SECONDS = 10
-_FITTED = 256  # images that are encoded at a time
 _NAMES = 300  # bytes that the name of a file takes
-_MOST_EX_POST = 256  # latent dimensions: a density of more is not fitted in passing
-
-
-def ex_post(model: Autoencoder) -> str | None:
-    """The sampler to fit when training ends, if one should be.
-
-    Always where there is no prior. Where there is one too, because training brings the latents only near it: a density fitted
-    afterwards draws much better images, above all from small data (Ghosh et al., From Variational to Deterministic
-    Autoencoders, 2020; figures in CONTRIBUTING.md).
-    """
-    small = math.prod(model.latent_shape) <= _MOST_EX_POST
-    return EX_POST if small or "prior" not in model.bottleneck.offers else None
-
-
-def default_sampler(loaded: Loaded) -> str:
-    """The one fitted when training ended; before that, the prior; without a prior, one fitted now."""
-    if EX_POST in loaded.file.header["samplers"] or "prior" not in loaded.model.bottleneck.offers:
-        return EX_POST
-    return "prior"
 
 
 def sample(
@@ -85,14 +52,14 @@ def sample(
         )
 
 
-def sample_alone(loaded: Loaded, count: int, out: Path) -> None:
+def sample_alone(model: Model, count: int, out: Path) -> None:
     """A grid, drawn by this process whatever others do, in place of one that is there."""
-    _sample(loaded, World(loaded.device), count, None, None, None, False, out, 0, silent, True)
+    _sample(model, World(model.device), count, None, None, None, False, out, 0, silent, True)
 
 
 @torch.no_grad()
 def _sample(
-    loaded: Loaded,
+    model: Model,
     here: World,
     count: int,
     sampler: str | None,
@@ -107,8 +74,8 @@ def _sample(
     if not each:
         if out is not None:
             pictures.check_ending(out)
-        pictures.check_room(count, loaded.model.image[1:], "add --each for one file an image")
-    size = 4 * count * math.prod(loaded.model.latent_shape) + _NAMES * count * each
+        pictures.check_room(count, model.model.image[1:], "add --each for one file an image")
+    size = 4 * count * math.prod(model.model.latent_shape) + _NAMES * count * each
     memory.require(
         size, f"drawing {counted(count, 'image')} at once", "draw fewer at a time, each time with another --seed"
     )
@@ -119,8 +86,8 @@ def _sample(
         target = Output(out, "samples.png", force) if here.first else None
     elif out is not None and here.first:
         refuse_present((folder_for_each(out, "") / name for name in names), force)
-    latents = draw_latents(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say, here=here)
-    batches = loaded.decode_shared(latents, here)
+    latents = draw_latents(model, count, sampler=sampler, options=options, label=label, seed=seed, say=say, here=here)
+    batches = model.decode_shared(latents, here)
     if not here.first:
         for _ in batches:  # only to take part
             pass
@@ -133,218 +100,3 @@ def _sample(
         folder = folder or folder_for_each(out, "samples")
         save_each(images, [folder / name for name in itertools.islice(rest, len(images))], force)
     return [folder / name for name in names] if folder is not None else []
-
-
-@torch.no_grad()
-def draw(
-    loaded: Loaded,
-    count: int,
-    *,
-    sampler: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    label: str | None = None,
-    seed: int = 0,
-    say: Say = silent,
-) -> Iterator[Tensor]:
-    """`count` images, of the class `label` if it is given, in batches (B, C, H, W), in [-1, 1] on the CPU.
-
-    Raises:
-        UsageError: the model knows no classes, or none of that name.
-    """
-    for z in draw_latents(loaded, count, sampler=sampler, options=options, label=label, seed=seed, say=say):
-        yield from loaded.decode(z)
-
-
-@torch.no_grad()
-def draw_latents(
-    loaded: Loaded,
-    count: int,
-    *,
-    sampler: str | None = None,
-    options: Mapping[str, Any] | None = None,
-    label: str | None = None,
-    seed: int = 0,
-    say: Say = silent,
-    here: World | None = None,
-) -> Iterator[Tensor]:
-    """The latents of `draw`, in batches (B, *z) on the model's device; all of them in each process of `here`.
-
-    Raises:
-        UsageError: the model knows no classes, or none of that name.
-    """
-    wanted = None if label is None else _class_index(loaded, label)
-    name = sampler or default_sampler(loaded)
-    drawer = prepare_sampler(loaded, name, dict(options or {}), seed, say, here or World(loaded.device))
-    say(f"sampler {name}, model {loaded.path}")
-    # Drawn on the CPU, so that a seed means the same images on every device.
-    generator = torch.Generator().manual_seed(seed)
-    z = _drawn(drawer, count, generator, loaded.model.latent_shape)
-    neck = loaded.model.bottleneck
-    if wanted is not None:
-        z = _of_class(neck, drawer, z, wanted, generator)
-    for part in z.split(loaded.batch):
-        # A density fitted ex post knows nothing of spheres and codebooks, and the decoder of nothing else.
-        yield neck.nearest(part.to(loaded.device))
-
-
-def _drawn(drawer: Sampler, count: int, generator: torch.Generator, shape: tuple[int, ...]) -> Tensor:
-    z = drawer.sample(count, generator)
-    rules.checked(drawer, rules.draws, z, count, shape)
-    return z
-
-
-def _class_index(loaded: Loaded, label: str) -> int:
-    if "labels" not in loaded.model.bottleneck.offers:
-        raise UsageError(
-            f"--label {label} needs a model that was told classes, but {loaded.path} has a {loaded.spec.bottleneck.name} bottleneck",
-            hint="train with --objective conditional-vae on data with labels, a folder a class",
-        )
-    classes = loaded.file.header["data"]["classes"]
-    if label not in classes and label.isdecimal() and int(label) < len(classes):
-        return int(label)  # MNIST calls its classes "7 - seven"
-    if label not in classes:
-        hint = did_you_mean(label, classes) or f"classes are {listing(classes)}"
-        raise UsageError(f"--label {label!r} is no class of {loaded.path}", hint=hint)
-    return classes.index(label)
-
-
-def _of_class(neck: Bottleneck, drawer: Sampler, z: Tensor, wanted: int, generator: torch.Generator) -> Tensor:
-    """As many latents as `z` has, of the class `wanted`, by drawing until there are enough."""
-    kept = z[neck.labels_of(z) == wanted]
-    for _ in range(_TRIES):
-        if len(kept) >= len(z):
-            break
-        more = _drawn(drawer, len(z), generator, tuple(z.shape[1:]))
-        kept = torch.cat([kept, more[neck.labels_of(more) == wanted]])
-    # A sampler that hardly ever draws this class: the style of others, with this class's mark.
-    kept = torch.cat([kept, z])[: len(z)]
-    return neck.relabel(kept, torch.full((len(kept),), wanted))
-
-
-def prepare_sampler(loaded: Loaded, name: str, options: dict[str, Any], seed: int, say: Say, here: World) -> Sampler:
-    """The sampler from the checkpoint, or one fitted now and kept in it."""
-    kept = loaded.file.header["samplers"].get(name)
-    if kept is not None and (not options or kept | options == kept):
-        loaded.file.fits(lambda: build_sampler(Spec(name, kept), loaded.model), f"sampler.{name}.")
-        sampler = build_sampler(Spec(name, kept), loaded.model)
-        loaded.file.restore(sampler, f"sampler.{name}.")
-        tell_fallback(sampler, name, say)
-        return sampler
-    sampler = build_sampler(Spec(name, options), loaded.model)
-    if sampler.fitted:
-        loaded.require_encoder(f"fitting sampler {name}")
-        settings = loaded.images("a sampler is fitted on its training images; --sampler prior does without")
-        say(f"fitting sampler {name} on the training images of {settings.name}")
-        data = load_data(settings, loaded.spec.data_options, say)
-        if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
-            raise UsageError(
-                f"sampler {name} is fitted on {settings.name}, which holds other images than when the model was trained",
-                hint="put those images back, or draw with --sampler prior",
-            )
-        fit_sampler(sampler, loaded.model, data.train, seed, here, told_now_and_then(say), name)
-        tell_fallback(sampler, name, say)
-        if here.first:
-            _keep_sampler(loaded, Spec(name, options), sampler, say)
-    return sampler
-
-
-def tell_fallback(sampler: Sampler, name: str, say: Say) -> None:
-    """In one line what it does instead of what it was asked for, if it does."""
-    told = sampler.fallback()
-    rules.checked(sampler, rules.fallback, told)
-    if told:
-        say(f"sampler {name}: {told}")
-
-
-def _keep_sampler(loaded: Loaded, spec: Spec, sampler: Sampler, say: Say) -> None:
-    """Into the checkpoint that it was fitted for, unless training has put another one there or is about to."""
-    try:
-        with ExitStack() as until:
-            home = None
-            with suppress(UsageError):  # a checkpoint without a run, which nobody trains
-                home = owner(loaded.path)
-            if home is not None:
-                until.enter_context(held(home, waits=False))
-            if loaded.file.replaced:
-                say(f"the fitted sampler was not kept, since {loaded.path} is another checkpoint by now")
-                return
-            save_sampler(loaded.path, spec, sampler)
-    except UsageError as error:
-        say(f"the fitted sampler was not kept: {error.message}")
-    except OSError as error:  # the pictures do not depend on it
-        say(f"the fitted sampler could not be kept in {loaded.path} ({error.strerror or error})")
-
-
-Tell = Callable[[str, int, int], None]
-
-
-def _untold(text: str, done: int, total: int) -> None:
-    """Progress that nobody looks at."""
-
-
-def told_now_and_then(say: Say) -> Tell:
-    """A line of progress for those who have waited long for the last one."""
-    spoke = time.monotonic()
-
-    def tell(text: str, done: int, total: int) -> None:
-        nonlocal spoke
-        if time.monotonic() - spoke > _QUIET_SECONDS:
-            spoke = time.monotonic()
-            say(f"{text}: {done:,}/{total:,}")
-
-    return tell
-
-
-@torch.no_grad()
-def fit_sampler(
-    sampler: Sampler,
-    model: Autoencoder,
-    train: Pictures,
-    seed: int,
-    here: World | None = None,
-    tell: Tell = _untold,
-    name: str = "",
-) -> None:
-    """Fit on the posterior means of the training images (uint8), as many as it uses; each process of `here` encodes a part of them.
-
-    Args:
-        tell: called with what is done, how much of it is over, and of how much.
-        name: of the sampler, for that, and of what it is fitted for.
-    """
-    device = next(model.parameters()).device
-    here = here or World(device)
-    chosen = torch.arange(len(train))
-    if sampler.most is not None and len(train) > sampler.most:
-        chosen = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[: sampler.most]
-    order = chosen.argsort()  # images that lie in files are read from the first to the last
-    parts = chosen[order].split(_FITTED)
-    text = f"encoding {counted(len(chosen), 'training image')} for sampler {name}"
-    own: list[Tensor] = []
-    for part in parts[here.rank :: here.size]:
-        tell(text, len(own) * here.size * _FITTED, len(chosen))
-        own.append(model.encode(normalize(train[part].to(device))).mean.cpu())
-    told = here.gather(own)
-    latents = torch.cat([told[i % here.size][i // here.size] for i in range(len(parts))])[order.argsort()]
-    tell(text, len(chosen), len(chosen))
-    text = f"fitting sampler {name} on {counted(len(latents), 'latent')}"
-    tell(text, 0, 1)
-    sampler.tell = lambda done, total: tell(text, done, total)
-    with threads.one_blas():
-        sampler.fit(latents, seed)
-    del sampler.tell
-    tell(text, 1, 1)
-
-
-def save_sampler(path: Path, spec: Spec, sampler: Sampler, may: Callable[[], None] | None = None) -> None:
-    """Keep a fitted sampler in a checkpoint; every other tensor stays as it is.
-
-    Args:
-        may: as `atomic.drafted` has it.
-    """
-    file = Checkpoint(path)
-    prefix = f"sampler.{spec.name}."
-    tensors = {k: v for k, v in file.tensors("").items() if not k.startswith(prefix)}
-    tensors |= {prefix + k: v for k, v in sampler.state_dict().items()}
-    samplers = file.header["samplers"] | {spec.name: spec.options}
-    plugins = file.header["plugins"] | checkpoint.origins([("sampler", spec.name)])
-    checkpoint.save(path, tensors, {**file.header, "samplers": samplers, "plugins": plugins}, may)

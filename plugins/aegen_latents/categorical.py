@@ -92,6 +92,10 @@ class Categorical(Bottleneck):
         strongest = z.unflatten(1, (self.variables, self.categories)).argmax(2)
         return one_hot(strongest, self.categories, z.dtype).flatten(1, 2)
 
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes (B, variables, …) → one-hot z (B, variables · categories, …)."""
+        return one_hot(codes, self.categories, torch.get_default_dtype()).flatten(1, 2)
+
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """One-hot, all categories alike, (n, *shape)."""
         index = torch.randint(self.categories, (n, self.variables, *shape[1:]), generator=generator)
