@@ -315,7 +315,13 @@ def main() -> None:
             sys.exit(bool(found))
         begin = time.monotonic()
 
+        told: set[str] = set()
+
         def tell(done: int, found: list[Finding], last: bool = False) -> None:
+            for finding in found:
+                if finding.signature not in told:  # at once: a long run may be stopped
+                    told.add(finding.signature)
+                    print(f"  {finding.case}: {finding.what[:200]}", flush=True)
             if done % 100 == 0 or last:
                 kinds = len({f.signature for f in found})
                 print(

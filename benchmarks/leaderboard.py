@@ -19,6 +19,9 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+
+from cells import cell
 
 WRAPPED = ("vae+adversarial", "vae+perceptual", "vae+ms-ssim", "vae+consistency", "vae+equivariance")
 ENCODED = ("bound", "nll", "reconstruction", "ssim", "rkid", "mmd", "codebook", "probe")
@@ -162,7 +165,7 @@ def table(board: str, rows: list[Row], pictures: str) -> str:
     ]
     for one in rows:
         if any(key in one.numbers for key in ENCODED_COLUMNS):
-            lines.append(f"| {one.title} | " + " | ".join(cells(one.numbers, ENCODED_COLUMNS)) + " |")
+            lines.append(f"| {cell(one.title)} | " + " | ".join(cells(one.numbers, ENCODED_COLUMNS)) + " |")
     lines += [
         "",
         "| objective | sampler | " + " | ".join(title for title, _ in DRAWN_COLUMNS.values()) + " | samples |",
@@ -170,9 +173,12 @@ def table(board: str, rows: list[Row], pictures: str) -> str:
     ]
     drawn = [(one, sampler, found) for one in rows for sampler, found in one.drawn.items()]
     for one, sampler, found in sorted(drawn, key=lambda entry: entry[2].get("kid", 0)):
-        picture = f"![{one.name}, {sampler}]({pictures}/{board}-{one.name.replace('+', '-')}-{sampler}.png)"
-        lines.append(f"| {one.title} | {sampler} | " + " | ".join(cells(found, DRAWN_COLUMNS)) + f" | {picture} |")
-    refused = [f"- `{one.name}`: {one.refused}" for one in rows if one.refused]
+        place = quote(f"{pictures}/{board}-{one.name.replace('+', '-')}-{sampler}.png")
+        picture = f"![{cell(one.name)}, {cell(sampler)}]({place})"
+        lines.append(
+            f"| {cell(one.title)} | {cell(sampler)} | " + " | ".join(cells(found, DRAWN_COLUMNS)) + f" | {picture} |"
+        )
+    refused = [f"- `{cell(one.name)}`: {cell(one.refused)}" for one in rows if one.refused]
     return "\n".join([*lines, *(["", "Not here:", "", *refused] if refused else [])]) + "\n"
 
 

@@ -23,10 +23,12 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from aegen_latents.fsq import FSQ
 from aegen_objectives.importance import importance_nll
+from cells import cell
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
 
@@ -307,8 +309,8 @@ def claims(found: dict[str, Any]) -> str:
         if here is None or there is None:
             continue
         holds = here < there if way == "<" else here > there
-        beside = f"{way} {there:.3g}" + (f" ({other})" if isinstance(other, str) else "")
-        lines.append(f"| {name} | {measure_} | {here:.3g} | {beside} | {'yes' if holds else '**no**'} |")
+        beside = f"{way} {there:.3g}" + (f" ({cell(other)})" if isinstance(other, str) else "")
+        lines.append(f"| {cell(name)} | {cell(measure_)} | {here:.3g} | {beside} | {'yes' if holds else '**no**'} |")
     return "\n".join(lines) + "\n"
 
 
@@ -322,11 +324,12 @@ def markdown(found: dict[str, Any]) -> str:
         values = {**row["validation"], **row}
         values |= {key: values[key] * 1000 for key in THOUSANDTHS if key in values}
         cells = [format(values[key], form) if values.get(key) is not None else "" for key, (_, form) in COLUMNS.items()]
+        place = quote("zoo/" + name.replace("+", "-"))
         strips = [
-            f"![{name}](zoo/{name.replace('+', '-')}-{sampler}.png)" if f"kid_{sampler}" in row else ""
+            f"![{cell(name)}]({place}-{sampler}.png)" if f"kid_{sampler}" in row else ""
             for sampler in ("prior", "mixture")
         ]
-        lines.append(f"| {name}{' (conv)' * has_map(name)} | " + " | ".join([*cells, *strips]) + " |")
+        lines.append(f"| {cell(name)}{' (conv)' * has_map(name)} | " + " | ".join([*cells, *strips]) + " |")
     return "\n".join(lines) + "\n\n" + claims(found)
 
 

@@ -1,0 +1,12 @@
+"""Cells of Markdown tables: whatever a name holds, a row stays one row, and nothing in it is markup."""
+
+from __future__ import annotations
+
+from aegen.outside import shown
+
+_MARKUP = str.maketrans({letter: f"&#{ord(letter)};" for letter in "|`<>[]*\\"})
+
+
+def cell(text: object) -> str:
+    """Text that a cell, or a line of a list, may be given; as entities, so that a table is still split at its bars."""
+    return shown(str(text).replace("&", "&amp;")).translate(_MARKUP)
