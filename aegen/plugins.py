@@ -14,8 +14,9 @@ from typing import Any
 
 import pluggy
 
+from aegen import signals
 from aegen.errors import PluginError
-from aegen.places import raised_at, said
+from aegen.places import defined, raised_at, said
 
 hookspec = pluggy.HookspecMarker("aegen")
 hookimpl = pluggy.HookimplMarker("aegen")
@@ -74,9 +75,11 @@ class Hooks:
             self._manager.register(listener, name)
             self._manager.check_pending()
         except (pluggy.PluginValidationError, ValueError) as error:
-            raise PluginError(f"tracker {name!r} does not fit aegen's hooks ({error})") from error
+            raise PluginError(f"tracker {name!r}, {defined(listener)}, does not fit aegen's hooks ({error})") from error
         if not self._manager.get_hookcallers(listener):
-            raise PluginError(f"tracker {name!r} hears nothing: none of its methods is marked with aegen.hookimpl")
+            raise PluginError(
+                f"tracker {name!r}, {defined(listener)}, hears nothing: none of its methods is marked with aegen.hookimpl"
+            )
 
     def call(self, hook: str, **arguments: Any) -> None:
         """Call one hook of every listener, each on its own so that one failure does not silence the rest."""
@@ -86,9 +89,9 @@ class Hooks:
             others = [p for p in self._manager.get_plugins() if p is not listener]
             try:
                 self._manager.subset_hook_caller(hook, others)(**arguments)
-            except (KeyboardInterrupt, MemoryError):
-                raise
             except BaseException as error:  # SystemExit too: a tracker ends no run
+                if isinstance(error, MemoryError) or (isinstance(error, KeyboardInterrupt) and signals.asked()):
+                    raise
                 self._manager.unregister(listener)
                 what = f"{said(error)}{raised_at(error)}"
                 warnings.warn(f"tracker {name!r} failed in {hook} and is switched off ({what})", stacklevel=2)

@@ -102,9 +102,12 @@ class Interrupt:
     def later(self, number: int) -> None:
         """As if the signal came once no import is in progress."""
         self._waits, self._latest = True, -math.inf
-        _thread.start_new_thread(
-            self._wait, (number,)
-        )  # takes no lock, unlike threading's, that this very moment may hold
+        # Unlike threading's, this takes no lock that the very moment of the signal may hold.
+        _thread.start_new_thread(self._wait, (number,))
+
+    def forget(self) -> None:
+        """What still waits comes no more: nobody listens."""
+        self._waits = False
 
     def _wait(self, number: int) -> None:
         until = time.monotonic() + _LONGEST
@@ -112,8 +115,9 @@ class Interrupt:
             if time.monotonic() > until:
                 self._outermost = None  # whatever comes of it
             time.sleep(_LOOK)
-        self._waits = False
-        _thread.interrupt_main(signal.Signals(number))
+        if self._waits:
+            self._waits = False
+            _thread.interrupt_main(signal.Signals(number))
 
     def _imports(self, frame: FrameType | None) -> bool:
         while self._outermost is not None and frame is not None and frame is not self._outermost:
@@ -146,3 +150,4 @@ def raised(after: Handler | None = None) -> Iterator[list[int]]:
             yield came
         finally:
             sys.unraisablehook = unraisable
+            interrupt.forget()

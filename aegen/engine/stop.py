@@ -25,7 +25,10 @@ class Stop:
     def listening(self) -> Iterator[None]:
         """Catch the signals, in the main thread, where Python allows it."""
         with signals.caught(self._catch):
-            yield
+            try:
+                yield
+            finally:
+                self._interrupt.forget()
 
     def _catch(self, number: int, frame: FrameType | None) -> None:
         if self._asked and number == signal.SIGINT:
