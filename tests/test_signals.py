@@ -43,7 +43,7 @@ def test_a_signal_in_the_middle_of_an_import_is_raised_after_it(
     for name in ("inner_one", "outer_one"):
         monkeypatch.delitem(sys.modules, name, raising=False)
     module = None
-    with pytest.raises(KeyboardInterrupt), signals.raised() as came:
+    with pytest.raises(KeyboardInterrupt), signals.raised() as came:  # noqa: PT012
         module = importlib.import_module("outer_one")
         awaited()
     assert module is not None and module.whole == 36
@@ -57,7 +57,7 @@ def test_an_import_that_takes_too_long_is_not_waited_for(tmp_path: Path, monkeyp
     (tmp_path / "endless_one.py").write_text(
         "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\nfor _ in range(3000): time.sleep(0.01)\n"
     )
-    with pytest.raises(KeyboardInterrupt), signals.raised():
+    with pytest.raises(KeyboardInterrupt), signals.raised():  # noqa: PT012
         importlib.import_module("endless_one")
         pytest.fail("it was waited for")
 
@@ -69,7 +69,7 @@ def test_a_signal_where_python_may_raise_nothing_is_not_lost() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             sum(range(1000))
 
-    with pytest.raises(KeyboardInterrupt), signals.raised():
+    with pytest.raises(KeyboardInterrupt), signals.raised():  # noqa: PT012
         last = Last()
         del last
         awaited()
@@ -93,7 +93,7 @@ def test_what_is_ignored_stays_so_and_the_rest_is_put_back() -> None:
 @posix
 def test_the_loop_is_asked_and_a_second_ctrl_c_stops_at_once() -> None:
     stop = Stop()
-    with pytest.raises(KeyboardInterrupt), stop.listening():
+    with pytest.raises(KeyboardInterrupt), stop.listening():  # noqa: PT012
         os.kill(os.getpid(), signal.SIGINT)
         assert stop()
         os.kill(os.getpid(), signal.SIGTERM)
@@ -104,7 +104,9 @@ def test_the_loop_is_asked_and_a_second_ctrl_c_stops_at_once() -> None:
 @posix
 def test_ctrl_c_while_a_plugin_is_imported_is_nobodys_fault(tmp_path: Path) -> None:
     """The same exception, with a signal before it and without."""
-    (tmp_path / "asks.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise KeyboardInterrupt\n")
+    (tmp_path / "asks.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise KeyboardInterrupt\n"
+    )
     (tmp_path / "raises.py").write_text("raise KeyboardInterrupt\n")
     for name, expected in (("asks", KeyboardInterrupt), ("raises", PluginError)):
         value = f"{tmp_path}/{name}.py:X"
