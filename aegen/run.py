@@ -448,7 +448,7 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
         else ""
     )
     say(
-        f"{trainer.total:,} steps of batch {trainer.batches.batch_size}{smaller}, "
+        f"{trainer.total:,} step{'s' * (trainer.total != 1)} of batch {trainer.batches.batch_size}{smaller}, "
         f"{trainer.batches.per_epoch:,} an epoch, on {where} in {spec.train.precision}"
     )
     if spec.train.parallel == "fsdp" and not trainer.sharded:
