@@ -109,6 +109,8 @@ def signature(function: Callable[..., Any]) -> inspect.Signature:
             option.default if option is not None else {"arch": DEFAULT_ARCH, "objective": DEFAULT_OBJECTIVE}.get(word)
         )
         kind = option.type if option is not None else int if word == "latent_dim" else str
+        if option is None and default is None:
+            kind = kind | None
         words.append(inspect.Parameter(word, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind))
     return inspect.signature(function).replace(parameters=[*own[:-1], *words, own[-1]])
 

@@ -30,6 +30,7 @@ LIGHT: dict[str, list[str]] = {
     "list-plugins --combinations": ["list-plugins", "--combinations"],
     "a combination refused": ["train", "--objective", "vae", "--bottleneck", "deterministic"],
     "completion of --objective.b": [],
+    "the same for zsh, with help": ["zsh"],
 }
 HEAVIER: dict[str, list[str]] = {
     "train --dry-run": ["train", "--arch", "mlp", "--size", "8", "--dry-run"],
@@ -46,14 +47,14 @@ HEAVIER: dict[str, list[str]] = {
 def run(words: list[str], *, importtime: bool = False) -> tuple[float, float, str]:
     """Wall and CPU seconds of one process, and what it said on stderr."""
     extra = {}
-    if not words:
+    if words in ([], ["zsh"]):
         extra = {
-            "_AEGEN_COMPLETE": "complete_bash",
+            "_AEGEN_COMPLETE": "complete_zsh" if words else "complete_bash",
             "COMP_WORDS": _OPTION,
             "COMP_CWORD": "4",
             "_TYPER_COMPLETE_ARGS": _OPTION,
         }
-    command = [sys.executable, *(["-X", "importtime"] if importtime else []), "-m", "aegen", *words]
+    command = [sys.executable, *(["-X", "importtime"] if importtime else []), "-m", "aegen", *([] if extra else words)]
     before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(command, env=os.environ | extra, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     wall, after = time.perf_counter() - begin, resource.getrusage(resource.RUSAGE_CHILDREN)

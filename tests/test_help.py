@@ -241,3 +241,21 @@ def test_help_of_a_run_in_a_folder_with_brackets_in_its_name(aegen: Aegen) -> No
     aegen("train", *TINY, "--epochs", 1, "--run-dir", "[bold]r[/x]").worked()
     out = aegen("train", "--resume", "[bold]r[/x]", "--help").worked().out
     assert "[default: mlp]" in out
+
+
+def test_comparing_runs_of_different_images_says_so(aegen: Aegen) -> None:
+    import numpy as np
+
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 16, 16), dtype=np.uint8)
+    np.savez("mine.npz", images=pixels)
+    for run, data in (("a", "digits"), ("b", "mine.npz"), ("c", "digits")):
+        aegen("train", *TINY, "--steps", 1, "--data", data, "--run-dir", run).worked()
+        aegen("evaluate", "-c", run, "--metric", "reconstruction").worked()
+    said = aegen("compare", "a", "b", "c", "--no-evaluate", "-o", "x.html").worked()
+    page = Path("x.html").read_text()
+    for note in (
+        "these are numbers of digits; not to be compared with those of other images (b on mine.npz)",
+        "these are numbers of mine.npz; not to be compared with those of other images (a, c on digits)",
+    ):
+        assert note in said.err and note in page
+    assert "not to be compared" not in aegen("compare", "a", "c", "--no-evaluate", "-o", "y.html").worked().err

@@ -79,6 +79,13 @@ def tables(runs: Sequence[Run], first: str) -> list[Table]:
         having = [(run, one) for run in runs if (one := run.evaluated(protocol, data)) is not None]
         if having:
             made.append(_table(protocol, data, having))
+    for table in made:
+        others = [one for one in made if one.protocol == table.protocol and not set(one.runs) & set(table.runs)]
+        if others:
+            told = ", ".join(f"{', '.join(one.runs)} on {one.data}" for one in others)
+            table.notes.insert(
+                0, f"these are numbers of {table.data}; not to be compared with those of other images ({told})"
+            )
     return sorted(made, key=lambda table: (table.protocol != first, -len(table.runs)))
 
 
