@@ -42,12 +42,15 @@ def test_a_signal_in_the_middle_of_an_import_is_raised_after_it(
     (tmp_path / "outer_one.py").write_text("import inner_one\nwhole = inner_one.whole\n")
     for name in ("inner_one", "outer_one"):
         monkeypatch.delitem(sys.modules, name, raising=False)
-    module = None
-    with pytest.raises(KeyboardInterrupt), signals.raised() as came:
-        module = importlib.import_module("outer_one")
+    whole: list[int] = []
+
+    def work() -> None:
+        whole.append(importlib.import_module("outer_one").whole)
         awaited()
-    assert module is not None and module.whole == 36
-    assert came[0] == number and signals.asked()
+
+    with pytest.raises(KeyboardInterrupt), signals.raised() as came:
+        work()
+    assert whole == [36] and came[0] == number
 
 
 @posix
@@ -59,7 +62,7 @@ def test_an_import_that_takes_too_long_is_not_waited_for(tmp_path: Path, monkeyp
     )
     with pytest.raises(KeyboardInterrupt), signals.raised():
         importlib.import_module("endless_one")
-        pytest.fail("it was waited for")
+    assert "endless_one" not in sys.modules
 
 
 @posix
@@ -69,10 +72,13 @@ def test_a_signal_where_python_may_raise_nothing_is_not_lost() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
             sum(range(1000))
 
-    with pytest.raises(KeyboardInterrupt), signals.raised():
+    def work() -> None:
         last = Last()
         del last
         awaited()
+
+    with pytest.raises(KeyboardInterrupt), signals.raised():
+        work()
 
 
 @posix
@@ -92,19 +98,26 @@ def test_what_is_ignored_stays_so_and_the_rest_is_put_back() -> None:
 
 @posix
 def test_the_loop_is_asked_and_a_second_ctrl_c_stops_at_once() -> None:
-    stop = Stop()
-    with pytest.raises(KeyboardInterrupt), stop.listening():
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop()
-        os.kill(os.getpid(), signal.SIGTERM)
+    stop, asked = Stop(), []
+
+    def work() -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            os.kill(os.getpid(), number)
+            asked.append(stop())
         os.kill(os.getpid(), signal.SIGINT)
         awaited()
+
+    with pytest.raises(KeyboardInterrupt), stop.listening():
+        work()
+    assert asked == [True, True]
 
 
 @posix
 def test_ctrl_c_while_a_plugin_is_imported_is_nobodys_fault(tmp_path: Path) -> None:
     """The same exception, with a signal before it and without."""
-    (tmp_path / "asks.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise KeyboardInterrupt\n")
+    (tmp_path / "asks.py").write_text(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nraise KeyboardInterrupt\n"
+    )
     (tmp_path / "raises.py").write_text("raise KeyboardInterrupt\n")
     for name, expected in (("asks", KeyboardInterrupt), ("raises", PluginError)):
         value = f"{tmp_path}/{name}.py:X"
