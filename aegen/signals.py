@@ -17,7 +17,7 @@ NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 """Those that end a program; the last two are not known everywhere."""
 
 _PATIENCE = 1.0  # seconds
-_LONGEST = 10.0  # seconds that an import is waited for
+_LONGEST = 30.0  # seconds that an import is waited for; that of torch takes two, on a machine with much else to do ten
 _LOOK = 0.02  # seconds
 
 Handler = Callable[[int, FrameType | None], Any]
