@@ -100,6 +100,14 @@ def test_samples_are_those_of_the_command(aegen: Aegen, vae: Path, tmp_path: Pat
     assert np.array_equal(np.stack(written), pictures.to_uint8(api.load(vae).sample(6, seed=3))[:, 0].numpy())
 
 
+def test_a_seed_means_the_same_images_whoever_drew_before(vae: Path) -> None:
+    """A mixture of many components that is fitted now begins at random."""
+    first, second = api.load(vae), api.load(vae)
+    first.sample(1, "mixture", seed=7, components=20)
+    found = [model.sample(4, "mixture", seed=8, components=20) for model in (first, second)]
+    assert torch.equal(*found)
+
+
 def test_a_way_is_that_of_the_command(aegen: Aegen, vae: Path, photos: list[Path], tmp_path: Path) -> None:
     model = api.load(vae)
     aegen("interpolate", *photos[:2], "-c", vae, "--steps", 4, "--method", "slerp", "-o", "way.png").worked()

@@ -261,9 +261,9 @@ class Model(Loaded):
         name = sampler or samplers.default_sampler(self)
         key = f"{name} {sorted(options.items())}"
         if key not in self._prepared:
-            with self._seeded(seed):  # fitting encodes, and so draws
+            with self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
                 self._prepared[key] = samplers.prepare_sampler(
-                    self, name, options, seed, silent, World(self.device), keep=False
+                    self, name, options, silent, World(self.device), keep=False
                 )
         for z in samplers.draw_from(
             self, self._prepared[key], n, label=None if label is None else str(label), seed=seed
