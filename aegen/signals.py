@@ -69,7 +69,7 @@ def caught(handler: Handler, after: Handler | None = None) -> Iterator[list[int]
     try:
         yield came
     finally:
-        _listeners.remove(came)
+        _listeners[:] = [one for one in _listeners if one is not came]  # equal ones are others'
         for number, old in before.items():
             signal.signal(number, after or old)
 

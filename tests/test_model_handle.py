@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from aegen_latents.gaussian import DiagonalGaussian
 from conftest import SMALL, Aegen
 from PIL import Image
 from torch import Tensor
@@ -23,6 +24,7 @@ from aegen.factory import load
 from aegen.protocols import Bottleneck
 from aegen.run import train
 from aegen.spec import options_of
+from aegen.use.model import _Near
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (12, 9)) -> Path:
@@ -98,6 +100,14 @@ def test_samples_are_those_of_the_command(aegen: Aegen, vae: Path, tmp_path: Pat
     assert np.array_equal(np.stack(written), pictures.to_uint8(api.load(vae).sample(6, seed=3))[:, 0].numpy())
 
 
+def test_a_seed_means_the_same_images_whoever_drew_before(vae: Path) -> None:
+    """A mixture of many components that is fitted now begins at random."""
+    first, second = api.load(vae), api.load(vae)
+    first.sample(1, "mixture", seed=7, components=20)
+    found = [model.sample(4, "mixture", seed=8, components=20) for model in (first, second)]
+    assert torch.equal(*found)
+
+
 def test_a_way_is_that_of_the_command(aegen: Aegen, vae: Path, photos: list[Path], tmp_path: Path) -> None:
     model = api.load(vae)
     aegen("interpolate", *photos[:2], "-c", vae, "--steps", 4, "--method", "slerp", "-o", "way.png").worked()
@@ -147,6 +157,32 @@ def test_scores_are_those_of_the_formulas(vae: Path, photos: list[Path]) -> None
     torch.testing.assert_close(model.score(x, "nll"), pixels.nll(x) + latent.penalty)
 
 
+@pytest.mark.parametrize("kind", [torch.float64, torch.float16])
+def test_other_floating_point_is_taken(vae: Path, kind: torch.dtype) -> None:
+    model = api.load(vae)
+    x = torch.linspace(-1, 1, 128).view(2, *model.image).to(kind)
+    latent, z = model.encode(x), torch.ones(2, *model.latent_shape, dtype=kind)
+    assert torch.equal(latent.mean, model.encode(x.float()).mean)
+    assert torch.equal(model.decode(z), model.decode(z.float()))
+    for score in ("pixel", "nll"):
+        found = model.score(x, score)
+        assert found.dtype == torch.float32 and torch.equal(found, model.score(x.float(), score))
+    assert model.interpolate(x[0], x[1], steps=3).dtype == torch.float32
+
+
+def test_no_gradient_is_kept_of_batches(vae: Path) -> None:
+    model = api.load(vae)
+    z = torch.zeros(2, *model.latent_shape, requires_grad=True)
+    assert not any(images.requires_grad for images in model.decode_batches(z))
+
+
+def test_a_mean_lies_where_the_draws_lie() -> None:
+    """The posterior stays on the model's device; a mean of it that stayed too could not be subtracted from the images' own."""
+    stays = DiagonalGaussian(torch.zeros(2, 3), torch.zeros(2, 3))
+    there = torch.empty(2, 3, device="meta")
+    assert _Near(there, there[:, 0], stays).mean.device == there.device
+
+
 def test_a_folder_with_a_broken_image_is_read_without_it(
     vae: Path, photos: list[Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -171,8 +207,9 @@ def test_codes_are_looked_up(codes: Path, photos: list[Path]) -> None:
     assert torch.equal(model.lookup(latent.codes), latent.mean)
     with pytest.raises(UsageError, match="codes must lie in 0…7, but are"):
         model.lookup(latent.codes + 8)
-    with pytest.raises(UsageError, match=r"but the model's are integers \(B, "):
-        model.lookup(latent.codes.float())
+    for wrong in (latent.codes.float(), latent.codes.tolist()):
+        with pytest.raises(UsageError, match=r"but the model's are integers \(B, "):
+            model.lookup(wrong)  # type: ignore[arg-type]
     assert model.samplers == ["mixture"]
 
 

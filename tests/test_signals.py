@@ -113,6 +113,19 @@ def test_the_loop_is_asked_and_a_second_ctrl_c_stops_at_once() -> None:
 
 
 @posix
+def test_a_signal_after_the_loop_is_heard_by_the_command() -> None:
+    with signals.raised() as came:
+        for _ in range(2):
+            with Stop().listening():
+                pass
+        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+            os.kill(os.getpid(), signal.SIGTERM)
+            awaited()
+        assert came == [signal.SIGTERM]
+    assert not signals._listeners
+
+
+@posix
 def test_ctrl_c_while_a_plugin_is_imported_is_nobodys_fault(tmp_path: Path) -> None:
     """The same exception, with a signal before it and without."""
     (tmp_path / "asks.py").write_text(

@@ -89,6 +89,7 @@ class Loaded:
             own = [pictures.to_uint8(torch.cat(list(self.decode_batches(z)))) for z in some[here.rank : here.rank + 1]]
             yield from itertools.chain.from_iterable(here.collect(own))
 
+    @torch.no_grad()
     def decode_batches(self, z: Tensor) -> Iterator[Tensor]:
         """Latents (N, *z) → their images (B, C, H, W) in [-1, 1] on the CPU, a batch at a time.
 
@@ -96,7 +97,7 @@ class Loaded:
             RunError: a pixel is not finite.
         """
         for part in z.split(self.batch):
-            images = self.model.decode(part.to(self.device)).mean.cpu()
+            images = self.model.decode(part.to(self.device, torch.float32)).mean.cpu()
             if not images.sum().isfinite():  # pixels are in [-1, 1], so that only NaN can do that
                 raise RunError(
                     f"the model of {self.path} gives pixels that are not finite",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,14 @@ from aegen.use.reading import find_images, read_images
 
 Score = Literal["pixel", "nll"]
 _FULL = 1.001  # beyond what rounding makes of [-1, 1]
+
+
+class _Near(Latent):
+    """One whose mean lies beside its draws, wherever its posterior stays."""
+
+    @property
+    def mean(self) -> Tensor:
+        return super().mean.to(self.z.device)
 
 
 def load(place: Path | str | None = None, *, device: str = "auto") -> Model:
@@ -52,7 +60,7 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Model:
 class Model(Loaded):
     """A trained autoencoder: tensors in, tensors out. It needs no gradients, writes no file, and never changes.
 
-    Images are float32 (B, C, H, W) in [-1, 1], of the model's `image` shape; latents are (B, *latent_shape). What is computed from
+    Images are floating point (B, C, H, W) in [-1, 1], of the model's `image` shape, and what is given back is float32; latents are (B, *latent_shape). What is computed from
     a tensor lies on the device of that tensor, what comes from none (`read`, `sample`) on the CPU. Batches are made inside, so that
     any number of images may be given at once; what does not fit into memory goes batch by batch, through `read_batches`,
     `encode_batches`, `decode_batches` and `sample_batches`. (A latent's `posterior`
@@ -146,15 +154,17 @@ class Model(Loaded):
         self.require_encoder("this")
         self._check_images(x)
         net = self.model
-        features = torch.cat([net.encoder(part.to(self.device)) for part in x.split(self.batch)])
+        features = torch.cat([net.encoder(part.to(self.device, torch.float32)) for part in x.split(self.batch)])
         with self._seeded(seed), self._told(labels, len(x)):
             latent: Latent = net.latent(features)
-        return replace(
-            latent,
-            z=latent.z.to(x.device),
-            penalty=latent.penalty.to(x.device),
-            codes=None if latent.codes is None else latent.codes.to(x.device),
-            charges=None if latent.charges is None else latent.charges.to(x.device),
+        return _Near(
+            latent.z.to(x.device),
+            latent.penalty.to(x.device),
+            latent.posterior,
+            None if latent.codes is None else latent.codes.to(x.device),
+            None if latent.charges is None else latent.charges.to(x.device),
+            latent.watch,
+            latent.statistics,
         )
 
     @torch.no_grad()
@@ -194,10 +204,8 @@ class Model(Loaded):
                 hint="train with --objective vq-vae, or decode latents instead",
             )
         shape, books = self._codes_shape, list(neck.codebooks)
-        if codes.is_floating_point() or tuple(codes.shape[1:]) != shape:
-            raise UsageError(
-                f"codes are {codes.dtype} {tuple(codes.shape)}, but the model's are integers (B, {_text(shape)})"
-            )
+        if not isinstance(codes, Tensor) or codes.is_floating_point() or tuple(codes.shape[1:]) != shape:
+            raise UsageError(f"codes are {_given(codes)}, but the model's are integers (B, {_text(shape)})")
         sizes = torch.tensor(books).view(1, -1, *[1] * (len(shape) - 1)) if len(books) > 1 else torch.tensor(books[0])
         given = codes.cpu()
         if bool(((given < 0) | (given >= sizes)).any()):
@@ -253,9 +261,9 @@ class Model(Loaded):
         name = sampler or samplers.default_sampler(self)
         key = f"{name} {sorted(options.items())}"
         if key not in self._prepared:
-            with self._seeded(seed):  # fitting encodes, and so draws
+            with self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
                 self._prepared[key] = samplers.prepare_sampler(
-                    self, name, options, seed, silent, World(self.device), keep=False
+                    self, name, options, silent, World(self.device), keep=False
                 )
         for z in samplers.draw_from(
             self, self._prepared[key], n, label=None if label is None else str(label), seed=seed
@@ -303,7 +311,7 @@ class Model(Loaded):
             raise UsageError(f"kind is {kind!r}, but takes pixel or nll")
         self._check_images(x)
         found = []
-        for part in x.split(self.batch):
+        for part in x.float().split(self.batch):
             latent = self.encode(part)
             if kind == "pixel":
                 error = ((self.decode(latent.mean) - part) / 2).square().flatten(1).mean(1)
@@ -377,12 +385,15 @@ class Model(Loaded):
     def _check_latents(self, z: Tensor) -> None:
         shape = tuple(self.latent_shape)
         if not isinstance(z, Tensor) or tuple(z.shape[1:]) != shape or not z.is_floating_point() or not len(z):
-            given = f"{z.dtype} {tuple(z.shape)}" if isinstance(z, Tensor) else f"a {type(z).__name__}"
             raise UsageError(
-                f"latents are {given}, but must be floating point (B, {_text(shape)})",
+                f"latents are {_given(z)}, but must be floating point (B, {_text(shape)})",
                 hint="model.lookup(codes) makes latents of codes" if "codes" in self.model.bottleneck.offers else "",
             )
 
 
 def _text(shape: Sequence[int]) -> str:
     return ", ".join(map(str, shape))
+
+
+def _given(value: object) -> str:
+    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

@@ -71,7 +71,7 @@ def draw_latents(
     name = sampler or default_sampler(loaded)
     if label is not None:
         _class_index(loaded, label)  # before minutes of fitting
-    drawer = prepare_sampler(loaded, name, dict(options or {}), seed, say, here or World(loaded.device))
+    drawer = prepare_sampler(loaded, name, dict(options or {}), say, here or World(loaded.device))
     say(f"sampler {name}, model {loaded.path}")
     yield from draw_from(loaded, drawer, count, label=label, seed=seed)
 
@@ -130,9 +130,12 @@ def _of_class(neck: Bottleneck, drawer: Sampler, z: Tensor, wanted: int, generat
 
 
 def prepare_sampler(
-    loaded: Loaded, name: str, options: dict[str, Any], seed: int, say: Say, here: World, *, keep: bool = True
+    loaded: Loaded, name: str, options: dict[str, Any], say: Say, here: World, *, keep: bool = True
 ) -> Sampler:
-    """The sampler from the checkpoint, or one fitted now, which is kept there if `keep`."""
+    """The sampler from the checkpoint, or one fitted now, which is kept there if `keep`.
+
+    It is fitted by the seed of the run, as when training ends: a seed of drawing means the same images whoever drew before.
+    """
     kept = loaded.file.header["samplers"].get(name)
     if kept is not None and (not options or kept | options == kept):
         loaded.file.fits(lambda: build_sampler(Spec(name, kept), loaded.model), f"sampler.{name}.")
@@ -151,7 +154,7 @@ def prepare_sampler(
                 f"sampler {name} is fitted on {settings.name}, which holds other images than when the model was trained",
                 hint="put those images back, or draw with --sampler prior",
             )
-        fit_sampler(sampler, loaded.model, data.train, seed, here, told_now_and_then(say), name)
+        fit_sampler(sampler, loaded.model, data.train, loaded.spec.train.seed, here, told_now_and_then(say), name)
         tell_fallback(sampler, name, say)
         if here.first and keep:
             _keep_sampler(loaded, Spec(name, options), sampler, say)
