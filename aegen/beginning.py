@@ -180,7 +180,7 @@ def first_weights(home: Path) -> Path | None:
         raise UsageError(f"{home / 'environment.json'} cannot be read ({error})", hint=hint) from error
     if named and FIRST not in told:
         raise UsageError(
-            f"{home} names weights to begin with, {quoted(about[FIRST])}, and your aegen did not write it, so that they are not read on its word",
+            f"{home} names weights to begin with, {quoted(about[FIRST])}, without a seal of your aegen (earlier versions made none), so that they are not read on its word",
             hint="it took no step that was saved; begin a new one, with --init-from if those weights may be read",
         )
     return home / told[FIRST] if named else None

@@ -240,7 +240,7 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
         spec = same_batch(spec, saved, here)
         off = [] if saved.own else [name for name in saved.spec.log.trackers if name not in spec.log.trackers]
         if off:
-            say(f"{listing(off)} is told nothing, since your aegen did not write {plan.home}; --track switches it on")
+            say(f"{listing(off)} is told nothing, since {plan.home} has no seal of your aegen; --track switches it on")
     if plan.run_dir is not None and here.first:  # before minutes of reading data
         refuse_existing(plan.run_dir, replaces=plan.force)
         if plan.force and plan.run_dir.exists() and not dry_run:

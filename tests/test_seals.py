@@ -110,7 +110,7 @@ def test_a_path_that_only_a_header_names_is_not_looked_at(aegen: Aegen, private:
     altered(tmp_path / "run", points)
     _looked_at.clear()
     for words in reading("run"):
-        aegen(*words).refused(2, str(private), "your aegen did not write it")
+        aegen(*words).refused(2, str(private), "without a seal of your aegen")
     aegen("evaluate", "-c", "run", "--metric", "reconstruction").refused(2, f"--data {private}")
     said = aegen("report", "run", "-o", "page.html").worked()
     assert "could not be evaluated" in said.err
@@ -126,7 +126,7 @@ def test_anothers_run_is_used_with_the_images_that_are_named(
     trained_on(aegen, private)
     somebody_else()
     for words in reading("run")[:2]:
-        aegen(*words).refused(2, str(private), "your aegen did not write it")
+        aegen(*words).refused(2, str(private), "without a seal of your aegen")
     said = aegen("evaluate", "-c", "run", "--metric", "reconstruction", "--data", private, "--json").worked()
     assert json.loads(said.out)["data"]["held_out"] == 2  # they are its own, and its split is known
     assert "holds other images" not in said.err
@@ -167,7 +167,7 @@ def test_first_weights_and_folders_of_others_are_not_followed(aegen: Aegen, priv
     for key, value in (("init_from", str(private / "w.safetensors")), ("folder", str(private))):
         about = json.loads((tmp_path / "kept/environment.json").read_text())
         (tmp_path / "run/environment.json").write_text(json.dumps(about | {key: value}))
-        aegen("train", "--resume", "run").refused(2, "your aegen did not write it")
+        aegen("train", "--resume", "run").refused(2, "without a seal of your aegen")
     said = aegen("train", "--resume", "run", "--data", private)
     said.refused(2, "names weights to begin with", "--init-from")
     aegen("train", "--resume", "kept").worked()

@@ -120,7 +120,7 @@ def _believed(settings: DataSettings, whose: str, typed: Collection[str]) -> Dat
     """What a file that this user's aegen did not write may ask for: a data set by its name, where such sets usually lie."""
     if not ("name" in typed or _by_name(settings.name)):
         raise UsageError(
-            f"{whose} names images, {quoted(settings.name)}, and your aegen did not write it, so that they are not looked at on its word",
+            f"{whose} names images, {quoted(settings.name)}, without a seal of your aegen (earlier versions made none), so that they are not looked at on its word",
             hint=f"if they may be read, name them: --data {shlex.quote(settings.name)}",
         )
     return settings if "root" in typed else replace(settings, root=DataSettings().root)
