@@ -104,7 +104,7 @@ def test_images_that_are_smaller_than_the_windows_are_refused(metric: type[Metri
 
 
 def test_without_torchmetrics_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchmetrics.functional", None)
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)
     with pytest.raises(EnvironmentFault, match=r"aegen\[metrics\]"):
         SSIM()
 
