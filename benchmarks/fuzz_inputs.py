@@ -230,9 +230,9 @@ def write(name: str, content: str | bytes) -> str:
     return name
 
 
-def copy_run(corpus: Path) -> Path:
-    """The corpus' run in the current folder."""
-    return Path(shutil.copytree(corpus / "run", "run", symlinks=True))
+def copy_run(corpus: Path, name: str = "run") -> Path:
+    """The corpus' run in the current folder, without what another worker is about to write there."""
+    return Path(shutil.copytree(corpus / "run", name, symlinks=True, ignore=shutil.ignore_patterns("*.tmp")))
 
 
 # ---------------------------------------------------------------------------------------------------- good files
@@ -706,7 +706,7 @@ def component_option(chance: random.Random, corpus: Path) -> Words:
         values.append((option.name.replace("_", "-"), f"{value}".replace("\x00", "")))
     match which:
         case "sampler":
-            shutil.copytree(corpus / "run", "own", symlinks=True)  # a fitted sampler is kept in the checkpoint
+            copy_run(corpus, "own")  # a fitted sampler is kept in the checkpoint
             words = ["sample", "-c", "own", "-n", "2", "-o", "out.png", "--sampler", component.name]
             return words + [w for name, value in values for w in (f"--sampler.{name}", value)]
         case "metric":
@@ -721,7 +721,12 @@ def component_option(chance: random.Random, corpus: Path) -> Words:
                 "--metric",
                 component.name,
             ]
-            return [*words, *(w for name, value in values for w in (f"--{component.name}.{name}", value)), "--json"]
+            return [
+                *words,
+                *(w for name, value in values for w in (f"--{component.name}.{name}", value)),
+                "-o",
+                "found.json",
+            ]
         case "dataset":
             words = [
                 "train",
@@ -943,7 +948,7 @@ def package(chance: random.Random, corpus: Path) -> Words:
             ["train", "--dry-run", *SMALL_NET, "--objective", "bad"],
             ["train", "--dry-run", *SMALL_NET, "--track", "bad"],
             ["sample", "-c", str(corpus / "run"), "-n", "1", "-o", "out.png", "--sampler", "bad"],
-            ["evaluate", "-c", str(corpus / "run"), "--metric", "bad", "--limit", "4"],
+            ["evaluate", "-c", str(corpus / "run"), "--metric", "bad", "--limit", "4", "-o", "found.json"],
             ["bad"],
         ]
     )
