@@ -113,6 +113,19 @@ def test_the_loop_is_asked_and_a_second_ctrl_c_stops_at_once() -> None:
 
 
 @posix
+def test_who_listens_within_hears_alone_and_it_is_known_afterwards() -> None:
+    stop = Stop()
+    with signals.raised() as outside:
+        assert not signals.asked()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop()
+        assert outside == [] and signals.asked()
+    with signals.raised():
+        assert not signals.asked()
+
+
+@posix
 def test_ctrl_c_while_a_plugin_is_imported_is_nobodys_fault(tmp_path: Path) -> None:
     """The same exception, with a signal before it and without."""
     (tmp_path / "asks.py").write_text(
