@@ -23,6 +23,7 @@ _LOOK = 0.02  # seconds
 Handler = Callable[[int, FrameType | None], Any]
 
 _listeners: list[list[int]] = []
+_came: list[int] = []  # whoever heard them
 
 
 def known() -> list[signal.Signals]:
@@ -39,12 +40,12 @@ def ignore() -> None:
 
 def asked() -> bool:
     """Whether a signal came, as far as can be told: where nobody listens, as in a notebook, a KeyboardInterrupt must be one."""
-    return not _listeners or any(_listeners)
+    return not _listeners or bool(_came)
 
 
 @contextmanager
 def caught(handler: Handler, after: Handler | None = None) -> Iterator[list[int]]:
-    """Have `handler` called, in the main thread, where Python allows it; yields the signals that came.
+    """Have `handler` called, in the main thread, where Python allows it; yields the signals that this one heard.
 
     One that is ignored, as by `nohup`, stays so.
 
@@ -57,14 +58,16 @@ def caught(handler: Handler, after: Handler | None = None) -> Iterator[list[int]
         return
 
     def hear(number: int, frame: FrameType | None) -> None:
-        for heard in _listeners:
-            heard.append(number)
+        came.append(number)
+        _came.append(number)
         handler(number, frame)
 
     before = {s: signal.getsignal(s) for s in known()}
     before = {s: old for s, old in before.items() if old not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, hear)
+    if not _listeners:
+        _came.clear()
     _listeners.append(came)
     try:
         yield came

@@ -113,16 +113,16 @@ def test_the_loop_is_asked_and_a_second_ctrl_c_stops_at_once() -> None:
 
 
 @posix
-def test_a_signal_after_the_loop_is_heard_by_the_command() -> None:
-    with signals.raised() as came:
-        for _ in range(2):
-            with Stop().listening():
-                pass
-        with pytest.raises(KeyboardInterrupt):  # noqa: PT012
+def test_who_listens_within_hears_alone_and_it_is_known_afterwards() -> None:
+    stop = Stop()
+    with signals.raised() as outside:
+        assert not signals.asked()
+        with stop.listening():
             os.kill(os.getpid(), signal.SIGTERM)
-            awaited()
-        assert came == [signal.SIGTERM]
-    assert not signals._listeners
+            assert stop()
+        assert outside == [] and signals.asked()
+    with signals.raised():
+        assert not signals.asked()
 
 
 @posix
