@@ -118,8 +118,10 @@ def latent(found: Any, given: Tensor, offers: Iterable[str]) -> None:
         "it charges something, but does not offer a penalty",
     )
     if "density" in offers:
-        hold(isinstance(found.posterior, Posterior), "it offers a density but gives no posterior")
+        hold(found.posterior is not None, "it offers a density but gives no posterior")
     if found.posterior is not None:
+        kind = type(found.posterior).__name__
+        hold(isinstance(found.posterior, Posterior), f"the posterior is a {kind}, not a Posterior")
         callable_as_asked(type(found.posterior))
         _tensor(getattr(found.posterior, "mean", None), "the posterior's mean", tuple(z.shape), "like z")
     if "diagonal" in offers:

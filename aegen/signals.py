@@ -64,17 +64,17 @@ def caught(handler: Handler, after: Handler | None = None) -> Iterator[list[int]
 
     before = {s: signal.getsignal(s) for s in known()}
     before = {s: old for s, old in before.items() if old not in (signal.SIG_IGN, None)}
-    for number in before:
-        signal.signal(number, hear)
     if not _listeners:
         _came.clear()
     _listeners.append(came)
     try:
+        for number in before:
+            signal.signal(number, hear)
         yield came
     finally:
-        _listeners[:] = [one for one in _listeners if one is not came]  # equal ones are others'
         for number, old in before.items():
             signal.signal(number, after or old)
+        _listeners[:] = [one for one in _listeners if one is not came]  # equal ones are others'
 
 
 class Interrupt:

@@ -261,6 +261,7 @@ def test_every_bottleneck_has_the_whole_handle(neck: str, tmp_path: Path) -> Non
         (lambda m, x: m.score(x, "lpips"), "takes pixel or nll"),
         (lambda m, x: m.read("no.png"), "no.png does not exist"),
         (lambda m, x: m.read([]), "no image was named"),
+        (lambda m, x: next(m.read_batches("no.png", batch=-1)), "batch is -1, but must be at least 1"),
     ],
 )
 def test_a_mistake_is_one_sentence(vae: Path, use: Any, told: str) -> None:

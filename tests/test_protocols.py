@@ -90,6 +90,10 @@ class PriorFlat(Neck):
     def prior(self, n, shape, generator=None): return torch.zeros(n)
 class Nearest(Neck):
     def nearest(self, z): return z[0]
+class Likeness(Neck):
+    def forward(self, features):
+        class Found: mean = features
+        return Latent(features, features.new_zeros(len(features)), Found())
 class Books(Neck):
     codebooks = 'x'
 class Likely(Likelihood):
@@ -141,6 +145,7 @@ BROKEN = {
     "NeckAlone": ("bottleneck", "NeckAlone.forward(self) cannot be called as forward(features)"),
     "PriorOfN": ("bottleneck", "PriorOfN.prior(self, n) cannot be called as prior(n, shape)"),
     "Nearest": ("bottleneck", "what nearest() gave is (4,), not like what it was given"),
+    "Likeness": ("bottleneck", "the posterior is a Found, not a Posterior"),
     "Books": ("bottleneck", "codebooks is 'x', not a sequence of numbers of at least 1"),
     "Likely": ("likelihood", "Dots.nll(self) cannot be called as nll(x)"),
     "Map": ("arch", "map_options is {'nope': 1}: unknown option nope"),

@@ -125,6 +125,8 @@ class Model(Loaded):
         Raises:
             UsageError: as `read`.
         """
+        if batch is not None and batch < 1:
+            raise UsageError(f"batch is {batch}, but must be at least 1")
         places = [paths] if isinstance(paths, str | Path) else list(paths)
         if not places:
             raise UsageError("no image was named", hint="give files, folders or globs")
