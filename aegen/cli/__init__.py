@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import os
 import signal
@@ -21,6 +22,7 @@ SPIN_COUNT = "10000"
 
 _SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
 _PATIENCE = 1.0  # seconds
+_AGAIN = 0.01  # seconds after which a signal comes again that a destructor swallowed
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -72,13 +74,28 @@ def _listening(*, alone: bool) -> Iterator[list[int]]:
             latest = time.monotonic()
             raise KeyboardInterrupt
 
+    shown = sys.unraisablehook
+
+    def lost(told: sys.UnraisableHookArgs) -> None:
+        """A signal that came while a destructor ran, whose exceptions Python drops, comes again a moment later."""
+        nonlocal latest
+        if told.exc_type is not KeyboardInterrupt or not asked:
+            shown(told)
+            return
+        latest = -math.inf
+        again = threading.Timer(_AGAIN, _thread.interrupt_main, [asked.pop()])
+        again.daemon = True
+        again.start()
+
     before = {s: signal.getsignal(s) for s in signal.Signals if s.name in _SIGNALS}
     before = {s: handler for s, handler in before.items() if handler not in (signal.SIG_IGN, None)}
     for number in before:
         signal.signal(number, catch)
+    sys.unraisablehook = lost
     try:
         yield asked
     finally:
+        sys.unraisablehook = shown
         for number, handler in before.items():
             # Threads may still be waited for; who does not wait gets no traceback of it.
             signal.signal(number, _leave if alone else handler)
