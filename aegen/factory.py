@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -72,6 +73,21 @@ def load_component(component: Component) -> Any:
     if isinstance(found, type):
         rules.checked(found, forms.declared, component.kind, found)
     return found
+
+
+def refuse_untyped(cls: type, kind: str, spec: Spec) -> None:
+    """Refuse the files that a component would read, unless the user named them.
+
+    Raises:
+        UsageError: naming the first that was not typed.
+    """
+    for name, option in options_of(cls).items():
+        path = spec.options.get(name)
+        if option.file and isinstance(path, str) and path and not registry.allowed(path):
+            raise UsageError(
+                f"{name} of {kind} {spec.name!r} is the file {path!r}, and files named by a checkpoint are not read",
+                hint=f"name it yourself: --component {shlex.quote(path)}",
+            )
 
 
 def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str, Any]) -> T:

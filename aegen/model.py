@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import shlex
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegen import memory, noise, registry, rules
+from aegen import memory, noise, rules
 from aegen.combining import meet, objective_options, short, stack
 from aegen.errors import UsageError
-from aegen.factory import TooMuch, bounded, create, load
+from aegen.factory import TooMuch, bounded, create, load, refuse_untyped
 from aegen.protocols import (
     Architecture,
     Bottleneck,
@@ -25,7 +24,7 @@ from aegen.protocols import (
     Pixels,
     Sampler,
 )
-from aegen.spec import Spec, options_of
+from aegen.spec import Spec
 
 
 class Autoencoder(nn.Module):
@@ -273,13 +272,7 @@ def require_typed(spec: Spec) -> None:
         UsageError: naming the first that was not typed.
     """
     for (_, cls), part in zip(objective_classes(spec.name), objective_options(spec.name, spec.options), strict=True):
-        for name, option in options_of(cls).items():
-            path = part.options.get(name)
-            if option.file and isinstance(path, str) and path and not registry.allowed(path):
-                raise UsageError(
-                    f"{name} of objective {part.name!r} is the file {path!r}, and files named by a checkpoint are not read",
-                    hint=f"name it yourself: --component {shlex.quote(path)}",
-                )
+        refuse_untyped(cls, "objective", part)
 
 
 def build_sampler(spec: Spec, model: Autoencoder) -> Sampler:

@@ -646,6 +646,21 @@ def test_a_signal_ends_every_command_with_a_sentence(
     assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.skipif(os.name != "posix", reason="signals are those of POSIX")
+def test_a_signal_is_not_lost_in_a_destructor(environment: dict[str, str]) -> None:
+    """Python drops what is raised there, and would go on as if nobody had asked."""
+    code = (
+        "import os, signal, time, aegen.cli as cli\n"
+        "class Thing:\n    def __del__(self):\n        os.kill(os.getpid(), signal.SIGTERM)\n        for _ in range(99): pass\n"
+        "def work(words, asked):\n    for _ in range(3):\n        thing = Thing(); del thing\n"
+        "    time.sleep(20)\n    print('went on')\n"
+        "cli.main.__globals__['_main'] = work\ncli.main(['x'])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130, done
+    assert done.stdout == "" and "Traceback" not in done.stderr and "interrupted" in done.stderr, done
+
+
 def test_a_signal_after_the_loop_says_where_the_run_stands(aegen: Aegen, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(trainer: object, run: object) -> None:
         raise KeyboardInterrupt

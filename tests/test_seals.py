@@ -232,3 +232,35 @@ def test_a_damaged_key_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     (tmp_path / "aegen").mkdir()
     (tmp_path / "aegen" / seals.NAME).write_bytes(content)
     assert seals.seal("x") == ""
+
+
+SET = '''
+from pathlib import Path
+from typing import Annotated
+
+import torch
+
+from aegen import Dataset, DataSettings, File, Images
+
+
+class Set(Dataset):
+    """Images of a list."""
+
+    def __init__(self, *, names: Annotated[str, File()] = "") -> None:
+        self.names = names
+
+    def load(self, settings: DataSettings) -> Images:
+        """As many as the list has lines."""
+        count = len(Path(self.names).read_text().split())
+        return Images(torch.arange(count * 256, dtype=torch.int32).remainder(251).to(torch.uint8).view(count, 1, 16, 16))
+'''
+
+
+def test_a_file_that_data_would_read_is_typed_too(aegen: Aegen, tmp_path: Path) -> None:
+    (tmp_path / "sets.py").write_text(SET)
+    (tmp_path / "list.txt").write_text("x\n" * 20)
+    words = ["--data", "./sets.py:Set", "--data.names", "list.txt", "--batch-size", 4, "--steps", 2]
+    aegen("train", *TINY, *words, "--run-dir", "run").worked()
+    seen = ["evaluate", "-c", "run", "--metric", "reconstruction", "--component", "./sets.py:Set"]
+    aegen(*seen).refused(2, "'list.txt'", "--component list.txt")
+    aegen(*seen, "--component", "list.txt").worked()

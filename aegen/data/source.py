@@ -20,7 +20,7 @@ from aegen.data.decode import side
 from aegen.data.naming import dataset_name
 from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
 from aegen.errors import UsageError, counted
-from aegen.factory import create, load
+from aegen.factory import create, load, refuse_untyped
 from aegen.outside import quoted
 from aegen.protocols import Dataset, Images, ImageShape, LeftOut
 from aegen.settings import DataSettings
@@ -161,7 +161,9 @@ def read_data(settings: DataSettings, options: dict[str, Any] | None = None, say
     name = dataset_name(settings.name)
     side(settings.size)
     spec = Spec(name, options or {})
-    source = create(load("dataset", name, Dataset), "dataset", spec, "data.", {})
+    made = load("dataset", name, Dataset)
+    refuse_untyped(made, "data set", spec)
+    source = create(made, "dataset", spec, "data.", {})
     told = files.say.set(say)
     try:
         images = source.load(settings)
