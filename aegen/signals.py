@@ -57,9 +57,14 @@ def caught(handler: Handler, after: Handler | None = None) -> Iterator[list[int]
         return
 
     def hear(number: int, frame: FrameType | None) -> None:
-        for heard in _listeners:
-            heard.append(number)
-        handler(number, frame)
+        came.append(number)
+        try:
+            handler(number, frame)
+        except KeyboardInterrupt:
+            for outer in _listeners:  # what a loop only notes, and ends by itself, is no matter of those around it
+                if outer is not came:
+                    outer.append(number)
+            raise
 
     before = {s: signal.getsignal(s) for s in known()}
     before = {s: old for s, old in before.items() if old not in (signal.SIG_IGN, None)}

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import TINY, Aegen
 
 from aegen import registry, signals
 from aegen.engine.stop import Stop
@@ -104,14 +105,39 @@ def test_the_loop_is_asked_and_a_second_ctrl_c_stops_at_once() -> None:
 @posix
 def test_a_signal_after_the_loop_is_heard_by_the_command() -> None:
     with signals.raised() as came:
-        for _ in range(2):
-            with Stop().listening():
-                pass
+        stop = Stop()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop()
+        assert came == []  # the loop ends by itself, and says so itself
         with pytest.raises(KeyboardInterrupt):  # noqa: PT012
             os.kill(os.getpid(), signal.SIGTERM)
             awaited()
         assert came == [signal.SIGTERM]
     assert not signals._listeners
+
+
+@posix
+def test_a_second_ctrl_c_in_the_loop_is_heard_by_the_command() -> None:
+    with signals.raised() as came:
+        with pytest.raises(KeyboardInterrupt), Stop().listening():  # noqa: PT012
+            for _ in range(2):
+                os.kill(os.getpid(), signal.SIGINT)
+            awaited()
+        assert came == [signal.SIGINT]
+
+
+@posix
+def test_ctrl_c_in_training_says_where_the_run_stands(aegen: Aegen, tmp_path: Path) -> None:
+    code = (
+        "import os, signal\nfrom aegen import hookimpl\nclass Sends:\n    @hookimpl\n"
+        "    def aegen_step_end(self, step):\n        if step == 2: os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    (tmp_path / "sends.py").write_text(code)
+    words = ("train", *TINY, "--steps", 9, "--set", "log.every_steps=1", "--track", "./sends.py:Sends")
+    aegen(*words, "--run-dir", "r").refused(
+        130, "stopped at step", "of 9; the state is saved; go on with: aegen train --resume r"
+    )
 
 
 @posix

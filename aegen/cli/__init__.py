@@ -78,7 +78,11 @@ def _main(words: list[str], asked: list[int]) -> None:
         if not debug and not asked and (found := _blamed(end, words)) is not None:
             fail(f"{found}", found.exit_code)
     except BaseException as error:
+        from aegen.errors import Interrupted
+
         # Whatever a library made of it in whose middle it came; what is raised without any signal is its raiser's.
+        if isinstance(error, Interrupted):
+            _told(error, debug)  # a run knows where it stands
         if asked or ((isinstance(error, KeyboardInterrupt) or type(error).__name__ == "Abort") and not _raised(error)):
             interrupted()
         _told(error, debug)
