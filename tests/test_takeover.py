@@ -36,10 +36,10 @@ def deleted(run: Path) -> None:
 
 @pytest.mark.parametrize("lose", [taken_over, deleted])
 def test_a_pending_write_is_dropped_where_the_run_is_lost_meanwhile(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Path], None]
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, lose: Callable[[Path], None]
 ) -> None:
-    path = tmp_path / "last.safetensors"
-    checkpoint.save(path, {"model.w": torch.zeros(3)}, {})
+    path, header = tmp_path / "last.safetensors", Checkpoint(trained / "checkpoints/last.safetensors").header
+    checkpoint.save(path, {"model.w": torch.zeros(3)}, header)
     before = path.read_bytes()
     go, flush = threading.Event(), atomic.flush
 
@@ -52,7 +52,7 @@ def test_a_pending_write_is_dropped_where_the_run_is_lost_meanwhile(
     held.take()
     keeper = Keeper(Hooks(), print)
     keeper.may = lambda: held.check(now=True)
-    keeper.save(path, lambda: {"model.w": torch.ones(3)}, {}, 7, final=False)
+    keeper.save(path, lambda: {"model.w": torch.ones(3)}, header, 7, final=False)
     lose(tmp_path)
     go.set()
     with pytest.raises(RunError, match="another process took over"):
