@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,16 @@ from torch.distributions import Normal
 from aegen import Likelihood, Pixels, descriptions, registry
 from aegen.cli import main
 from aegen.run import train
+
+# Whoever starts the tests in the background may have these ignored, which aegen, and so every process that a test interrupts, would leave as it is.
+for _name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"):
+    _number = getattr(signal, _name, None)
+    if (
+        _number is not None
+        and signal.getsignal(_number) is signal.SIG_IGN
+        and threading.current_thread() is threading.main_thread()
+    ):
+        signal.signal(_number, signal.default_int_handler if _name == "SIGINT" else signal.SIG_DFL)
 
 torch.set_num_threads(1)  # tiny nets are faster so, and workers of pytest-xdist share the cores
 
