@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from aegen.evaluation import evaluate
     from aegen.evaluation.seen import Seen
     from aegen.factory import build_features
+    from aegen.intervals import mean_interval
     from aegen.micro import StepMean, micro_batches
     from aegen.model import BOUND, Autoencoder, bound
     from aegen.noise import exponential_like, normal_like, uniform_like
@@ -84,6 +85,7 @@ _HOME = {
         "Turn",
         "Wrapper",
     ],
+    "aegen.intervals": ["mean_interval"],
     "aegen.micro": ["StepMean", "micro_batches"],
     "aegen.model": ["BOUND", "Autoencoder", "bound"],
     "aegen.errors": ["AegenError", "EnvironmentFault", "PluginError", "RunError", "UsageError"],

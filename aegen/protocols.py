@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from aegen.data.rows import Pictures
 from aegen.errors import UsageError
+from aegen.intervals import mean_interval
 from aegen.schedules import Schedule
 from aegen.settings import DataSettings
 
@@ -464,7 +465,7 @@ class Metric(ABC):
         """
 
     def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, ...]]:
-        """The numbers, from the rows of all images, each (N, …); by default the mean of each row.
+        """The numbers, from the rows of all images, each (N, …); by default the mean of each row, with its interval.
 
         A number may come with its standard error, `(value, error)`, or with the ends of its 95 % interval, `(value, low, high)`; the
         images are then not drawn again for it.
@@ -472,7 +473,10 @@ class Metric(ABC):
         Raises:
             UsageError: it does not apply to these images, and why.
         """
-        return {name: float(values.double().mean()) for name, values in rows.items()}
+        return {
+            name: mean_interval(values) if values.ndim == 1 else float(values.double().mean())
+            for name, values in rows.items()
+        }
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
         """What a reader of the numbers should know, such as that there were too few images."""

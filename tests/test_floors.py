@@ -13,7 +13,20 @@ import aegen
 ROOT = Path(__file__).parents[1]
 # Lowest first; modules of one row do not import each other.
 FLOORS = [
-    ["errors", "ranks", "atomic", "threads", "outside", "micro", "names", "opened", "talk", "signals", "caches"],
+    [
+        "errors",
+        "ranks",
+        "atomic",
+        "threads",
+        "outside",
+        "micro",
+        "names",
+        "opened",
+        "talk",
+        "signals",
+        "caches",
+        "intervals",
+    ],
     ["schedules", "noise", "places", "memory", "lock", "seals"],
     ["spec", "installed", "holding"],
     ["settings", "registry", "plugins", "data.rows", "data.room", "data.values"],

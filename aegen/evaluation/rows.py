@@ -104,7 +104,8 @@ class Rows:
         least = min((len(value) for value in rows.values()), default=0)  # of the images of a source
         generator = torch.Generator().manual_seed(seed)
         drawn: dict[str, list[float]] = {key: [] for key in values}
-        for _ in range(metric.resamples if least > 1 else 0):  # one image says nothing of how images differ
+        unknown = values.keys() - known.keys()
+        for _ in range(metric.resamples if least > 1 and unknown else 0):  # one image says nothing of how images differ
             index: dict[str, Tensor] = {}
             for key, value in rows.items():
                 if self._source[key] not in index:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from aegen import BOUND, Metric, Seen
+from aegen import BOUND, Metric, Seen, mean_interval
 from aegen_metrics.nats import GREY, beside, told
 
 
@@ -31,9 +31,9 @@ class Bound(Metric):
         rows = {"error": error, "kl": latent.penalty}
         return beside(seen, "negative_elbo", error + latent.penalty) | rows
 
-    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, ...]]:
         """Means over the images."""
-        return {name: float(values.double().mean()) for name, values in rows.items() if name != GREY}
+        return {name: mean_interval(values) for name, values in rows.items() if name != GREY}
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
         """What the nats are of."""

@@ -7,8 +7,7 @@ from typing import Annotated
 
 from torch import Tensor
 
-from aegen import Metric, Range, Seen
-from aegen_metrics.means import mean
+from aegen import Metric, Range, Seen, mean_interval
 
 
 class DimensionKL(Metric):
@@ -35,7 +34,7 @@ class DimensionKL(Metric):
         """By the number of the dimension."""
         charges = rows["charges"].double()
         largest = charges.mean(0).argsort(descending=True, stable=True)[: self.most]
-        return {f"kl_{index}": mean(charges[:, index]) for index in largest.tolist()}
+        return {f"kl_{index}": mean_interval(charges[:, index]) for index in largest.tolist()}
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
         """What is not shown."""

@@ -15,7 +15,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Latent, Metric, Range, Seen
+from aegen import Autoencoder, Latent, Metric, Range, Seen, mean_interval
 from aegen_metrics.nats import GREY, beside, told
 
 _FEW = 0.05  # of the draws
@@ -51,9 +51,9 @@ class NLL(Metric):
         effective = (2 * total - (2 * log_w).logsumexp(0)).exp()
         return beside(seen, "nll", math.log(self.samples) - total) | {"effective_draws": effective}
 
-    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, float]]:
+    def compute(self, rows: Mapping[str, Tensor]) -> Mapping[str, float | tuple[float, ...]]:
         """Means over the images."""
-        return {name: float(values.double().mean()) for name, values in rows.items() if name != GREY}
+        return {name: mean_interval(values) for name, values in rows.items() if name != GREY}
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
         """On how many images, what the nats are of, and whether the draws were too few."""

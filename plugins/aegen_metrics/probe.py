@@ -15,9 +15,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from aegen import Metric, Range, Seen, UsageError
+from aegen import Metric, Range, Seen, UsageError, mean_interval
 from aegen_metrics.latents import MEAN, flat
-from aegen_metrics.means import mean
 
 _LABELS = "labels"
 
@@ -81,7 +80,7 @@ class Probe(Metric):
                 told = cross_val_predict(make_pipeline(StandardScaler(), judge), z, labels.numpy(), cv=folds)
                 right = (torch.from_numpy(told) == labels).double()
                 # Images near each other are right or wrong together: an interval of knn held 0.90 to 0.92 times of 1.
-                found[name] = float(right.mean()) if name == "knn" else mean(right)
+                found[name] = float(right.mean()) if name == "knn" else mean_interval(right)
         return found
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:

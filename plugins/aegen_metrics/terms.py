@@ -10,8 +10,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from aegen import Metric, Seen
-from aegen_metrics.means import mean
+from aegen import Metric, Seen, mean_interval
 
 _IMAGE, _BATCH, _WATCHED = "terms.", "batch-terms.", "watched."
 
@@ -40,10 +39,10 @@ class Terms(Metric):
         terms = {name: values.double() for name, values in rows.items() if not name.startswith(_WATCHED)}
         shared = any(name.startswith(_BATCH) for name in terms)
         loss = sum(terms.values(), start=next(iter(terms.values())) * 0)
-        found = {"loss": float(loss.mean()) if shared else mean(loss)}
+        found = {"loss": float(loss.mean()) if shared else mean_interval(loss)}
         for name, values in rows.items():
             short = name.partition(".")[2]
-            found[short] = float(values.double().mean()) if name.startswith(_BATCH) else mean(values)
+            found[short] = float(values.double().mean()) if name.startswith(_BATCH) else mean_interval(values)
         return found
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
