@@ -208,7 +208,10 @@ def test_an_example_whose_images_are_not_here_asks_for_them(
         ("onnx", ["--export.opset integer 18≤x", "[default: 18]"]),
     ],
 )  # fmt: skip
-def test_a_component_is_shown_with_its_options_and_nothing_else(aegen: Aegen, name: str, pieces: list[str]) -> None:
+def test_a_component_is_shown_with_its_options_and_nothing_else(
+    aegen: Aegen, monkeypatch: pytest.MonkeyPatch, name: str, pieces: list[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")  # a sentence in one line
     out = aegen("list-plugins", name).worked().out
     missing = [piece for piece in pieces if piece not in out]
     assert not missing, out
