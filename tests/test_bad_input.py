@@ -239,7 +239,7 @@ def test_a_dry_run_writes_nothing(aegen: Aegen) -> None:
     ("place", "pieces"),
     [
         ("nowhere", ["'nowhere' is no existing path", "give an existing folder"]),
-        ("empty", ["--data empty holds no image but nothing", "PNG, JPEG"]),
+        ("empty", ["--data empty holds no image and nothing else", "PNG, JPEG"]),
         ("texts", ["--data texts holds no image but 1 other file", "PNG, JPEG"]),
         ("a.txt", ["--data a.txt is a file", "a folder, a .npy or a .npz"]),
         ("one", ["--data one holds 1 image", "at least 2"]),

@@ -440,11 +440,11 @@ def test_the_number_of_readable_pictures_decides_whether_there_are_classes(tmp_p
     assert load(tmp_path).classes == ["a", "b"]
 
 
-@pytest.mark.parametrize(("files", "message"), [((), "nothing"), (("a.txt", "b.md"), "2 other files")])
+@pytest.mark.parametrize(("files", "message"), [((), "and nothing else"), (("a.txt", "b.md"), "but 2 other files")])
 def test_a_folder_without_pictures_says_what_it_holds(tmp_path: Path, files: tuple[str, ...], message: str) -> None:
     for name in files:
         (tmp_path / name).touch()
-    with pytest.raises(UsageError, match=f"holds no image but {message}; PNG, JPEG"):
+    with pytest.raises(UsageError, match=f"holds no image {message}; PNG, JPEG"):
         load(tmp_path)
 
 

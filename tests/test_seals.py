@@ -129,7 +129,7 @@ def test_anothers_run_is_used_with_the_images_that_are_named(
         aegen(*words).refused(2, str(private), "without a seal of your aegen")
     said = aegen("evaluate", "-c", "run", "--metric", "reconstruction", "--data", private, "--json").worked()
     assert json.loads(said.out)["data"]["held_out"] == 2  # they are its own, and its split is known
-    assert "holds other images" not in said.err
+    assert "another set" not in said.err
     # What they go on with is theirs from then on.
     aegen("train", "--resume", "run", "--steps", 4, "--data", private).worked()
     aegen("train", "--resume", "run", "--steps", 5).worked()

@@ -281,7 +281,9 @@ def _subject(
             if read.validation is None
             else "its own split is used"
         )
-        say(f"{named} holds other images than those that the model was trained on; {used}")
+        say(
+            f"{named} is another set than the one that the model was trained on, though some of its images may be in that too; {used}"
+        )
     elif header["data"].get("held_out") not in (None, images.held_out_fingerprint()) and "validation" not in data:
         say(
             f"the held-out images of {named} are others than when the model was trained; the numbers are of those that are there now"

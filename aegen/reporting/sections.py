@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from aegen.errors import counted
 from aegen.reporting import charts, formats
 from aegen.reporting.markup import fold, listed, missing, row, say, scroll, section, text, who
 from aegen.reporting.runs import NOT_EVALUATED, Run
@@ -317,7 +318,7 @@ def device(run: Run) -> str:
     if not there:
         return ""
     name = str(there.get("name", there.get("type", "")))
-    threads = f", {there['threads']} threads" if there.get("type") == "cpu" and "threads" in there else ""
+    threads = f", {counted(there['threads'], 'thread')}" if there.get("type") == "cpu" and "threads" in there else ""
     many = f" ×{there['processes']}" if there.get("processes", 1) != 1 else ""
     return f"{name}{many}{threads}"
 

@@ -31,11 +31,11 @@ class Folder(Dataset):
             raise UsageError(f"--data {settings.name} cannot be read ({error.strerror})") from error
         names, others = found.images, [f"{Path(*name)} (not an image)" for name in found.others]
         if not names:
-            have = f"{len(others)} other files" if others else "nothing"
-            have += f", and {len(found.left_out)} hidden images" * bool(found.left_out)
-            have += "".join(f", and {text}" for text in found.unreadable[:1])
+            have = [f"{len(others)} other file{'s' * (len(others) != 1)}"] * bool(others)
+            have += [f"{len(found.left_out)} hidden image{'s' * (len(found.left_out) != 1)}"] * bool(found.left_out)
+            have += found.unreadable[:1]
             raise UsageError(
-                f"--data {settings.name} holds no image but {have}",
+                f"--data {settings.name} holds no image {'but ' + ', and '.join(have) if have else 'and nothing else'}",
                 hint="PNG, JPEG, WebP, BMP, GIF and TIFF are read, in subfolders too",
             )
         pictures = [root.joinpath(*name) for name in names]
