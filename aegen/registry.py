@@ -311,7 +311,7 @@ def get(kind: str, name: str) -> Any:
 
 def _load_file(value: str) -> Any:
     path_text, _, attribute = value.partition(":")
-    path = Path(path_text).resolve()
+    path = Path(os.path.realpath(path_text))  # unlike Path.resolve, takes links in a circle
     if not path.is_file():
         raise UsageError(f"there is no file {path_text}", hint="a file component is written ./mine.py:ClassName")
     if not attribute:

@@ -113,7 +113,20 @@ def _members(archive: tarfile.TarFile, url: str, left: LeftOut) -> tuple[list[di
             taken = archive.extractfile(member)
             assert taken is not None
             labels[span] = taken.read()
+    _check_end(archive)
     return members, labels
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """See that what was read is all: tarfile takes a header that is damaged or cut short for the end, unless it is the first.
+
+    Raises:
+        ReadError: something else than the zeros of an end, or nothing, follows the last member.
+    """
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if any(archive.fileobj.read(tarfile.BLOCKSIZE)):
+        raise tarfile.ReadError(f"damaged or cut short at byte {archive.offset:,}")
 
 
 def _images_of(sample: Mapping[str, Any], shard: str, left: LeftOut) -> list[str]:

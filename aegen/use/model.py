@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,13 +18,17 @@ import aegen.use.samplers as samplers
 from aegen.data.batches import normalize
 from aegen.engine.parallel import World
 from aegen.errors import UsageError, listing
+from aegen.outside import quoted
 from aegen.protocols import ImageShape, Latent, Sampler
 from aegen.talk import silent
+from aegen.use.given import SEEDS, dense, described, integers, paths_of, whole
 from aegen.use.loading import Loaded, open_checkpoint
 from aegen.use.reading import find_images, read_images
 
 Score = Literal["pixel", "nll"]
 _FULL = 1.001  # beyond what rounding makes of [-1, 1]
+_ALONE = threading.RLock()
+"""Held by who seeds torch's generator, which all threads share."""
 
 
 class _Near(Latent):
@@ -125,9 +130,8 @@ class Model(Loaded):
         Raises:
             UsageError: as `read`.
         """
-        if batch is not None and batch < 1:
-            raise UsageError(f"batch is {batch}, but must be at least 1")
-        places = [paths] if isinstance(paths, str | Path) else list(paths)
+        batch = None if batch is None else whole(batch, "batch", 1)
+        places = paths_of(paths)
         if not places:
             raise UsageError("no image was named", hint="give files, folders or globs")
         sources, size, any_read = find_images([str(place) for place in places]), batch or self.batch, False
@@ -155,6 +159,7 @@ class Model(Loaded):
         """
         self.require_encoder("this")
         self._check_images(x)
+        seed = whole(seed, "seed", *SEEDS)
         net = self.model
         features = torch.cat([net.encoder(part.to(self.device, torch.float32)) for part in x.split(self.batch)])
         with self._seeded(seed), self._told(labels, len(x)):
@@ -176,7 +181,7 @@ class Model(Loaded):
         Raises:
             UsageError: as `encode`.
         """
-        start = 0
+        start, seed = 0, whole(seed, "seed", *SEEDS)
         for x in batches:
             yield self.encode(x, seed=(seed * 1_000_003 + start) % 2**63)
             start += len(x)
@@ -206,8 +211,8 @@ class Model(Loaded):
                 hint="train with --objective vq-vae, or decode latents instead",
             )
         shape, books = self._codes_shape, list(neck.codebooks)
-        if not isinstance(codes, Tensor) or codes.is_floating_point() or tuple(codes.shape[1:]) != shape:
-            raise UsageError(f"codes are {_given(codes)}, but the model's are integers (B, {_text(shape)})")
+        if not dense(codes) or codes.is_floating_point() or tuple(codes.shape[1:]) != shape:
+            raise UsageError(f"codes are {described(codes)}, but the model's are integers (B, {_text(shape)})")
         sizes = torch.tensor(books).view(1, -1, *[1] * (len(shape) - 1)) if len(books) > 1 else torch.tensor(books[0])
         given = codes.cpu()
         if bool(((given < 0) | (given >= sizes)).any()):
@@ -258,12 +263,13 @@ class Model(Loaded):
         **options: Any,
     ) -> Iterator[Tensor]:
         """The images of `sample`, in batches (B, C, H, W)."""
-        if n < 1:
-            raise UsageError(f"n is {n}, but must be at least 1")
+        n, seed = whole(n, "n", 1), whole(seed, "seed", *SEEDS)
+        if not isinstance(sampler, str | None):
+            raise UsageError(f"sampler is {quoted(sampler)}, but must be a name")
         name = sampler or samplers.default_sampler(self)
         key = f"{name} {sorted(options.items())}"
-        if key not in self._prepared:
-            with self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
+        with self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
+            if key not in self._prepared:
                 self._prepared[key] = samplers.prepare_sampler(
                     self, name, options, silent, World(self.device), keep=False
                 )
@@ -282,13 +288,15 @@ class Model(Loaded):
         Raises:
             UsageError: as `encode`; an unknown method; fewer than two steps.
         """
-        if method not in latents.METHODS:
-            raise UsageError(f"method is {method!r}, but takes {listing(latents.METHODS)}")
-        if steps < 2:
-            raise UsageError(f"steps is {steps}, but the way from one image to another takes at least 2")
+        if not isinstance(method, str) or method not in latents.METHODS:
+            raise UsageError(f"method is {quoted(method)}, but takes {listing(latents.METHODS)}")
+        steps = whole(steps, "steps", 2)
+        for end in (a, b):
+            self._check_images(end[None] if dense(end) and end.ndim == 3 else end)
         if a.shape != b.shape:
             raise UsageError(f"images are {tuple(a.shape)} and {tuple(b.shape)}, but take the same shape")
-        pairs = torch.stack([a, b]) if a.ndim == 3 else torch.cat([a, b])
+        both = [end.to(a.device, torch.float32) for end in (a, b)]
+        pairs = torch.stack(both) if a.ndim == 3 else torch.cat(both)
         ends = self.encode(pairs).mean
         nearest = self.model.bottleneck.nearest
         ways = [
@@ -327,8 +335,8 @@ class Model(Loaded):
 
     @contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
-        """Noise of its own, that changes no other."""
-        with torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
+        """Noise of its own, that changes no other; a thread at a time, since torch's generator and the model's labels are for all."""
+        with _ALONE, torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(seed)
             yield
 
@@ -336,7 +344,7 @@ class Model(Loaded):
     def _told(self, labels: Tensor | Sequence[int] | None, count: int) -> Iterator[None]:
         """The classes of the images that are encoded meanwhile."""
         if labels is not None:
-            labels = torch.as_tensor(labels, dtype=torch.int64)
+            labels = integers(labels)
             if "labels" not in self.model.bottleneck.offers:
                 raise UsageError(
                     f"labels were given, but {self.path} has a {self.spec.bottleneck.name} bottleneck, which reads none"
@@ -362,9 +370,9 @@ class Model(Loaded):
 
     def _check_images(self, x: Tensor) -> None:
         wanted = f"(B, {_text(self.image)}) in [-1, 1]"
-        if not isinstance(x, Tensor):
+        if not dense(x):
             raise UsageError(
-                f"images are a {type(x).__name__}, but must be a tensor {wanted}", hint="model.read(paths) gives one"
+                f"images are {described(x)}, but must be a tensor {wanted}", hint="model.read(paths) gives one"
             )
         if tuple(x.shape[1:]) != tuple(self.image):
             hint = (
@@ -379,23 +387,19 @@ class Model(Loaded):
             )
         if not len(x):
             raise UsageError(f"images are {tuple(x.shape)}, but must be at least one")
-        low, high = (float(end) for end in x.aminmax())
+        low, high = (float(end) for end in x.float().aminmax())
         if not (low >= -_FULL and high <= _FULL):  # so written that NaN is refused too
             hint = "of 0…255 make x / 127.5 - 1" if high > 2 else ""
             raise UsageError(f"images reach from {low:.4g} to {high:.4g}, but must lie in [-1, 1]", hint=hint)
 
     def _check_latents(self, z: Tensor) -> None:
         shape = tuple(self.latent_shape)
-        if not isinstance(z, Tensor) or tuple(z.shape[1:]) != shape or not z.is_floating_point() or not len(z):
+        if not dense(z) or tuple(z.shape[1:]) != shape or not z.is_floating_point() or not len(z):
             raise UsageError(
-                f"latents are {_given(z)}, but must be floating point (B, {_text(shape)})",
+                f"latents are {described(z)}, but must be floating point (B, {_text(shape)})",
                 hint="model.lookup(codes) makes latents of codes" if "codes" in self.model.bottleneck.offers else "",
             )
 
 
 def _text(shape: Sequence[int]) -> str:
     return ", ".join(map(str, shape))
-
-
-def _given(value: object) -> str:
-    return f"{value.dtype} {tuple(value.shape)}" if isinstance(value, Tensor) else f"a {type(value).__name__}"

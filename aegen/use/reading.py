@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,7 +51,7 @@ def find_images(places: Sequence[str], say: Say = silent) -> list[Source]:
     for text in places:
         if not text.strip():
             raise UsageError(f"{text!r} names no image", hint=_PLACES)
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))  # of a user who is not known, as it is
         try:
             is_dir, exists = path.is_dir(), path.exists()
             if is_dir:

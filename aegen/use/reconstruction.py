@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -112,7 +113,7 @@ def spare(files: Sequence[Path], sources: Sequence[Source]) -> None:
     Raises:
         UsageError: an output is also an input.
     """
-    inputs = {s.path.resolve() for s in sources}
+    inputs = {os.path.realpath(s.path) for s in sources}  # unlike Path.resolve, takes links in a circle
     for file in files:
-        if file.resolve() in inputs:
+        if os.path.realpath(file) in inputs:
             raise UsageError(f"{file} is also an input and would be overwritten", hint="give another place with -o")

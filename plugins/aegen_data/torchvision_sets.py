@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -46,7 +47,7 @@ def fetch(name: str, settings: DataSettings, make: Callable[..., Any]) -> Any:
                 hint="remove it and add --download, or fetch it anew",
             ) from error
         raise EnvironmentFault(
-            f"{name} is not in {Path(settings.root).resolve()}",
+            f"{name} is not in {os.path.realpath(settings.root)}",
             hint="add --download to fetch it, or give the folder that holds it with --data-root",
         ) from error
 
