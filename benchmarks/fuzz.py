@@ -40,7 +40,7 @@ LONGEST = 1500  # characters of an error
 MEMORY = 12 << 30  # bytes of address space; torch alone maps some
 PATIENCE = 60.0  # seconds for which an input may wait for something
 WORK = 120.0  # seconds of a processor that it may take: a net of a quarter of a billion weights is no fault, and a machine may be busy
-_BUSY = 0.03  # of the time, at the least, of a process that works and does not wait
+_BUSY = 0.003  # of the time, at the least, of a process that works and does not wait
 
 
 @dataclass(frozen=True)
