@@ -8,6 +8,7 @@ import errno
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import ClassVar
 
 from aegen.errors import EnvironmentFault
 
@@ -16,6 +17,8 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _LARGE = (
     32 * 2**20
 )  # bytes: the most that GNU's allocator itself makes the threshold, and twice that what it leaves at the top
+_MOST_HOLES = 10_000
+_holes: list[int] = []
 
 
 @contextmanager
@@ -31,6 +34,7 @@ def reused() -> Iterator[None]:
     except (OSError, AttributeError, TypeError):  # another system
         yield
         return
+    _open_holes(libc)
     mallopt(_MMAP_MAX, 0)
     mallopt(_TRIM_THRESHOLD, 2**31 - 1)
     try:
@@ -41,6 +45,46 @@ def reused() -> Iterator[None]:
         mallopt(_MMAP_THRESHOLD, _LARGE)
         mallopt(_TRIM_THRESHOLD, 2 * _LARGE)
         trim(0)
+        _close_holes(libc)
+
+
+def _close_holes(libc: ctypes.CDLL) -> None:
+    """Take the large holes of the heap, without touching their pages.
+
+    Where something small lies above them the heap cannot shrink, and the allocator would go on to fill holes before it asks the system:
+    what is put there by others afterwards would not go back any more.
+    """
+    if not hasattr(libc, "mallinfo2"):  # older than 2.33
+        return
+    libc.mallinfo2.restype = _Counts
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    while len(_holes) < _MOST_HOLES:
+        before = libc.mallinfo2().used
+        block = libc.malloc(_LARGE)
+        if not block:
+            return
+        if (
+            libc.mallinfo2().used < before + _LARGE
+        ):  # the system's own, or of another allocator that stands before GNU's
+            _give_back(libc, block)
+            return
+        _holes.append(block)
+
+
+class _Counts(ctypes.Structure):
+    """GNU's mallinfo2; what is used is that of heaps, without what the system gave for itself."""
+
+    _fields_: ClassVar = [(name, ctypes.c_size_t) for name in (*"abcdefg", "used", "free", "top")]
+
+
+def _open_holes(libc: ctypes.CDLL) -> None:
+    while _holes:
+        _give_back(libc, _holes.pop())
+
+
+def _give_back(libc: ctypes.CDLL, block: int) -> None:
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    libc.free(block)
 
 
 def most() -> int | None:

@@ -70,18 +70,22 @@ def held():
     return int(open("/proc/self/statm").read().split()[1]) * 4096
 
 before, small = faults(), held()
-with memory.reused():
-    faults()
-    inside, large = faults(), held()
-print(before, inside, faults(), large - small, held() - small)
+for _ in range(3):  # as in a notebook
+    with memory.reused():
+        faults()
+        inside, large = faults(), held()
+    after, left = faults(), held()
+    print(before, inside, after, large - small, left - small)
 """
 
 
 @pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="the allocator is not GNU's")
 def test_memory_is_asked_for_once_meanwhile_and_goes_back_afterwards(environment: dict[str, str]) -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], env=environment, capture_output=True, text=True, check=True)
-    before, inside, after, large, left = map(int, done.stdout.split())
-    assert before > 100 and after > 100  # pages of any size
-    assert inside < before / 4
-    assert large > 2**25
-    assert left < 2**28
+    assert len(done.stdout.splitlines()) == 3
+    for line in done.stdout.splitlines():
+        before, inside, after, large, left = map(int, line.split())
+        assert before > 100 and after > 100  # pages of any size
+        assert inside < before / 4
+        assert large > 2**25
+        assert left < 2**25
