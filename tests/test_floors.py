@@ -44,7 +44,7 @@ FLOORS = [
     ["engine.recorder", "engine.stage"],
     ["engine.keeper", "engine.reach", "engine.recovery", "engine.sharding", "engine.validation"],
     ["config", "engine.loop"],
-    ["engine.trial", "use.latents", "use.loading"],
+    ["engine.trial", "use.latents", "use.given", "use.loading"],
     ["use.reading", "use.samplers"],
     ["use.model"],
     ["use.sampling", "use.reconstruction", "use.exporting"],

@@ -15,6 +15,7 @@ from PIL import Image
 import aegen as api
 from aegen.errors import UsageError
 from aegen.run import train
+from aegen.settings import RunSpec
 from aegen.use.model import Model
 
 
@@ -164,3 +165,14 @@ def test_home_of_nobody(aegen: Aegen, trained: Path) -> None:
     aegen("reconstruct", "~nobody-of-that-name/a.png", "-c", trained).refused(
         2, "~nobody-of-that-name/a.png does not exist"
     )
+
+
+def test_long_names_leave_room_for_what_to_do(aegen: Aegen) -> None:
+    aegen("train", "--arch", "z" * 9000).refused(
+        2, "unknown architecture 'zzz", "aegen list-plugins --kind architecture"
+    )
+    Path("odd.toml").write_text(f"objective = {['y' * 9000]}\n")
+    assert len(aegen("train", "--config", "odd.toml").err) < 500
+    with pytest.raises(UsageError, match=r"arch is 'xxx.* … .*xxx', but takes a table of options") as said:
+        RunSpec.from_dict({"arch": "x" * 9000})
+    assert len(str(said.value)) < 500
