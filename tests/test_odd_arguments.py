@@ -168,9 +168,7 @@ def test_home_of_nobody(aegen: Aegen, trained: Path) -> None:
 
 
 def test_long_names_leave_room_for_what_to_do(aegen: Aegen) -> None:
-    aegen("train", "--arch", "z" * 9000).refused(
-        2, "unknown architecture 'zzz", "aegen list-plugins --kind architecture"
-    )
+    aegen("train", "--arch", "z" * 9000).refused(2, "unknown architecture 'zzz", "installed: conv, mlp")
     Path("odd.toml").write_text(f"objective = {['y' * 9000]}\n")
     assert len(aegen("train", "--config", "odd.toml").err) < 500
     with pytest.raises(UsageError, match=r"arch is 'xxx.* … .*xxx', but takes a table of options") as said:
