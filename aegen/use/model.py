@@ -318,7 +318,7 @@ class Model(Loaded):
             UsageError: as `encode`; an unknown kind.
         """
         if kind not in ("pixel", "nll"):
-            raise UsageError(f"kind is {kind!r}, but takes pixel or nll")
+            raise UsageError(f"kind is {quoted(kind)}, but takes pixel or nll")
         self._check_images(x)
         found = []
         for part in x.float().split(self.batch):
