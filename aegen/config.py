@@ -17,7 +17,7 @@ from aegen.data.naming import dataset_name
 from aegen.descriptions import Description
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
 from aegen.names import native
-from aegen.outside import parse_toml, read_text
+from aegen.outside import parse_toml, quoted, read_text
 from aegen.settings import COMPONENTS, FLAGS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
 
@@ -159,7 +159,7 @@ def chosen(values: Mapping[str, Any]) -> dict[str, str]:
     for key in COMPONENTS:
         name = values.get(f"{key}.name")
         if name is not None and not isinstance(name, str):
-            raise UsageError(f"{key} is {name!r}, but takes a name")
+            raise UsageError(f"{key} is {quoted(name)}, but takes a name")
     objective = expand(values.get("objective.name", DEFAULT_OBJECTIVE))
     ((name, first), *_) = stack(objective)
     for kind in ("bottleneck", "likelihood"):

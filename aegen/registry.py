@@ -19,6 +19,7 @@ from typing import Any
 
 from aegen import installed, signals
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
+from aegen.outside import quoted
 from aegen.places import raised_at, said
 
 API_VERSION = 1
@@ -210,7 +211,7 @@ def find(kind: str, name: str) -> Component:
         hint = f"{hint} installed: {listing(known)}".strip()
     else:
         hint = f"{hint} {everything}".strip()
-    raise UsageError(f"unknown {kind} {name!r}", hint=hint)
+    raise UsageError(f"unknown {kind} {quoted(name)}", hint=hint)
 
 
 # ---------------------------------------------------------------------------------------------------- loading

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 
 from aegen.errors import UsageError, listing
 from aegen.names import portable
+from aegen.outside import quoted
 from aegen.spec import Range, Spec, check_options, options_of
 
 Positive = Annotated[int, Range(1)]
@@ -231,7 +232,7 @@ class RunSpec:
         """
         for key in (*COMPONENTS, *SETTINGS):
             if not isinstance(tables.get(key, {}), Mapping):
-                raise UsageError(f"{key} is {tables[key]!r}, but takes a table of options")
+                raise UsageError(f"{key} is {quoted(tables[key])}, but takes a table of options")
         missing = [key for key in COMPONENTS if not isinstance(tables.get(key, {}).get("name"), str)]
         if missing:
             raise UsageError(f"a run's configuration needs a name for {listing(missing)}")

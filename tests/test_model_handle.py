@@ -256,7 +256,7 @@ def test_every_bottleneck_has_the_whole_handle(neck: str, tmp_path: Path) -> Non
         (lambda m, x: m.sample(2, depth=3), "unknown option sampler.depth"),
         (lambda m, x: m.sample(2, label=3), "needs a model that was told classes"),
         (lambda m, x: m.interpolate(x[0], x), "take the same shape"),
-        (lambda m, x: m.interpolate(x[0], x[1], steps=1), "must be at least 2"),
+        (lambda m, x: m.interpolate(x[0], x[1], steps=1), "steps is 1, but must be at least 2"),
         (lambda m, x: m.interpolate(x[0], x[1], method="arc"), "'arc', but takes lerp"),
         (lambda m, x: m.score(x, "lpips"), "takes pixel or nll"),
         (lambda m, x: m.read("no.png"), "no.png does not exist"),

@@ -15,6 +15,7 @@ from PIL import Image
 import aegen as api
 from aegen.errors import UsageError
 from aegen.run import train
+from aegen.settings import RunSpec
 from aegen.use.model import Model
 
 
@@ -84,6 +85,22 @@ def test_seeds_have_bounds(model: Model) -> None:
             with pytest.raises(UsageError, match=r"seed is .*, but must be -9223372036854775808…9223372036854775807"):
                 use(seed)
     assert torch.equal(model.sample(2, seed=2**63 - 1), model.sample(torch.tensor(2), seed=2**63 - 1))  # type: ignore[arg-type]
+
+
+def test_codes_are_integers_of_any_kind(tmp_path: Path) -> None:
+    """One code an image, so that a single number has as many further dimensions as a batch: none."""
+    settings = {**SMALL, "data.name": "digits", "train.steps": 2, "objective.name": "vq-vae", "bottleneck.codes": 8}
+    model = api.load(train(**settings, run_dir=tmp_path / "run").run)
+    codes = torch.tensor([0, 7, 3])
+    wanted = model.lookup(codes)
+    for kind in (torch.uint8, torch.int16, torch.int32, torch.uint16, torch.uint32, torch.uint64):
+        assert torch.equal(model.lookup(codes.to(kind)), wanted)
+    for odd in (codes[0], codes.to(torch.complex64), codes.float(), codes.to("meta"), codes[None], 3):
+        with pytest.raises(UsageError, match=r"codes are .*, but the model's are integers"):
+            model.lookup(odd)  # type: ignore[arg-type]
+    for odd in (torch.tensor([8]), torch.tensor([-1]), torch.tensor([2**64 - 1], dtype=torch.uint64)):
+        with pytest.raises(UsageError, match=r"codes must lie in 0…7"):
+            model.lookup(odd)
 
 
 @pytest.mark.parametrize("paths", [None, 5, b"a.png", ["a.png", None], [3], [b"a.png"]])
@@ -164,3 +181,12 @@ def test_home_of_nobody(aegen: Aegen, trained: Path) -> None:
     aegen("reconstruct", "~nobody-of-that-name/a.png", "-c", trained).refused(
         2, "~nobody-of-that-name/a.png does not exist"
     )
+
+
+def test_long_names_leave_room_for_what_to_do(aegen: Aegen) -> None:
+    aegen("train", "--arch", "z" * 9000).refused(2, "unknown architecture 'zzz", "installed: conv, mlp")
+    Path("odd.toml").write_text(f"objective = {['y' * 9000]}\n")
+    assert len(aegen("train", "--config", "odd.toml").err) < 500
+    with pytest.raises(UsageError, match=r"arch is 'xxx.* … .*xxx', but takes a table of options") as said:
+        RunSpec.from_dict({"arch": "x" * 9000})
+    assert len(str(said.value)) < 500

@@ -25,7 +25,7 @@ from aegen.data.room import LARGE, ROOM
 from aegen.data.values import Note, remarks
 from aegen.data.values import Unreadable as Unreadable
 from aegen.errors import UsageError
-from aegen.outside import opened
+from aegen.outside import opened, quoted
 from aegen.settings import DataSettings
 from aegen.threads import pool, workers
 
@@ -322,7 +322,7 @@ def side(size: int | list[int] | None) -> tuple[int, int] | None:
         return None
     sides = [size, size] if isinstance(size, int) else list(size)
     if len(sides) != 2 or min(sides) < 1:
-        raise UsageError(f"--size is {size!r}, but takes a number of pixels or [height, width]")
+        raise UsageError(f"--size is {quoted(size)}, but takes a number of pixels or [height, width]")
     return sides[0], sides[1]
 
 

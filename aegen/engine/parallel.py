@@ -16,6 +16,7 @@ from torch import Tensor
 
 from aegen import ranks
 from aegen.errors import EnvironmentFault, RunError, UsageError
+from aegen.outside import quoted
 from aegen.settings import TrainSettings
 
 if TYPE_CHECKING:
@@ -107,9 +108,9 @@ def choose_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UsageError(f"--device is {name!r}, but takes auto, cpu, cuda, cuda:N or mps") from None
+        raise UsageError(f"--device is {quoted(name)}, but takes auto, cpu, cuda, cuda:N or mps") from None
     if device.type not in ("cpu", "cuda", "mps"):
-        raise UsageError(f"--device is {name!r}, but takes auto, cpu, cuda, cuda:N or mps")
+        raise UsageError(f"--device is {quoted(name)}, but takes auto, cpu, cuda, cuda:N or mps")
     there = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}[device.type]
     if (device.index or 0) >= there:
         have = f"this machine has {there} of that kind" if there else f"this machine has no {device.type} device"

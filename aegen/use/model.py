@@ -211,10 +211,11 @@ class Model(Loaded):
                 hint="train with --objective vq-vae, or decode latents instead",
             )
         shape, books = self._codes_shape, list(neck.codebooks)
-        if not dense(codes) or codes.is_floating_point() or tuple(codes.shape[1:]) != shape:
+        fits = dense(codes) and not codes.is_floating_point() and not codes.is_complex()
+        if not fits or codes.ndim != 1 + len(shape) or tuple(codes.shape[1:]) != shape:
             raise UsageError(f"codes are {described(codes)}, but the model's are integers (B, {_text(shape)})")
         sizes = torch.tensor(books).view(1, -1, *[1] * (len(shape) - 1)) if len(books) > 1 else torch.tensor(books[0])
-        given = codes.cpu()
+        given = codes.cpu().long()
         if bool(((given < 0) | (given >= sizes)).any()):
             raise UsageError(f"codes must lie in 0…{max(books) - 1}, but are {int(given.min())}…{int(given.max())}")
         return neck.lookup(codes.to(self.device).long()).to(codes.device)
@@ -318,7 +319,7 @@ class Model(Loaded):
             UsageError: as `encode`; an unknown kind.
         """
         if kind not in ("pixel", "nll"):
-            raise UsageError(f"kind is {kind!r}, but takes pixel or nll")
+            raise UsageError(f"kind is {quoted(kind)}, but takes pixel or nll")
         self._check_images(x)
         found = []
         for part in x.float().split(self.batch):
