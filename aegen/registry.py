@@ -250,6 +250,21 @@ def supported(component: Component) -> None:
         )
 
 
+@contextlib.contextmanager
+def _as_if_first() -> Iterator[None]:
+    """The context in which a module is imported: as if nothing were being built, so that its constants are ordinary tensors.
+
+    A component may be asked for first while a file's layers are outlined on the meta device, or in a caller's inference
+    mode; what its module makes at the top lives as long as the process.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None:
+        yield
+        return
+    with torch.device("cpu"), torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
 @functools.cache
 def load(component: Component) -> Any:
     """Import what a component names.
@@ -262,7 +277,10 @@ def load(component: Component) -> Any:
         _strangers[component] = _own_modules(component)
     try:
         # What a module prints when it is imported is no result.
-        with contextlib.nullcontext() if component.builtin else contextlib.redirect_stdout(sys.stderr):
+        with (
+            contextlib.nullcontext() if component.builtin else contextlib.redirect_stdout(sys.stderr),
+            _as_if_first(),
+        ):
             if is_file(component.value):
                 return _load_file(component.value)
             return EntryPoint(component.name, component.value, KINDS[component.kind]).load()
