@@ -34,7 +34,7 @@ from typing_extensions import TypedDict
 from aegen import registry, seals
 from aegen.atomic import drafted
 from aegen.errors import PluginError, UsageError
-from aegen.factory import TooMuch, bounded
+from aegen.factory import TooMuch, bounded, unvalued
 from aegen.names import native, portable
 from aegen.opened import OpenedFile
 from aegen.outside import parse_json, parse_toml, read_text
@@ -341,7 +341,7 @@ class Checkpoint:
         """
         held = {k.removeprefix(prefix): self._file.shape(k) for k in sorted(self.keys) if k.startswith(prefix)}
         try:
-            with bounded(_SPARE_LAYERS + 4 * len(held)), torch.device("meta"), torch.no_grad():
+            with bounded(_SPARE_LAYERS + 4 * len(held)), unvalued():
                 made = build()
         except TooMuch:
             raise UsageError(
