@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from aegen import pictures, registry
 from aegen.atomic import Present
 from aegen.checkpoint import Checkpoint
-from aegen.data.source import located
+from aegen.data.source import located, options_without_word
 from aegen.engine.parallel import World, choose_device
 from aegen.errors import RunError, UsageError
 from aegen.model import Autoencoder, build_model
@@ -58,6 +58,11 @@ class Loaded:
         with suppress(UsageError):  # a checkpoint without a run
             begun = begun_in(owner(self.path))
         return located(self.spec.data, begun, str(self.path), own=self.file.own, typed=typed, hint=hint)
+
+    def options_of(self, settings: DataSettings) -> dict[str, Any]:
+        """The options of the run's data set, read from where `settings` say, as far as its checkpoint's word is enough for them."""
+        options = self.spec.data_options
+        return options if self.file.own else options_without_word(settings.name, options)
 
     @property
     def batch(self) -> int:

@@ -148,7 +148,7 @@ def prepare_sampler(
         loaded.require_encoder(f"fitting sampler {name}")
         settings = loaded.images("a sampler is fitted on its training images; --sampler prior does without")
         say(f"fitting sampler {name} on the training images of {settings.name}")
-        data = load_data(settings, loaded.spec.data_options, say)
+        data = load_data(settings, loaded.options_of(settings), say)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
             raise UsageError(
                 f"sampler {name} is fitted on {settings.name}, which holds other images than when the model was trained",
