@@ -33,7 +33,7 @@ from typing_extensions import TypedDict
 
 from aegen import registry, seals
 from aegen.atomic import drafted
-from aegen.errors import PluginError, UsageError
+from aegen.errors import PluginError, RunError, UsageError
 from aegen.factory import TooMuch, bounded, unvalued
 from aegen.names import native, portable
 from aegen.opened import OpenedFile
@@ -132,8 +132,11 @@ def save(
             raise _disk(error) from error
 
 
-class Unwritable(ValueError):
+class Unwritable(RunError, ValueError):
     """What would be written could not be read again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="a component gave it; aegen.testing checks the components of a package")
 
 
 def check(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -396,6 +396,7 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
         device = str(trainer.world.device)
         _fit_samplers(trainer, run, device)
         _progress(trainer, "drawing samples", 0, 1)
+        trainer.keeper.check()
         try:
             sample_alone(load(run.path, device=device), trainer.spec.log.images, picture)
         except UsageError as error:

@@ -60,6 +60,7 @@ class Data:
     how: str = ""
     _fingerprint: str | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
+    _held_out: tuple[Pictures, str] | None = None
 
     @property
     def image(self) -> ImageShape:
@@ -74,7 +75,9 @@ class Data:
 
     def held_out_fingerprint(self) -> str:
         """The same of the images of validation, which `best` and early stopping go by."""
-        return fingerprint(self.validation)
+        if self._held_out is None or self._held_out[0] is not self.validation:
+            self._held_out = self.validation, fingerprint(self.validation)
+        return self._held_out[1]
 
 
 def located(
