@@ -399,7 +399,7 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
         trainer.keeper.check()
         try:
             sample_alone(load(run.path, device=device), trainer.spec.log.images, picture)
-        except UsageError as error:
+        except AegenError as error:
             raise error.__cause__ if isinstance(error.__cause__, OSError) else error from None
         trainer.hooks.call("aegen_images_logged", name="samples", path=picture, step=trainer.progress.step)
     trainer.world.barrier()

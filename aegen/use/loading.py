@@ -21,7 +21,7 @@ from aegen.atomic import Present
 from aegen.checkpoint import Checkpoint
 from aegen.data.source import located, options_without_word
 from aegen.engine.parallel import World, choose_device
-from aegen.errors import RunError, UsageError
+from aegen.errors import RunError, UsageError, unwritable
 from aegen.model import Autoencoder, build_model
 from aegen.protocols import ImageShape
 from aegen.rundir import begun_in, find_checkpoint, free_name, owner
@@ -208,6 +208,7 @@ def writing(path: Path) -> Iterator[None]:
 
     Raises:
         UsageError: what is written inside cannot be.
+        RunError: the disk is full or fails.
     """
     try:
         yield
@@ -215,8 +216,7 @@ def writing(path: Path) -> Iterator[None]:
         hint = "give another place with -o, or --force to replace it"
         raise UsageError(f"{path} exists already", hint=hint) from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(f"cannot write {path} ({reason})", hint="give another place with -o") from error
+        raise unwritable(error, f"cannot write {path}", "give another place with -o") from error
 
 
 def refuse_present(files: Iterable[Path], force: bool) -> None:
