@@ -20,7 +20,7 @@ from aegen.atomic import sweep, write_text
 from aegen.checkpoint import Checkpoint, Resumable, origins
 from aegen.combining import short, stack
 from aegen.data.naming import dataset_name
-from aegen.data.source import Data, located
+from aegen.data.source import Data, located, options_without_word, without_word
 from aegen.engine.loop import Trainer
 from aegen.engine.parallel import World
 from aegen.errors import UsageError
@@ -197,12 +197,13 @@ def followed(found: Resumable, begun: Path | None, typed: Collection[str]) -> tu
         UsageError: its data is not where it was, or is not to be looked for.
     """
     spec = found.spec
-    data = spec.data
+    data, names = spec.data, [key.removeprefix("data.") for key in typed]
     if "data.name" not in typed:
-        names = [key.removeprefix("data.") for key in typed]
         data = located(data, begun, f"the run {found.home}", own=found.own, typed=names)
     elif not found.own:
-        data = replace(data, root=DataSettings().root)
+        data = without_word(data, names)
+    if not found.own:
+        spec = replace(spec, data_options=options_without_word(data.name, spec.data_options, names))
     if not found.own and "log.trackers" not in typed:  # a tracker may tell the world
         spec = replace(spec, log=replace(spec.log, trackers=[]))
     return replace(spec, data=data), data

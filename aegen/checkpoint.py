@@ -33,8 +33,8 @@ from typing_extensions import TypedDict
 
 from aegen import registry, seals
 from aegen.atomic import drafted
-from aegen.errors import PluginError, UsageError
-from aegen.factory import TooMuch, bounded
+from aegen.errors import PluginError, RunError, UsageError
+from aegen.factory import TooMuch, bounded, unvalued
 from aegen.names import native, portable
 from aegen.opened import OpenedFile
 from aegen.outside import parse_json, parse_toml, read_text
@@ -132,8 +132,11 @@ def save(
             raise _disk(error) from error
 
 
-class Unwritable(ValueError):
+class Unwritable(RunError, ValueError):
     """What would be written could not be read again."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, hint="a component gave it; aegen.testing checks the components of a package")
 
 
 def check(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -341,7 +344,7 @@ class Checkpoint:
         """
         held = {k.removeprefix(prefix): self._file.shape(k) for k in sorted(self.keys) if k.startswith(prefix)}
         try:
-            with bounded(_SPARE_LAYERS + 4 * len(held)), torch.device("meta"), torch.no_grad():
+            with bounded(_SPARE_LAYERS + 4 * len(held)), unvalued():
                 made = build()
         except TooMuch:
             raise UsageError(

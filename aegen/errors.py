@@ -6,6 +6,7 @@ The exit codes are those of the command line: 1 the run failed, 2 usage or confi
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -55,6 +56,28 @@ class Interrupted(AegenError):
     """A signal that asks a run to stop; the state was saved first."""
 
     exit_code = 130
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+"""What the system says of a disk that is full or fails, wherever one writes on it."""
+
+
+def disk_failed(error: BaseException | None) -> bool:
+    """Whether the disk is full or fails, so that what was asked for was right and could not be done: exit code 1."""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
+def unwritable(error: OSError, what: str, hint: str) -> AegenError:
+    """A failed write as one sentence: a `RunError` of a disk that is full or fails, a `UsageError` of a place that takes nothing.
+
+    Args:
+        what: that could not be done, "cannot write a.png".
+        hint: where else it could be.
+    """
+    text = f"{what} ({error.strerror or error})"
+    if disk_failed(error):
+        return RunError(text, hint=f"free space, or {hint}")
+    return UsageError(text, hint=hint)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

@@ -7,10 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from torch.nn.modules.module import (
     register_module_module_registration_hook,
     register_module_parameter_registration_hook,
 )
+from torch.overrides import TorchFunctionMode
 
 from aegen import forms, registry, rules
 from aegen.blame import blamed
@@ -158,6 +160,27 @@ def bounded(most: int) -> Iterator[None]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+class _Unvalued(TorchFunctionMode):
+    """Tensors without values are made without the arithmetic that would have given them some: any of it imports torch's compiler, a second and more."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.eye and not kwargs.keys() - {"dtype"}:
+            return torch.empty((args * 2)[:2], **kwargs)
+        if func in (torch.randn, torch.rand):
+            func = torch.empty
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def unvalued() -> Iterator[None]:
+    """The context in which tensors have shapes and no values, and so take no memory: those of torch's meta device."""
+    with torch.device("meta"), torch.no_grad(), _Unvalued():
+        yield
 
 
 def build_features(

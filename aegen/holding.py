@@ -12,6 +12,8 @@ from aegen.errors import PluginError
 from aegen.places import defined
 
 _PROTOCOLS = "aegen.protocols"
+_OTHERS = (staticmethod, classmethod, type, types.MethodType)
+"""Callables that are given no instance where they stand in a class, or are bound by `getattr`."""
 
 
 class Broken(AssertionError):
@@ -64,14 +66,15 @@ def _called(cls: type, name: str, asked: types.FunctionType) -> None:
         return
     hold(callable(found) or hasattr(found, "__get__"), f"{cls.__name__}.{name} is {found!r}, not a method")
     _, *wanted = inspect.signature(asked).parameters.values()
-    bound = isinstance(found, staticmethod | classmethod)
+    # Only what Python binds is given the instance: a function, and what else knows how; no partial, builtin or object with `__call__`.
+    binds = hasattr(type(found), "__get__") and not isinstance(found, _OTHERS)
     try:
-        has = inspect.signature(getattr(cls, name))
+        has = inspect.signature(found if callable(found) and not binds else getattr(cls, name))
     except (TypeError, ValueError):  # written in C
         return
     least = [p for p in wanted if p.default is inspect.Parameter.empty]
     for given in (least, wanted):
-        values = [None] * (len(given) + (not bound))
+        values = [None] * (len(given) + binds)
         try:
             has.bind(*values)
         except TypeError as error:

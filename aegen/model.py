@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from aegen import memory, noise, rules
 from aegen.combining import meet, objective_options, short, stack
 from aegen.errors import UsageError
-from aegen.factory import TooMuch, bounded, create, load, refuse_untyped
+from aegen.factory import TooMuch, bounded, create, load, refuse_untyped, unvalued
 from aegen.protocols import (
     Architecture,
     Bottleneck,
@@ -174,7 +174,7 @@ def build_model(
         known | {"fan_in": neck.fan_in},
     )
     if latent is None:
-        with torch.device("meta"), torch.no_grad():
+        with unvalued():
             probe = nets.encoder()
             rules.checked(nets, rules.nets, probe)
             features = probe.eval()(torch.empty(1, *image))
@@ -212,7 +212,7 @@ def check_room(build: Callable[[], nn.Module], have: int | None = None) -> None:
         UsageError: it is larger than any, or has more layers than can be built.
     """
     try:
-        with bounded(_LAYERS), torch.device("meta"), torch.no_grad():
+        with bounded(_LAYERS), unvalued():
             made = build()
     except TooMuch:
         raise UsageError(f"the model has more than {_LAYERS:,} layers", hint=_SMALLER) from None

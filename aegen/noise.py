@@ -9,7 +9,8 @@ Inside `torch.compile`, which knows no generators, several processes draw indepe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
@@ -45,6 +46,24 @@ def draw_rows(
     if ranks.together is None or torch.compiler.is_compiling():
         return draw(n, None)
     return ranks.own_rows(draw(n * ranks.together.size, ranks.common_generator(device or "cpu")))
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Noise of its own on the CPU and on `device`; their generators are put back, and those of other devices are not touched."""
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        if device.type == "cpu":
+            yield
+            return
+        module, own = torch.get_device_module(device), [device] if device.type == "cuda" else []
+        state = module.get_rng_state(*own)
+        with torch.cuda.device(device) if own else nullcontext():
+            module.manual_seed(seed)
+        try:
+            yield
+        finally:
+            module.set_rng_state(state, *own)
 
 
 def _whole(x: Tensor, dim: int) -> Tensor:

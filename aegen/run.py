@@ -396,9 +396,10 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
         device = str(trainer.world.device)
         _fit_samplers(trainer, run, device)
         _progress(trainer, "drawing samples", 0, 1)
+        trainer.keeper.check()
         try:
             sample_alone(load(run.path, device=device), trainer.spec.log.images, picture)
-        except UsageError as error:
+        except AegenError as error:
             raise error.__cause__ if isinstance(error.__cause__, OSError) else error from None
         trainer.hooks.call("aegen_images_logged", name="samples", path=picture, step=trainer.progress.step)
     trainer.world.barrier()

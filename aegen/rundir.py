@@ -14,7 +14,7 @@ from typing import Any
 
 from aegen import seals
 from aegen.atomic import draft_of, sweep, sync_folder, write_text
-from aegen.errors import RunError, UsageError
+from aegen.errors import RunError, UsageError, unwritable
 from aegen.names import native
 from aegen.outside import parse_json, read_bytes, read_text
 
@@ -58,6 +58,7 @@ class RunDir:
 
         Raises:
             UsageError: `path` exists, or cannot be made.
+        RunError: the disk is full or fails.
             OSError: `begin` could not write.
         """
         if path is not None:
@@ -72,7 +73,7 @@ class RunDir:
                 draft.checkpoints.mkdir()
             except OSError as error:
                 hint = "choose a --run-dir that can be written"
-                raise UsageError(f"cannot make the run folder {goal} ({error.strerror})", hint=hint) from error
+                raise unwritable(error, f"cannot make the run folder {goal}", hint) from error
             begin(draft)
             sync_folder(draft.path)
             if path is not None and replaces and path.exists():

@@ -11,23 +11,27 @@ import hashlib
 import hmac
 import json
 import os
+import stat
 import sys
-import tempfile
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from aegen import caches
-from aegen.atomic import publish
+from aegen.atomic import draft_of, publish, sweep
 from aegen.outside import read_bytes
 
 NAME = "key"
 _BYTES = 32
+_MAKING = threading.Lock()
+"""Held by the thread that makes a key, since what other threads had begun would be swept."""
 
 
 def seal(asked: Any) -> str:
     """Of JSON values that this user asked for; empty where no key can be kept, so that nothing is believed later."""
-    key = _key() or _new()
+    with _MAKING:
+        key = _key() or _new()
     return _code(key, asked) if key is not None else ""
 
 
@@ -62,11 +66,25 @@ def _key() -> bytes | None:
     for folder in _folders():
         with suppress(OSError, ValueError):
             path = folder / NAME
-            mine = not hasattr(os, "getuid") or path.stat().st_uid == os.getuid()
-            found = read_bytes(path, most=_BYTES)
-            if mine and len(found) == _BYTES:
+            if _mine(path) and len(found := read_bytes(path, most=_BYTES)) == _BYTES:
                 return found
     return None
+
+
+def _mine(path: Path) -> bool:
+    """Whether a key is this user's and nobody else can have put it there; whoever could read it so far can no more.
+
+    Raises:
+        OSError: there is none.
+    """
+    if not hasattr(os, "getuid"):
+        return path.exists()
+    told = path.stat()
+    if told.st_uid != os.getuid() or told.st_mode & 0o022:
+        return False
+    if told.st_mode & 0o077:
+        path.chmod(0o600)
+    return True
 
 
 def _new() -> bytes | None:
@@ -74,19 +92,28 @@ def _new() -> bytes | None:
     for folder in _folders():
         with suppress(OSError):
             folder.mkdir(parents=True, exist_ok=True)
-            handle, draft = tempfile.mkstemp(
-                prefix=f".{NAME}~", suffix=".tmp", dir=folder
-            )  # for this user's eyes alone
+            sweep(folder)
+            with suppress(OSError):
+                _drop_common(folder / NAME)
+            draft = draft_of(folder / NAME)
+            handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
             try:
                 with open(handle, "wb") as file:
                     file.write(os.urandom(_BYTES))
                     file.flush()
                     os.fsync(handle)
                 with suppress(FileExistsError):
-                    publish(Path(draft), folder / NAME, replaces=False)
+                    publish(draft, folder / NAME, replaces=False)
             finally:
                 with suppress(OSError):
                     os.unlink(draft)
             if (key := _key()) is not None:
                 return key
     return None
+
+
+def _drop_common(path: Path) -> None:
+    """Delete a key that others may have put there: what has a seal of it is believed no more."""
+    told = path.lstat()
+    if stat.S_ISREG(told.st_mode) and hasattr(os, "getuid") and told.st_mode & 0o022:
+        path.unlink()

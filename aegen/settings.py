@@ -216,9 +216,13 @@ class RunSpec:
 
     @property
     def asks(self) -> dict[str, Any]:
-        """What is followed only on this user's word: which images are read, with what options, and who is told of the run."""
+        """What is followed only on this user's word: which images are read, with what options, how they are kept, and who is told of the run."""
         options = {k: v for k, v in self.data_options.items() if v is not None}
-        return {"data": self.data.name, "root": self.data.root, "options": options, "trackers": self.log.trackers}
+        told = {"data": self.data.name, "root": self.data.root, "options": options, "trackers": self.log.trackers}
+        usual = DataSettings()
+        # What is as usual is in no seal, so that those of earlier versions hold.
+        kept = {k: getattr(self.data, k) for k in ("cache", "cache_gb") if getattr(self.data, k) != getattr(usual, k)}
+        return told | kept
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any], *, typed: bool = False) -> RunSpec:

@@ -178,7 +178,7 @@ def table(board: str, rows: list[Row], pictures: str) -> str:
         lines.append(
             f"| {cell(one.title)} | {cell(sampler)} | " + " | ".join(cells(found, DRAWN_COLUMNS)) + f" | {picture} |"
         )
-    refused = [f"- `{cell(one.name)}`: {cell(one.refused)}" for one in rows if one.refused]
+    refused = [f"- <code>{cell(one.name)}</code>: {cell(one.refused)}" for one in rows if one.refused]
     return "\n".join([*lines, *(["", "Not here:", "", *refused] if refused else [])]) + "\n"
 
 
@@ -213,8 +213,8 @@ def kept(new: str, old: str) -> str:
         if "KID" in rule + head.partition("sampler")[2]:
             table.sort(key=lambda line: float(line.split("|")[3] or 0))
         parts[index] = "\n".join([head, rule, *table])
-    stood = [line for b in before if b.startswith("- `") for line in b.splitlines()]
-    refused = [line for b in parts[2:] if b.startswith("- `") for line in b.splitlines()]
+    stood = [line for b in before if b.startswith(("- `", "- <code>")) for line in b.splitlines()]
+    refused = [line for b in parts[2:] if b.startswith(("- `", "- <code>")) for line in b.splitlines()]
     rest = [line for line in stood if line.split("`")[1] not in {one.split("`")[1] for one in refused}] + refused
     return "\n\n".join([*parts[:2], *(["Not here:", "\n".join(rest)] if rest else [])]) + "\n"
 

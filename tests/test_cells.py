@@ -43,7 +43,7 @@ def test_names_are_text_in_the_tables_of_the_leaderboard(boards: Any) -> None:
     neutral(drawn, 2)
     assert board.key(encoded.splitlines()[2])[0] == board.cell(ODD)
     told = board.table("mnist", [board.Row(ODD, refused=ODD)], "pictures")
-    assert "<script>" not in told and told.rstrip().splitlines()[-1].startswith("- `a&#124;b")
+    assert "<script>" not in told and told.rstrip().splitlines()[-1].startswith("- <code>a&#124;b&#96;c")
 
 
 def test_names_are_text_in_the_tables_of_the_zoo(boards: Any, monkeypatch: pytest.MonkeyPatch) -> None:

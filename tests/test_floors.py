@@ -57,7 +57,7 @@ FLOORS = [
     ["engine.recorder", "engine.stage"],
     ["engine.keeper", "engine.reach", "engine.recovery", "engine.sharding", "engine.validation"],
     ["config", "engine.loop"],
-    ["engine.trial", "use.given", "use.latents", "use.loading"],
+    ["engine.trial", "use.given", "use.joining", "use.latents", "use.loading"],
     ["use.reading", "use.samplers"],
     ["use.model"],
     ["use.sampling", "use.reconstruction", "use.exporting"],

@@ -218,7 +218,7 @@ def test_a_decoder_is_shown_only_what_its_bottleneck_can_give(cls: Any, options:
         path="run",
         batch=64,
     )
-    parts = list(samplers.draw_from(loaded, _Anywhere(latent), 150, label=None, seed=4))
+    parts = list(samplers.draw_from(loaded, _Anywhere(latent), 150, wanted=None, seed=4))
     shown = torch.cat(parts)
     raw = torch.randn(150, latent, generator=torch.Generator().manual_seed(4))
     assert torch.equal(shown, neck.nearest(raw))

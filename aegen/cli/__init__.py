@@ -175,11 +175,16 @@ def _system(error: OSError) -> tuple[str, int]:
     """What the system refused, where nobody else had made a sentence of it."""
     import errno
 
+    from aegen.errors import disk_failed
+
     reason = error.strerror or str(error)
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+    if disk_failed(error) or error.errno == errno.EROFS:
         if error.filename is None:  # it was stdout's
             _drop_stdout()
-        return f"cannot write {error.filename or 'the output'} ({reason}); free space, or give another place", 1
+        return (
+            f"cannot write {error.filename or 'the output'} ({reason}); free space, or give another place",
+            1 if disk_failed(error) else 2,
+        )
     where = f"{error.filename}" if error.filename is not None else "what was given"
     return f"cannot use {where} ({reason}); check that it is there and that you may read and write it", 2
 

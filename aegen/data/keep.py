@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +28,7 @@ SMALL = 256 * 2**20
 """Bytes of decoded images that are held in memory, wherever they come from."""
 _LEAST = 4 * 2**20  # bytes below which decoding anew is as fast as the cache
 _SPARE = 2**30  # bytes of the disk that are left to others
+_GIVEN_UP = 7 * 24 * 3600.0  # seconds
 
 
 @dataclass
@@ -99,8 +102,15 @@ def _build(
         OSError: there is no room, or no permission.
     """
     whole, size = root / f"{name}.safetensors", size_of(shape)
-    begun = (Store.open(path) for path in sorted(root.glob(f"{name}.*.part")))
-    store = next((one for one in begun if one is not None and one.shape == shape), None)
+    store = None
+    for path in sorted(root.glob(f"{name}.*.part")):
+        found = Store.open(path) if store is None else None
+        if found is not None and found.shape == shape:
+            store = found
+        else:  # of nobody, since the lock is held here
+            with suppress(OSError):
+                path.unlink()
+    _sweep(root, name)
     if store is None:
         room = shutil.disk_usage(root).free - _SPARE
         if size > min(room, settings.cache_gb * 1e9):
@@ -126,6 +136,14 @@ def _build(
     if found is None:
         raise OSError(f"{whole} was changed by another program")
     return found, bad, held
+
+
+def _sweep(root: Path, name: str) -> None:
+    """Delete what other sets began to decode and nobody went on with for a week."""
+    for path in root.glob("*.part"):
+        with suppress(OSError):
+            if path.name.partition(".")[0] != name and time.time() - path.lstat().st_mtime > _GIVEN_UP:
+                path.unlink()
 
 
 def _target(store: Store, settings: DataSettings) -> Target:

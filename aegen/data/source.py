@@ -6,7 +6,7 @@ import glob
 import os
 import re
 import shlex
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from aegen.factory import create, load, refuse_untyped
 from aegen.outside import quoted
 from aegen.protocols import Dataset, Images, ImageShape, LeftOut
 from aegen.settings import DataSettings
-from aegen.spec import Spec
+from aegen.spec import Spec, options_of
 from aegen.talk import Say, silent, warn
 
 _SPLIT_SEED = 20_131_220  # of the validation split, the same for every run so that runs can be compared
@@ -60,6 +60,7 @@ class Data:
     how: str = ""
     _fingerprint: str | None = None
     left_out: LeftOut = field(default_factory=LeftOut)
+    _held_out: tuple[Pictures, str] | None = None
 
     @property
     def image(self) -> ImageShape:
@@ -74,7 +75,9 @@ class Data:
 
     def held_out_fingerprint(self) -> str:
         """The same of the images of validation, which `best` and early stopping go by."""
-        return fingerprint(self.validation)
+        if self._held_out is None or self._held_out[0] is not self.validation:
+            self._held_out = self.validation, fingerprint(self.validation)
+        return self._held_out[1]
 
 
 def located(
@@ -123,7 +126,40 @@ def _believed(settings: DataSettings, whose: str, typed: Collection[str]) -> Dat
             f"{whose} names images, {quoted(settings.name)}, without a seal of your aegen (earlier versions made none), so that they are not looked at on its word",
             hint=f"if they may be read, name them: --data {shlex.quote(settings.name)}",
         )
-    return settings if "root" in typed else replace(settings, root=DataSettings().root)
+    return without_word(settings, typed)
+
+
+_OURS = ("root", "cache", "cache_gb")
+
+
+def without_word(settings: DataSettings, typed: Collection[str] = ()) -> DataSettings:
+    """The settings of data in a file that this user's aegen did not write: where sets lie and what the cache may take are as usual.
+
+    Args:
+        typed: those that the user named now, which stay.
+    """
+    usual = DataSettings()
+    return replace(settings, **{name: getattr(usual, name) for name in _OURS if name not in typed})
+
+
+def options_without_word(name: str, options: Mapping[str, Any], typed: Collection[str] = ()) -> dict[str, Any]:
+    """The options of a data set in such a file, but free text, which may be a file, a folder, or a place to ask.
+
+    What is declared to be a file stays: `refuse_untyped` looks after it.
+
+    Args:
+        name: of the data set.
+        typed: those that the user named now, which stay.
+    """
+    declared = options_of(load("dataset", dataset_name(name), Dataset)) if options else {}
+    known = {key for key, option in declared.items() if option.choices or option.file}
+    return {k: v for k, v in options.items() if k in typed or k in known or not _has_text(v)}
+
+
+def _has_text(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return bool(value)  # its keys are
+    return isinstance(value, str) or (isinstance(value, list | tuple) and any(map(_has_text, value)))
 
 
 def _by_name(name: str) -> bool:

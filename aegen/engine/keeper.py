@@ -21,7 +21,8 @@ class Keeper:
     Attributes:
         last_good: the last one that is whole, None before the first.
         stalled: seconds that the loop stood still for saving since that was last set to 0.
-        may: asked when a checkpoint is about to get its name; what it raises leaves the one before: the run may be another's by now.
+        may: asked when a checkpoint is about to get its name, and before anything else of the run is written; what it raises leaves what is
+            there: the run may be another's by now.
     """
 
     def __init__(self, hooks: Hooks, notice: Callable[[str], None]) -> None:
@@ -60,6 +61,15 @@ class Keeper:
         self.stalled += time.perf_counter() - begin
         if final:
             self.tell(wait=True, final=True)
+
+    def check(self) -> None:
+        """See that the run may be written.
+
+        Raises:
+            RunError: it is another's by now.
+        """
+        if self.may is not None:
+            self.may()
 
     def tell(self, *, wait: bool = False, final: bool = False) -> None:
         """Tell of the last write, once it is over.

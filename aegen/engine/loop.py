@@ -279,6 +279,7 @@ class Trainer:
         self.progress.rollbacks = count + 1
         self._recorders = [Recorder() for _ in self.players]
         if self.run_dir is not None and self.world.first:
+            self.keeper.check()
             with suppress(OSError):  # two lines for a step are no reason to stop
                 self.run_dir.forget_after(self.progress.step)
         back = f"back to step {self.progress.step}, lr {self._learning_rate(self.progress.step):.3g}"
@@ -355,6 +356,8 @@ class Trainer:
                 try:
                     # Not made anew: where a mount has vanished it would be another one. Yet other processes may draw along.
                     gone = folder is not None and not folder.is_dir()
+                    if path is not None:
+                        self.keeper.check()
                     if self.sharded or not gone:
                         draw(None if gone else path)
                     if gone:
@@ -367,6 +370,7 @@ class Trainer:
 
     def _log(self, split: str, values: Mapping[str, float]) -> None:
         if self.run_dir is not None and self.world.first:
+            self.keeper.check()
             try:
                 self.run_dir.log({"step": self.progress.step, "split": split, **values})
             except OSError as error:

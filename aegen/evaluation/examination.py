@@ -22,7 +22,7 @@ from aegen.atomic import write_text
 from aegen.data.batches import normalize
 from aegen.data.naming import dataset_name
 from aegen.data.rows import pick
-from aegen.data.source import Data, read_data, split, whole
+from aegen.data.source import Data, read_data, split, whole, without_word
 from aegen.engine.parallel import World, world
 from aegen.errors import AegenError, EnvironmentFault, PluginError, UsageError, counted, listing
 from aegen.evaluation.cache import Kept
@@ -36,7 +36,6 @@ from aegen.model import there as there_of
 from aegen.names import portable
 from aegen.protocols import Metric, Objective
 from aegen.rundir import owner, reason
-from aegen.settings import DataSettings
 from aegen.spec import Spec
 from aegen.use.loading import Output, Say, silent
 from aegen.use.model import Model
@@ -256,7 +255,7 @@ def _subject(
     model, header = loaded.model, loaded.file.header
     named = data.get("name") or loaded.spec.data.name
     own = named == loaded.spec.data.name
-    settings = loaded.spec.data if loaded.file.own else replace(loaded.spec.data, root=DataSettings().root)
+    settings = loaded.spec.data if loaded.file.own else without_word(loaded.spec.data, data)
     if own:
         settings = loaded.images(typed=data)
     if data:
@@ -265,7 +264,7 @@ def _subject(
             settings,
             **{"size": size, "channels": model.image.channels, **data, "name": settings.name if own else named},
         )
-    options = loaded.spec.data_options if own or dataset_name(named) == _kind(loaded) else {}
+    options = loaded.options_of(settings) if own or dataset_name(named) == _kind(loaded) else {}
     read = read_data(settings, options, say)
     images = split(read, settings)
     if images.fingerprint() != header["data"]["fingerprint"] and not (own and "validation" in data):

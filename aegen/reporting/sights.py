@@ -75,7 +75,8 @@ class _Album:
     chosen: dict[tuple[str, int], Tensor] = field(default_factory=dict)
 
     def data(self, loaded: Model, say: Say) -> Data:
-        settings, options = loaded.images(), loaded.spec.data_options
+        settings = loaded.images()
+        options = loaded.options_of(settings)
         key = json.dumps([vars(settings), options], default=str)
         if key not in self.read:
             self.read[key] = replace(load_data(settings, options, say), name=loaded.spec.data.name)

@@ -19,9 +19,9 @@ from torch.overrides import TorchFunctionMode
 from aegen import pictures, registry
 from aegen.atomic import Present
 from aegen.checkpoint import Checkpoint
-from aegen.data.source import located
+from aegen.data.source import located, options_without_word
 from aegen.engine.parallel import World, choose_device
-from aegen.errors import RunError, UsageError
+from aegen.errors import RunError, UsageError, unwritable
 from aegen.model import Autoencoder, build_model
 from aegen.protocols import ImageShape
 from aegen.rundir import begun_in, find_checkpoint, free_name, owner
@@ -58,6 +58,11 @@ class Loaded:
         with suppress(UsageError):  # a checkpoint without a run
             begun = begun_in(owner(self.path))
         return located(self.spec.data, begun, str(self.path), own=self.file.own, typed=typed, hint=hint)
+
+    def options_of(self, settings: DataSettings) -> dict[str, Any]:
+        """The options of the run's data set, read from where `settings` say, as far as its checkpoint's word is enough for them."""
+        options = self.spec.data_options
+        return options if self.file.own else options_without_word(settings.name, options)
 
     @property
     def batch(self) -> int:
@@ -137,11 +142,39 @@ def open_checkpoint(place: Path | str | None = None, *, device: str = "auto") ->
     image, latent = ImageShape(*file.header["image"]), file.header["latent"]
     classes = len(file.header["data"]["classes"])
     prefix = "ema." if file.has("ema.") else "model."
-    check_fits(file, prefix)
+    build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes, latent=latent)
     with undrawn():
-        model = build_model(spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes, latent=latent)
+        if file.fits(build, prefix) is None:
+            check_fits(file, prefix)
+        model = build().eval().requires_grad_(False)
     file.restore(model, prefix, mapped=True)
-    return Loaded(path, file, spec, model.to(where).eval().requires_grad_(False), where)
+    if not _gives_its_latents(file, model):
+        check_fits(file, prefix)
+    return Loaded(path, file, spec, model.to(where), where)
+
+
+@torch.no_grad()
+def _gives_its_latents(file: Checkpoint, model: Autoencoder) -> bool:
+    """See that a model, whose weights are its file's, has the latents that the file tells of, by encoding and decoding no image.
+
+    That takes neither memory nor time, whatever sizes the file tells of, and tensors without values would take a second: any arithmetic with
+    them imports torch's compiler.
+
+    Returns:
+        Whether that told anything; not of nets that take no batch of no images.
+
+    Raises:
+        UsageError: it has others.
+    """
+    told = model.latent_shape
+    try:
+        with torch.random.fork_rng([]):
+            found = model.encode(torch.empty(0, *model.image)).z.shape[1:]
+            made = model.decode(torch.empty(0, *found)).mean.shape[1:] if tuple(found) == told else model.image
+    except Exception:  # whatever a net makes of no image at all
+        return False
+    _compare_latents(file, told, tuple(found))
+    return tuple(made) == tuple(model.image)
 
 
 def check_fits(file: Checkpoint, prefix: str) -> None:
@@ -156,11 +189,15 @@ def check_fits(file: Checkpoint, prefix: str) -> None:
     spec, image = file.spec, ImageShape(*file.header["image"])
     classes = len(file.header["data"]["classes"])
     made = file.fits(partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes), prefix)
-    told = file.header["latent"]
-    if made is not None and list(made.latent_shape) != told:
-        found = "×".join(map(str, made.latent_shape))
+    if made is not None:
+        _compare_latents(file, file.header["latent"], made.latent_shape)
+
+
+def _compare_latents(file: Checkpoint, told: Sequence[int], found: Sequence[int]) -> None:
+    if tuple(told) != tuple(found):
+        has, gives = ("×".join(map(str, shape)) for shape in (told, found))
         raise UsageError(
-            f"{file.path} does not fit its own configuration: its latents are {'×'.join(map(str, told))}, the model's {found}",
+            f"{file.path} does not fit its own configuration: its latents are {has}, the model's {gives}",
             hint="the file was altered, or a plugin changed since it was written",
         )
 
@@ -171,6 +208,7 @@ def writing(path: Path) -> Iterator[None]:
 
     Raises:
         UsageError: what is written inside cannot be.
+        RunError: the disk is full or fails.
     """
     try:
         yield
@@ -178,8 +216,7 @@ def writing(path: Path) -> Iterator[None]:
         hint = "give another place with -o, or --force to replace it"
         raise UsageError(f"{path} exists already", hint=hint) from error
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UsageError(f"cannot write {path} ({reason})", hint="give another place with -o") from error
+        raise unwritable(error, f"cannot write {path}", "give another place with -o") from error
 
 
 def refuse_present(files: Iterable[Path], force: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,10 +18,12 @@ import aegen.use.samplers as samplers
 from aegen.data.batches import normalize
 from aegen.engine.parallel import World
 from aegen.errors import UsageError, listing
+from aegen.noise import seeded
 from aegen.outside import quoted
 from aegen.protocols import ImageShape, Latent, Sampler
 from aegen.talk import silent
 from aegen.use.given import SEEDS, dense, described, integers, paths_of, whole
+from aegen.use.joining import joined
 from aegen.use.loading import Loaded, open_checkpoint
 from aegen.use.reading import find_images, read_images
 
@@ -160,10 +162,12 @@ class Model(Loaded):
         self.require_encoder("this")
         self._check_images(x)
         seed = whole(seed, "seed", *SEEDS)
-        net = self.model
-        features = torch.cat([net.encoder(part.to(self.device, torch.float32)) for part in x.split(self.batch)])
-        with self._seeded(seed), self._told(labels, len(x)):
-            latent: Latent = net.latent(features)
+        parts = []
+        with self._seeded(seed), self._told(labels, len(x)) as told:
+            for i, part in enumerate(x.split(self.batch)):
+                self.model.labels = None if told is None else told.split(self.batch)[i]
+                parts.append(self.model.encode(part.to(self.device, torch.float32)))
+            latent = joined(parts)
         return _Near(
             latent.z.to(x.device),
             latent.penalty.to(x.device),
@@ -267,15 +271,9 @@ class Model(Loaded):
         n, seed = whole(n, "n", 1), whole(seed, "seed", *SEEDS)
         if not isinstance(sampler, str | None):
             raise UsageError(f"sampler is {quoted(sampler)}, but must be a name")
-        name = sampler or samplers.default_sampler(self)
-        key = f"{name} {sorted(options.items())}"
-        with self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
-            if key not in self._prepared:
-                self._prepared[key] = samplers.prepare_sampler(
-                    self, name, options, silent, World(self.device), keep=False
-                )
-        for z in samplers.draw_from(
-            self, self._prepared[key], n, label=None if label is None else str(label), seed=seed
+        told = None if label is None else str(label)
+        for z in samplers.draw_latents(
+            self, n, sampler=sampler, options=options, label=told, seed=seed, prepare=self._prepare
         ):
             yield from self.decode_batches(z)
 
@@ -334,16 +332,25 @@ class Model(Loaded):
 
     # ------------------------------------------------------------------------------------------------ inside
 
+    def _prepare(self, name: str, options: Mapping[str, Any]) -> Sampler:
+        """A sampler that is fitted at most once, for this handle alone."""
+        key = f"{name} {sorted(options.items())}"
+        with self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
+            if key not in self._prepared:
+                self._prepared[key] = samplers.prepare_sampler(
+                    self, name, dict(options), silent, World(self.device), keep=False
+                )
+        return self._prepared[key]
+
     @contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
         """Noise of its own, that changes no other; a thread at a time, since torch's generator and the model's labels are for all."""
-        with _ALONE, torch.random.fork_rng([self.device] if self.device.type == "cuda" else []):
-            torch.manual_seed(seed)
+        with _ALONE, seeded(seed, self.device):
             yield
 
     @contextmanager
-    def _told(self, labels: Tensor | Sequence[int] | None, count: int) -> Iterator[None]:
-        """The classes of the images that are encoded meanwhile."""
+    def _told(self, labels: Tensor | Sequence[int] | None, count: int) -> Iterator[Tensor | None]:
+        """The classes of the images that are encoded meanwhile; whoever encodes gives them to the model, which forgets them then."""
         if labels is not None:
             labels = integers(labels)
             if "labels" not in self.model.bottleneck.offers:
@@ -355,9 +362,8 @@ class Model(Loaded):
                     f"labels are {tuple(labels.shape)}, but must be ({count},), of 0…{len(self.classes) - 1}"
                 )
             labels = labels.to(self.device)
-        self.model.labels = labels
         try:
-            yield
+            yield labels
         finally:
             self.model.labels = None
 

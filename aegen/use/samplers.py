@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import checkpoint, rules, threads
+from aegen import checkpoint, memory, rules, threads
 from aegen.checkpoint import Checkpoint
 from aegen.data.batches import normalize
 from aegen.data.rows import Pictures
@@ -62,28 +62,43 @@ def draw_latents(
     seed: int = 0,
     say: Say = silent,
     here: World | None = None,
+    prepare: Callable[[str, Mapping[str, Any]], Sampler] | None = None,
 ) -> Iterator[Tensor]:
-    """The latents of `draw`, in batches (B, *z) on the model's device; all of them in each process of `here`.
+    """`count` latents in batches (B, *z) on the model's device; all of them in each process of `here`.
+
+    Args:
+        prepare: gives the sampler of a name and options, in place of `prepare_sampler`.
 
     Raises:
         UsageError: the model knows no classes, or none of that name.
+        EnvironmentFault: they are more than the memory holds.
     """
     name = sampler or default_sampler(loaded)
-    if label is not None:
-        _class_index(loaded, label)  # before minutes of fitting
-    drawer = prepare_sampler(loaded, name, dict(options or {}), say, here or World(loaded.device))
+    # Before minutes of fitting.
+    wanted = None if label is None else _class_index(loaded, label)
+    require_room(loaded, count)
+    if prepare is not None:
+        drawer = prepare(name, options or {})
+    else:
+        drawer = prepare_sampler(loaded, name, dict(options or {}), say, here or World(loaded.device))
     say(f"sampler {name}, model {loaded.path}")
-    yield from draw_from(loaded, drawer, count, label=label, seed=seed)
+    yield from draw_from(loaded, drawer, count, wanted=wanted, seed=seed)
+
+
+def require_room(loaded: Loaded, count: int, more: int = 0) -> None:
+    """See that so many latents, which are drawn at once, and `more` bytes fit into the memory.
+
+    Raises:
+        EnvironmentFault: they do not.
+    """
+    size = 4 * count * math.prod(loaded.model.latent_shape) + more
+    hint = "draw fewer at a time, each time with another --seed"
+    memory.require(size, f"drawing {counted(count, 'image')} at once", hint)
 
 
 @torch.no_grad()
-def draw_from(loaded: Loaded, drawer: Sampler, count: int, *, label: str | None, seed: int) -> Iterator[Tensor]:
-    """`count` latents of a sampler, in batches (B, *z) on the model's device.
-
-    Raises:
-        UsageError: the model knows no classes, or none of that name.
-    """
-    wanted = None if label is None else _class_index(loaded, label)
+def draw_from(loaded: Loaded, drawer: Sampler, count: int, *, wanted: int | None, seed: int) -> Iterator[Tensor]:
+    """`count` latents of a sampler, of the class `wanted`, in batches (B, *z) on the model's device."""
     # Drawn on the CPU, so that a seed means the same images on every device.
     generator = torch.Generator().manual_seed(seed)
     z = _drawn(drawer, count, generator, loaded.model.latent_shape)
@@ -148,7 +163,7 @@ def prepare_sampler(
         loaded.require_encoder(f"fitting sampler {name}")
         settings = loaded.images("a sampler is fitted on its training images; --sampler prior does without")
         say(f"fitting sampler {name} on the training images of {settings.name}")
-        data = load_data(settings, loaded.spec.data_options, say)
+        data = load_data(settings, loaded.options_of(settings), say)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:
             raise UsageError(
                 f"sampler {name} is fitted on {settings.name}, which holds other images than when the model was trained",

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from aegen import memory, pictures
+from aegen import pictures
 from aegen.engine.parallel import World, world
-from aegen.errors import counted
 from aegen.use.loading import Output, Say, folder_for_each, refuse_present, save_each, silent
 from aegen.use.model import Model, load
-from aegen.use.samplers import draw_latents
+from aegen.use.samplers import draw_latents, require_room
 
 _NAMES = 300  # bytes that the name of a file takes
 
@@ -75,10 +73,7 @@ def _sample(
         if out is not None:
             pictures.check_ending(out)
         pictures.check_room(count, model.model.image[1:], "add --each for one file an image")
-    size = 4 * count * math.prod(model.model.latent_shape) + _NAMES * count * each
-    memory.require(
-        size, f"drawing {counted(count, 'image')} at once", "draw fewer at a time, each time with another --seed"
-    )
+    require_room(model, count, _NAMES * count * each)
     digits = max(4, len(str(count - 1)))
     names = [f"{i:0{digits}d}.png" for i in range(count if each else 0)]
     target = None

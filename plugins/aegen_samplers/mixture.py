@@ -41,7 +41,9 @@ class Mixture(Sampler):
         self.register_buffer("weights", torch.full((components,), 1 / components))
         self.register_buffer("means", torch.zeros(components, dim))
         # Lower triangular factors of the covariances, or standard deviations.
-        factors = torch.eye(dim).repeat(components, 1, 1) if self.full else torch.ones(components, dim)
+        factors = torch.zeros(components, dim, dim) if self.full else torch.ones(components, dim)
+        if self.full:
+            factors.diagonal(dim1=1, dim2=2).fill_(1)
         self.register_buffer("factors", factors)
 
     def fit(self, latents: Tensor, seed: int = 0) -> None:
