@@ -292,11 +292,17 @@ class Checkpoint:
     def same_weights(self, other: Checkpoint) -> bool:
         """Whether both hold the same tensors of the model and of its objective, as far as their digests tell."""
 
-        def told(file: Checkpoint) -> dict[str, str | None]:
-            return {k: file._sums.get(k) for k in file.keys if k.startswith(("model.", "ema.", "objective."))}
+        own = self._sums_of_weights()
+        return None not in own.values() and own == other._sums_of_weights()
 
-        own = told(self)
-        return None not in own.values() and own == told(other)
+    @property
+    def weights(self) -> str:
+        """One digest of the model's and the objective's tensors, 16 hexadecimal digits; nothing where the file has none of some."""
+        own = self._sums_of_weights()
+        return "" if None in own.values() else _digest(json.dumps(own, sort_keys=True).encode())
+
+    def _sums_of_weights(self) -> dict[str, str | None]:
+        return {k: self._sums.get(k) for k in self.keys if k.startswith(("model.", "ema.", "objective."))}
 
     def close(self) -> None:
         """Let go of the file: what was replaced takes room on the disk as long as it is open."""

@@ -49,7 +49,8 @@ def compare(
         ),
     ] = None,
     evaluates: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate runs that were not, and keep the numbers.")
+        bool,
+        typer.Option("--evaluate/--no-evaluate", help="Measure what the others have and one has not yet, and keep it."),
     ] = True,
     device: Device = "auto",
     component: Components = None,
