@@ -468,6 +468,10 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
         f"{counted(trainer.total, 'step')} of batch {trainer.batches.batch_size}{smaller}, "
         f"{trainer.batches.per_epoch:,} an epoch, on {where} in {spec.train.precision}"
     )
+    if trainer.batches.left:
+        say(
+            f"{trainer.batches.left:,} of the {trainer.batches.count:,} training images do not fill a batch, and sit an epoch out: others in each"
+        )
     if spec.train.parallel == "fsdp" and not trainer.sharded:
         say("--parallel fsdp: there is one process, which holds the whole model")
 

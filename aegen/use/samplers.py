@@ -72,7 +72,7 @@ def draw_latents(
     if label is not None:
         _class_index(loaded, label)  # before minutes of fitting
     drawer = prepare_sampler(loaded, name, dict(options or {}), say, here or World(loaded.device))
-    say(f"sampler {name}, model {loaded.path}")
+    say(f"sampler {name}, seed {seed} (--seed N draws others), model {loaded.path}")
     yield from draw_from(loaded, drawer, count, label=label, seed=seed)
 
 
