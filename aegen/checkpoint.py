@@ -37,7 +37,7 @@ from aegen.errors import PluginError, UsageError
 from aegen.factory import TooMuch, bounded
 from aegen.names import native, portable
 from aegen.opened import OpenedFile
-from aegen.outside import parse_json, parse_toml, read_text
+from aegen.outside import parse_json, parse_toml, read_text, shown
 from aegen.rundir import ASKS, find_checkpoint, owner, told_paths
 from aegen.settings import RunSpec
 
@@ -402,6 +402,23 @@ class Checkpoint:
         """Whether this user's aegen wrote what it asks to be read."""
         return seals.holds(self.spec.asks, self.header.get("seal"))
 
+    def changed(self) -> list[str]:
+        """A sentence for each file component that holds something else than when this was written, as far as that is known."""
+        told: dict[str, str] = {}
+        for key, origin in self.header["plugins"].items():
+            kind, _, name = key.partition(":")
+            if origin["package"] != "file" or not origin["version"]:
+                continue
+            component = registry.find(kind, name)
+            now = registry.contents(component)
+            if now != origin["version"]:
+                path = component.value.partition(":")[0]
+                told[path] = (
+                    f"{path} has changed since {self.path} was written (digest {shown(origin['version'], most=16)} then, {now} now); from here "
+                    f"on the run is one of the file as it is now: put the old one back where it should be the run that was begun"
+                )
+        return list(told.values())
+
     def require_plugins(self, kinds: Iterable[str]) -> None:
         """Name the package to install, before a name that it provides turns out to be unknown.
 
@@ -440,11 +457,12 @@ def _like(own: Tensor, whole: Tensor) -> Tensor:
 
 
 def origins(components: Iterable[tuple[str, str]]) -> dict[str, Origin]:
-    """Package and version of each (kind, name), for the header."""
+    """Package and version of each (kind, name), for the header; a file's version is a digest of what is in it."""
     found: dict[str, Origin] = {}
     for kind, name in components:
         component = registry.find(kind, name)
-        found[f"{kind}:{name}"] = {"package": component.package, "version": component.version}
+        version = component.version or registry.contents(component)
+        found[f"{kind}:{name}"] = {"package": component.package, "version": version}
     return found
 
 

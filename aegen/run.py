@@ -238,6 +238,8 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
         say(f"{plan.home} was stopped before its first checkpoint; it begins again")
     if saved is not None:
         spec = same_batch(spec, saved, here)
+        for sentence in saved.changed():
+            say(sentence)
         off = [] if saved.own else [name for name in saved.spec.log.trackers if name not in spec.log.trackers]
         if off:
             say(f"{listing(off)} is told nothing, since {plan.home} has no seal of your aegen; --track switches it on")
