@@ -151,6 +151,12 @@ class Outcome:
         watch: Mapping[str, Tensor] | None = None,
         statistics: Mapping[str, Statistic] | None = None,
     ) -> None:
+        for what, numbers in (("terms", terms), ("watch", watch), ("statistics", statistics)):
+            if numbers is not None and not isinstance(numbers, Mapping):
+                given = f"a {type(numbers).__name__}"
+                raise TypeError(
+                    f"Outcome takes its {what} by name, as in Outcome({{'error': error}}), and was given {given}"
+                )
         self.terms = dict(terms)
         self.latent = latent
         self.watch = dict(watch or {})
