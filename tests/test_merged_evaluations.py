@@ -11,11 +11,13 @@ from typing import Any
 import pytest
 
 from aegen import registry
+from aegen.cli.compare import remarks
 from aegen.errors import UsageError
 from aegen.evaluation import Evaluation, Number, evaluate, save
 from aegen.reporting import making
 from aegen.reporting.merging import merged
 from aegen.reporting.runs import read_runs
+from aegen.reporting.tables import Skipped, Table
 
 
 def one(numbers: dict[str, float], **changes: Any) -> Evaluation:
@@ -131,3 +133,14 @@ def test_nothing_measured_is_an_error_that_says_why_and_writes_nothing(alone: Pa
     with pytest.raises(UsageError, match=r"codebook: the bottleneck offers no codes; ms-ssim: images are 16×16"):
         evaluate(alone, metrics=["codebook", "ms-ssim"])
     assert not (alone / "evaluations").exists()
+
+
+def test_a_sentence_below_the_tables_stands_once_with_what_it_concerns() -> None:
+    gone = [Skipped(("sap", "dci"), ("a", "b"), "no factors"), Skipped(("mig",), ("a",), "no factors")]
+    one = Table("aegen-1", "d", ["a", "b"], [], ["few images"], gone)
+    two = Table("aegen-1 with seed=1", "d", ["a", "b"], [], ["few images", "other"], gone)
+    assert remarks([one, two]) == [
+        "note: few images",
+        "not measured: sap, dci; mig of a (no factors)",
+        "note: other [aegen-1 with seed=1, d]",
+    ]
