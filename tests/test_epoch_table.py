@@ -47,3 +47,17 @@ def test_a_column_stays_where_it_is_and_a_new_one_has_its_name_said(monkeypatch:
 def test_no_row_is_wider_than_the_terminal(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
     said = rows(monkeypatch, width, FIRST, LATER)
     assert all(0 < len(line) <= width for line in said) and said[0].startswith("epoch      loss  validation")
+
+
+def test_long_text_in_a_narrow_terminal_has_lines_of_its_own_and_no_word_is_torn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render, "columns", lambda stream=None: 60)
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    words = "Distance of reconstructions to held-out images, in the features of the protocol, whichever they are."
+    render.table(["kind", "name", "package", "summary"], [["metric", "rfid", "a-long-package-name", words]])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:2]] == [["metric", "rfid", "a-long-package-name"]]
+    assert " ".join(" ".join(lines[2:]).split()) == words
+    assert all(len(line) <= 60 and line.startswith("    ") for line in lines[2:])

@@ -13,10 +13,11 @@ from typing import Any
 
 import typer
 
-from aegen.cli.width import columns, fitted
+from aegen.cli.width import columns, fitted, wrapped
 from aegen.outside import shown
 from aegen.plugins import hookimpl
 
+_TEXT = 40  # characters, below which lines of text are ragged and words do not fit
 _NUMBER = 8  # characters that most numbers take
 _QUIET_SECONDS = 30  # in a log file, between two lines of an epoch that is long
 
@@ -48,6 +49,15 @@ def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for eyes on a terminal, aligned columns without decoration for a pipe."""
     head, rows = [shown(cell) for cell in head], [[shown(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty() and _long(head, rows):
+        for row in [head, *rows]:
+            lead = "  ".join(
+                cell.ljust(width) for cell, width in zip(row[:-1], _widths(head, rows), strict=False)
+            ).rstrip()
+            typer.echo(lead if row is not head else typer.style(lead, bold=True))
+            if row is not head and row[-1]:
+                typer.echo(wrapped(row[-1], 4))
+        return
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -61,9 +71,20 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             grid.add_row(*(Text(cell, styles.get(cell, "")) for cell in row))
         Console().print(grid)
         return
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, _widths(head, rows), strict=True)).rstrip())
+
+
+def _widths(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column is."""
+    return [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+
+def _long(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the last column is text for which the others leave too little room in a line, so that it has lines of its own."""
+    *others, last = _widths(head, rows)
+    room = (columns() or last) - sum(width + 2 for width in others)
+    return last > room and room < _TEXT and last >= _TEXT
 
 
 def number(value: float) -> str:
