@@ -21,7 +21,7 @@ from aegen.errors import UsageError, listing
 from aegen.outside import quoted
 from aegen.protocols import ImageShape, Latent, Sampler
 from aegen.talk import silent
-from aegen.use.given import SEEDS, dense, described, integers, paths_of, whole
+from aegen.use.given import SEEDS, dense, described, in_python, integers, paths_of, whole
 from aegen.use.loading import Loaded, open_checkpoint
 from aegen.use.reading import find_images, read_images
 
@@ -46,7 +46,11 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Model:
         x = model.read(["a.png", "b.png"])  # (2, C, H, W) in [-1, 1]
         latent = model.encode(x)  # .mean, .z, .posterior, .codes
         images = model.decode(latent.mean)  # (2, C, H, W)
+        again = model.reconstruct(x)  # (2, C, H, W)
         new = model.sample(16, seed=1)  # (16, C, H, W)
+        way = model.interpolate(x[0], x[1], steps=9)  # (9, C, H, W)
+        same = model.lookup(latent.codes)  # (2, *latent_shape), of models with a codebook
+        strange = model.score(x)  # (2,), mean squared error with pixels in [0, 1]; kind="nll": nats an image
 
     Averaged weights if the run kept them. Of the file only the tensors of the model are read.
 
@@ -269,15 +273,15 @@ class Model(Loaded):
             raise UsageError(f"sampler is {quoted(sampler)}, but must be a name")
         name = sampler or samplers.default_sampler(self)
         key = f"{name} {sorted(options.items())}"
-        with self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
+        with in_python(), self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
             if key not in self._prepared:
                 self._prepared[key] = samplers.prepare_sampler(
                     self, name, options, silent, World(self.device), keep=False
                 )
-        for z in samplers.draw_from(
-            self, self._prepared[key], n, label=None if label is None else str(label), seed=seed
-        ):
-            yield from self.decode_batches(z)
+        chosen = None if label is None else str(label)
+        with in_python():
+            for z in samplers.draw_from(self, self._prepared[key], n, label=chosen, seed=seed):
+                yield from self.decode_batches(z)
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 12, method: str = "lerp") -> Tensor:
