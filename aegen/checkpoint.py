@@ -37,7 +37,7 @@ from aegen.errors import PluginError, RunError, UsageError
 from aegen.factory import TooMuch, bounded, unvalued
 from aegen.names import native, portable
 from aegen.opened import OpenedFile
-from aegen.outside import parse_json, parse_toml, read_text
+from aegen.outside import parse_json, parse_toml, read_text, shown
 from aegen.rundir import ASKS, find_checkpoint, owner, told_paths
 from aegen.settings import RunSpec
 
@@ -295,11 +295,17 @@ class Checkpoint:
     def same_weights(self, other: Checkpoint) -> bool:
         """Whether both hold the same tensors of the model and of its objective, as far as their digests tell."""
 
-        def told(file: Checkpoint) -> dict[str, str | None]:
-            return {k: file._sums.get(k) for k in file.keys if k.startswith(("model.", "ema.", "objective."))}
+        own = self._sums_of_weights()
+        return None not in own.values() and own == other._sums_of_weights()
 
-        own = told(self)
-        return None not in own.values() and own == told(other)
+    @property
+    def weights(self) -> str:
+        """One digest of the model's and the objective's tensors, 16 hexadecimal digits; nothing where the file has none of some."""
+        own = self._sums_of_weights()
+        return "" if None in own.values() else _digest(json.dumps(own, sort_keys=True).encode())
+
+    def _sums_of_weights(self) -> dict[str, str | None]:
+        return {k: self._sums.get(k) for k in self.keys if k.startswith(("model.", "ema.", "objective."))}
 
     def close(self) -> None:
         """Let go of the file: what was replaced takes room on the disk as long as it is open."""
@@ -399,6 +405,23 @@ class Checkpoint:
         """Whether this user's aegen wrote what it asks to be read."""
         return seals.holds(self.spec.asks, self.header.get("seal"))
 
+    def changed(self) -> list[str]:
+        """A sentence for each file component that holds something else than when this was written, as far as that is known."""
+        told: dict[str, str] = {}
+        for key, origin in self.header["plugins"].items():
+            kind, _, name = key.partition(":")
+            if origin["package"] != "file" or not origin["version"]:
+                continue
+            component = registry.find(kind, name)
+            now = registry.contents(component)
+            if now != origin["version"]:
+                path = component.value.partition(":")[0]
+                told[path] = (
+                    f"{path} has changed since {self.path} was written (digest {shown(origin['version'], most=16)} then, {now} now); from here "
+                    f"on the run is one of the file as it is now: put the old one back where it should be the run that was begun"
+                )
+        return list(told.values())
+
     def require_plugins(self, kinds: Iterable[str]) -> None:
         """Name the package to install, before a name that it provides turns out to be unknown.
 
@@ -437,11 +460,12 @@ def _like(own: Tensor, whole: Tensor) -> Tensor:
 
 
 def origins(components: Iterable[tuple[str, str]]) -> dict[str, Origin]:
-    """Package and version of each (kind, name), for the header."""
+    """Package and version of each (kind, name), for the header; a file's version is a digest of what is in it."""
     found: dict[str, Origin] = {}
     for kind, name in components:
         component = registry.find(kind, name)
-        found[f"{kind}:{name}"] = {"package": component.package, "version": component.version}
+        version = component.version or registry.contents(component)
+        found[f"{kind}:{name}"] = {"package": component.package, "version": version}
     return found
 
 

@@ -93,6 +93,7 @@ ATTRIBUTES: dict[str, dict[str, Form]] = {
             lambda value: isinstance(value, Mapping) and all(v in ("lower", "higher") for v in value.values()),
             "lower or higher by the name of a number",
         ),
+        "ranges": (rules.are_ranges, "a least and a greatest value by the name of a number"),
         "resamples": (lambda value: type(value) is int and value >= 0, "a number of at least 0"),
     },
     "exporter": {"suffix": _TEXT, "carries": _SET},

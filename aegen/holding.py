@@ -32,7 +32,7 @@ def told(who: Sequence[object], broken: Broken, cause: BaseException | None = No
     Raises:
         PluginError: always.
     """
-    hint = "mend it there; the rules are in aegen/protocols.py, and aegen.testing checks them all"
+    hint = "mend it there; help(aegen.Objective) and those of the other kinds say the rules, and aegen.testing checks them all"
     text = " or ".join(dict.fromkeys(defined(one) for one in who))
     raise PluginError(f"{text} breaks a rule: {broken}", hint=hint) from (cause or broken)
 

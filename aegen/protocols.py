@@ -151,6 +151,12 @@ class Outcome:
         watch: Mapping[str, Tensor] | None = None,
         statistics: Mapping[str, Statistic] | None = None,
     ) -> None:
+        for what, numbers in (("terms", terms), ("watch", watch), ("statistics", statistics)):
+            if numbers is not None and not isinstance(numbers, Mapping):
+                given = f"a {type(numbers).__name__}"
+                raise TypeError(
+                    f"Outcome takes its {what} by name, as in Outcome({{'error': error}}), and was given {given}"
+                )
         self.terms = dict(terms)
         self.latent = latent
         self.watch = dict(watch or {})
@@ -447,11 +453,14 @@ class Metric(ABC):
         needs: what must be there: anything that a bottleneck offers, `encoder`, `sampler` (generated images), `labels`,
             `likelihood` (p(x|z) was trained, its scale too), `factors` (what each image was made from), `features` (a feature network).
         better: `lower` or `higher`, by the name of a number, where one of them is.
+        ranges: the least and the greatest value that is possible, by the name of a number, `*` for all that are not named: an interval
+            ends there. Infinite where there is none. An estimate may lie beyond, if it has no bias; its interval then ends at it.
         resamples: how often the images are drawn again for an interval; 0 gives none.
     """
 
     needs: frozenset[str] | set[str] = frozenset({"encoder"})
     better: ClassVar[Mapping[str, str]] = {}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {}
     resamples: int = 200
 
     @abstractmethod
@@ -477,6 +486,10 @@ class Metric(ABC):
             name: mean_interval(values) if values.ndim == 1 else float(values.double().mean())
             for name, values in rows.items()
         }
+
+    def within(self, rows: Mapping[str, Tensor]) -> Mapping[str, tuple[float, float]]:
+        """The `ranges` of the numbers of these rows, where they follow from those, such as how many dimensions there are."""
+        return self.ranges
 
     def notes(self, rows: Mapping[str, Tensor]) -> list[str]:
         """What a reader of the numbers should know, such as that there were too few images."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import os
 import sys
@@ -166,6 +167,31 @@ def allowed(path: str) -> bool:
     return "\0" not in path and os.path.abspath(path) in _typed_files
 
 
+def _typed(name: str) -> str | None:
+    """The file component that the user typed and `name` means: the same file by whatever path, or one of the same name where there is none."""
+    if name in _trusted_files:
+        return name
+    path, _, attribute = name.partition(":")
+    typed = {other: other.partition(":")[0] for other in sorted(_trusted_files) if other.partition(":")[2] == attribute}
+    if "\0" in path:
+        return None
+    same = [other for other, own in typed.items() if os.path.realpath(own) == os.path.realpath(path)]
+    if not same and not os.path.exists(path):  # named as it was seen from the folder where a run was begun
+        same = [other for other, own in typed.items() if os.path.basename(own) == os.path.basename(path)]
+    return same[0] if len({os.path.realpath(typed[other]) for other in same}) == 1 else None
+
+
+def contents(component: Component) -> str:
+    """A digest of a file component's file, 16 hexadecimal digits; nothing of a package's component or where it cannot be read."""
+    path = component.value.partition(":")[0]
+    try:
+        if not is_file(component.value) or not os.path.isfile(path):
+            return ""
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=8).hexdigest()
+    except OSError:
+        return ""
+
+
 def is_file(name: str) -> bool:
     """Whether a name is a file component, `./mine.py:Mine`."""
     return name.partition(":")[0].endswith(".py")
@@ -179,12 +205,13 @@ def find(kind: str, name: str) -> Component:
         PluginError: two packages own the name, or its package is switched off.
     """
     if is_file(name):
-        if name not in _trusted_files:
+        typed = _typed(name)
+        if typed is None:
             raise UsageError(
                 f"{name!r} is a file, and files named by a configuration or a checkpoint are never run",
                 hint=f"name it yourself: --{_FLAGS.get(kind, kind)} {name}, or --component {name}",
             )
-        return Component(kind, name, name, "file", "")
+        return Component(kind, name, typed, "file", "")
     package, slash, short = name.rpartition("/")
     owners = [c for c in components(kind) if c.name == (short if slash else name)]
     if slash:

@@ -326,6 +326,23 @@ def computed(found: Any) -> None:
         )
 
 
+def are_ranges(value: Any) -> bool:
+    """Whether it is a least and a greatest value by the name of a number."""
+    return isinstance(value, Mapping) and all(
+        isinstance(name, str)
+        and isinstance(ends, tuple)
+        and len(ends) == 2
+        and all(isinstance(end, int | float) for end in ends)
+        and ends[0] <= ends[1]
+        for name, ends in value.items()
+    )
+
+
+def ranged(found: Any) -> None:
+    """What `Metric.within` gave."""
+    hold(are_ranges(found), f"within() gave {found!r}, not a least and a greatest value by the name of a number")
+
+
 def written(found: Any) -> None:
     """What `Exporter.export` gave."""
     good = isinstance(found, Sequence) and all(isinstance(path, Path) for path in found) and len(found) > 0

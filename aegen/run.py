@@ -238,6 +238,8 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
         say(f"{plan.home} was stopped before its first checkpoint; it begins again")
     if saved is not None:
         spec = same_batch(spec, saved, here)
+        for sentence in saved.changed():
+            say(sentence)
         off = [] if saved.own else [name for name in saved.spec.log.trackers if name not in spec.log.trackers]
         if off:
             say(f"{listing(off)} is told nothing, since {plan.home} has no seal of your aegen; --track switches it on")
@@ -469,6 +471,10 @@ def _tell_model(trainer: Trainer, say: Say) -> None:
         f"{counted(trainer.total, 'step')} of batch {trainer.batches.batch_size}{smaller}, "
         f"{trainer.batches.per_epoch:,} an epoch, on {where} in {spec.train.precision}"
     )
+    if trainer.batches.left:
+        say(
+            f"{trainer.batches.left:,} of the {trainer.batches.count:,} training images do not fill a batch, and sit an epoch out: others in each"
+        )
     if spec.train.parallel == "fsdp" and not trainer.sharded:
         say("--parallel fsdp: there is one process, which holds the whole model")
 

@@ -185,7 +185,8 @@ def _options(cls: Any, schedulable: bool) -> dict[str, Option]:
             continue
         if parameter.default is inspect.Parameter.empty or name not in hints:
             raise PluginError(
-                f"option {name!r} of {defined(cls)} needs a type and a default", hint=f"for example {name}: int = 1"
+                f"option {name!r} of {defined(cls)} needs a type and a default",
+                hint=f"for example {name}: {_example(hints.get(name), parameter.default)}",
             )
         hint, limits = _unwrap(hints[name])
         default = parameter.default
@@ -195,6 +196,15 @@ def _options(cls: Any, schedulable: bool) -> dict[str, Option]:
         file = any(isinstance(extra, File) for extra in getattr(hints[name], "__metadata__", ()))
         found[name] = Option(name, hint, default, helps.get(name, ""), limits, schedulable and hint is float, file)
     return found
+
+
+def _example(hint: Any, default: Any) -> str:
+    """A type and a default, with what of them is there."""
+    usual: dict[type, Any] = {float: 1.0, int: 1, bool: False, str: "", list: []}
+    if default is not inspect.Parameter.empty and type(default) in usual:
+        kind = "list[float]" if isinstance(default, list) else type(default).__name__
+        return f"{kind} = {default!r}"
+    return f"{hint.__name__} = {usual[hint]!r}" if hint in usual else "float = 1.0"
 
 
 def _unwrap(hint: Any) -> tuple[Any, Range | None]:

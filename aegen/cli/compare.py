@@ -12,7 +12,10 @@ from aegen.cli.options import Components, Device, Force, Json, out
 from aegen.cli.pages import page
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from aegen.reporting import Comparison
+    from aegen.reporting.tables import Table
 
 
 _EXAMPLES = (
@@ -49,7 +52,8 @@ def compare(
         ),
     ] = None,
     evaluates: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate runs that were not, and keep the numbers.")
+        bool,
+        typer.Option("--evaluate/--no-evaluate", help="Measure what the others have and one has not yet, and keep it."),
     ] = True,
     device: Device = "auto",
     component: Components = None,
@@ -85,6 +89,22 @@ def compare(
         say(str(out))
 
 
+def remarks(tables: Sequence[Table]) -> list[str]:
+    """What stands below the tables, each sentence once, with the tables that it concerns where that is not all of them."""
+    said: dict[str, list[str]] = {}
+    for one in tables:
+        where = f"{one.protocol}, {one.data}"
+        for note in one.notes:
+            said.setdefault(f"note: {note}", []).append(where)
+        for reason in dict.fromkeys(gone.reason for gone in one.skipped):
+            told = []
+            for gone in (gone for gone in one.skipped if gone.reason == reason):
+                some = f" of {', '.join(gone.runs)}" if set(gone.runs) != set(one.runs) else ""
+                told.append(f"{', '.join(gone.metrics)}{some}")
+            said.setdefault(f"not measured: {'; '.join(told)} ({reason})", []).append(where)
+    return [line if len(where) == len(tables) else f"{line} [{'; '.join(where)}]" for line, where in said.items()]
+
+
 def show(found: Comparison, *, numbers: bool) -> None:
     """A table for each protocol, and below it what a reader should know."""
     from aegen.cli.render import say, table
@@ -97,10 +117,8 @@ def show(found: Comparison, *, numbers: bool) -> None:
             marks = {cell.mark for row in one.rows for cell in row.cells if cell is not None}
             if "best" in marks:
                 say("* the best" + "; ≈ its interval overlaps that of the best" * ("tie" in marks))
-        for note in one.notes:
-            say(f"note: {note}")
-        for gone in one.skipped:
-            say(f"not measured: {', '.join(gone.metrics)} of {', '.join(gone.runs)} ({gone.reason})")
+    for line in remarks(found.tables):
+        say(line)
     for run in found.runs:
         if not any(run.name in one.runs for one in found.tables):
             say(f"no numbers of {run.name}: {run.trouble or 'it was not evaluated'}")

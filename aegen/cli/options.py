@@ -41,7 +41,12 @@ Checkpoint = Annotated[
 
 def out(usual: str) -> Any:
     """The option -o of a command that writes to `usual` without it, counting up where that is there already."""
-    return typer.Option("-o", "--out", metavar="path", help=f"Where to write.  [default: {usual}]")
+    return typer.Option(
+        "-o",
+        "--out",
+        metavar="path",
+        help=f"Where to write; where its default is taken, with -2, -3 and so on.  [default: {usual}]",
+    )
 
 
 Force = Annotated[bool, typer.Option("--force", help="Replace what stands at -o.")]

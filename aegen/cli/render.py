@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -12,10 +13,12 @@ from typing import Any
 
 import typer
 
-from aegen.cli.width import fitted
+from aegen.cli.width import columns, fitted, wrapped
 from aegen.outside import shown
 from aegen.plugins import hookimpl
 
+_TEXT = 40  # characters, below which lines of text are ragged and words do not fit
+_NUMBER = 8  # characters that most numbers take
 _QUIET_SECONDS = 30  # in a log file, between two lines of an epoch that is long
 
 
@@ -46,6 +49,15 @@ def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for eyes on a terminal, aligned columns without decoration for a pipe."""
     head, rows = [shown(cell) for cell in head], [[shown(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty() and _long(head, rows):
+        for row in [head, *rows]:
+            lead = "  ".join(
+                cell.ljust(width) for cell, width in zip(row[:-1], _widths(head, rows), strict=False)
+            ).rstrip()
+            typer.echo(lead if row is not head else typer.style(lead, bold=True))
+            if row is not head and row[-1]:
+                typer.echo(wrapped(row[-1], 4))
+        return
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -59,14 +71,40 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
             grid.add_row(*(Text(cell, styles.get(cell, "")) for cell in row))
         Console().print(grid)
         return
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     for row in [head, *rows]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, _widths(head, rows), strict=True)).rstrip())
+
+
+def _widths(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
+    """How wide each column is."""
+    return [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+
+
+def _long(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
+    """Whether the last column is text for which the others leave too little room in a line, so that it has lines of its own."""
+    *others, last = _widths(head, rows)
+    room = (columns() or last) - sum(width + 2 for width in others)
+    return last > room and room < _TEXT and last >= _TEXT
 
 
 def number(value: float) -> str:
     """Four significant digits, thousands grouped."""
     return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:#.4g}".rstrip(".")
+
+
+def _short(value: float) -> str:
+    """The number; of a count, which is whole, no decimals."""
+    return f"{value:,.0f}" if math.isfinite(value) and float(value).is_integer() else number(value)
+
+
+def _row(first: str, cells: Mapping[str, str], names: Sequence[str]) -> str:
+    """Cells below each other, flush right, as many as a line of stderr holds."""
+    most, line = columns(sys.stderr), f"{first:>5}"
+    for name in names:
+        line += f"  {cells.get(name, ''):>{max(len(name), _NUMBER)}}"
+        if most is not None and len(line) > most:
+            return line[: -2 - max(len(name), _NUMBER)].rstrip()
+    return line.rstrip()
 
 
 class Display:
@@ -79,6 +117,7 @@ class Display:
         self._epochs = 0
         self._latest: dict[str, float] = {}
         self._noticed: set[str] = set()
+        self._columns: list[str] = []
         self._doing = ""
         self._spoke = time.monotonic()
 
@@ -116,14 +155,21 @@ class Display:
 
     @hookimpl
     def aegen_epoch_end(self, epoch: int, step: int, metrics: Mapping[str, float]) -> None:
-        """One line: the loss in training and, on held-out images, the loss and its terms."""
-        shown = {number(metrics["loss"]): ""}
+        """One row: the loss in training and, on held-out images, the loss and its terms; the names stand above the first.
+
+        A column stays where it is once it was shown. What a narrow terminal has no room for is in metrics.jsonl.
+        """
+        row = {"loss": _short(self._latest["loss"])} if "loss" in self._latest else {}
+        said = {"validation": _short(metrics["loss"])}
         for name, value in metrics.items():
             # With beta = 1 the loss is the bound, and the penalty the KL: say each number once.
-            shown.setdefault(number(value), f"  {name} {number(value):<7}")
-        loss = f"loss {number(self._latest['loss']):<7}  " if "loss" in self._latest else ""
-        terms = "".join(shown.values())
-        self._line(f"epoch {epoch:>3}  {loss}validation {number(metrics['loss']):<7}{terms}".rstrip())
+            if name != "loss" and (name in self._columns or _short(value) not in said.values()):
+                said[name] = _short(value)
+        row |= said
+        if not row.keys() <= set(self._columns):
+            self._columns += [name for name in row if name not in self._columns]
+            self._line(_row("epoch", {name: name for name in self._columns}, self._columns))
+        self._line(_row(f"{epoch:,}", row, self._columns))
 
     @hookimpl
     def aegen_progress(self, text: str, done: int, total: int) -> None:

@@ -32,7 +32,7 @@ def report(
         ),
     ] = None,
     evaluates: Annotated[
-        bool, typer.Option("--evaluate/--no-evaluate", help="Evaluate the run if it was not, and keep the numbers.")
+        bool, typer.Option("--evaluate/--no-evaluate", help="Measure what was not yet, and keep the numbers.")
     ] = True,
     device: Device = "auto",
     component: Components = None,

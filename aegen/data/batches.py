@@ -98,6 +98,8 @@ class Batches:
         self.batch_size = max(1, min(batch_size, self.count // (world * accumulate)))
         self.per_epoch = max(1, self.count // (self.batch_size * world * accumulate))
         """Optimizer steps in an epoch; what does not fill a step is left for other epochs to draw."""
+        self.left = self.count - self.per_epoch * self.batch_size * world * accumulate
+        """Images that an epoch does not look at."""
         self.seed, self.rank, self.world, self.accumulate = seed, rank, world, accumulate
         self.device = device
         self._augment = augment or None

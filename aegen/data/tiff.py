@@ -22,6 +22,7 @@ from PIL import _imaging as imaging
 from aegen.data.tiff_page import CMYK, COLOURS, GREY_FROM_WHITE, PALETTE, TOGETHER, UNPACKED, WEBP, Page
 from aegen.data.values import Bytes, Note, Unreadable, eight_bit, white_of
 
+_DEEP = 16  # bits, beyond which files seldom fill them: counts, heights, what was computed
 _FLOATING = 3  # the predictor of floats
 
 
@@ -44,7 +45,7 @@ def picture(content: bytes, found: Page, white: float | None) -> tuple[Image.Ima
     top = white_of(found.kind, found.bits[0]) if white is None or found.bits[0] <= 8 else white
     wanted: type[np.generic] = np.uint16 if found.meaning == PALETTE else np.uint8
     out = np.zeros((found.height, found.width, len(chosen)), wanted)
-    note = Note.NOTHING
+    note, largest, deep = Note.NOTHING, 0, white is None and found.kind in ("u", "i") and found.bits[0] > _DEEP
     for row, taken, values in _samples(content, found, chosen):
         if found.meaning == PALETTE:
             out[row : row + len(values), :, taken] = values
@@ -56,9 +57,16 @@ def picture(content: bytes, found: Page, white: float | None) -> tuple[Image.Ima
             values, taken = values[..., :-1], taken[:-1]
             if not taken:
                 continue
+        if deep:
+            largest = max(largest, int(values[..., [place < colours for place in taken]].max(initial=0)))
         each, said = eight_bit(values, top)
         out[row : row + len(values), :, taken] = each
         note |= said
+    if deep and 0 < largest <= top / 255:
+        raise Unreadable(
+            f"its values go up to {largest:,} only, so that all of it is black where white is {top:,.0f}, the largest of {found.bits[0]} bits"
+            f"{' with a sign' * (found.kind == 'i')}; --set data.white={largest} would make its largest white"
+        )
     return _shown(out, found, alpha), note
 
 

@@ -36,7 +36,7 @@ from aegen.model import there as there_of
 from aegen.names import portable
 from aegen.protocols import Metric, Objective
 from aegen.rundir import owner, reason
-from aegen.spec import Spec
+from aegen.spec import Spec, options_of
 from aegen.use.loading import Output, Say, silent
 from aegen.use.model import Model
 from aegen.use.model import load as load_model
@@ -55,6 +55,7 @@ class Evaluation:
     Attributes:
         protocol: every knob; with `sampler`, `features_checksum` and the counts of images as they really were.
         skipped: metrics that do not apply, with the reason.
+        options: of metrics, by their names, where they are not the usual ones.
         notes: what a reader should know.
         rank: of this process among those of `torchrun`; only the first has numbers.
     """
@@ -66,6 +67,7 @@ class Evaluation:
     numbers: list[Number] = field(default_factory=list)
     skipped: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    options: dict[str, dict[str, Any]] = field(default_factory=dict)
     seconds: float = 0.0
     rank: int = 0
 
@@ -104,6 +106,7 @@ def evaluate(
     changes: Mapping[str, Any] | None = None,
     data: Mapping[str, Any] | None = None,
     device: str = "auto",
+    quiet: bool = False,
     say: Say = silent,
 ) -> Evaluation:
     """Measure a model on held-out images and on images that it generates.
@@ -116,17 +119,21 @@ def evaluate(
         by: name of a protocol.
         changes: of its knobs.
         data: settings of other data than the run's, such as its `name`.
+        quiet: metrics that cannot be had are skipped with their reason also where they are named.
 
     Raises:
-        UsageError: unknown names or options; there is no such model or data.
+        UsageError: unknown names or options; there is no such model or data; none of the metrics applies, and why.
     """
     registry.allow(str((changes or {}).get("weights", "")))
     began = time.monotonic()
     rules = protocol(by, dict(changes or {}))
-    chosen = _metrics(metrics or registry.names("metric"), options or {}, quiet=not metrics)
+    chosen = _metrics(metrics or registry.names("metric"), options or {}, quiet=quiet or not metrics)
     with world(device) as here, memory.reused():
         loaded = load_model(place, device=str(here.device))
         found = _evaluate(loaded, rules, chosen, data or {}, here, say if here.first else silent)
+    found.options = _unusual(chosen, options or {})
+    if here.first and not found.numbers and not quiet:
+        raise UsageError(_nothing(found), hint="aegen list-plugins --kind metric shows what there is")
     found.seconds = round(time.monotonic() - began, 1)
     return found
 
@@ -159,6 +166,7 @@ def _evaluate(
             "latent": list(loaded.model.latent_shape),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
             "steps": loaded.file.header["step"],
+            "weights": loaded.file.weights,
         },
         data={
             "name": subject.data.name,
@@ -242,6 +250,29 @@ def _metrics(names: Sequence[str], options: Mapping[str, Mapping[str, Any]], *, 
                 raise
             found[name] = str(error)
     return found
+
+
+def _unusual(chosen: Mapping[str, Metric | str], options: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Of each metric the options that were given another value than their default, as they were understood."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, metric in chosen.items():
+        declared = options_of(type(metric)) if isinstance(metric, Metric) and options.get(name) else {}
+        given = {
+            key: declared[key].check(value, key) for key, value in options.get(name, {}).items() if key in declared
+        }
+        unusual = {key: value for key, value in given.items() if value != declared[key].default}
+        if unusual:
+            found[name] = unusual
+    return found
+
+
+def _nothing(found: Evaluation) -> str:
+    """Why nothing was measured, each reason once."""
+    whys: dict[str, list[str]] = {}
+    for name, why in found.skipped.items():
+        whys.setdefault(why, []).append(name)
+    told = "; ".join(f"{', '.join(names)}: {why}" for why, names in whys.items())
+    return f"none of the metrics applies to {found.checkpoint}, so nothing is measured or written ({told})"
 
 
 def _subject(

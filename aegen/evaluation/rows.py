@@ -16,6 +16,7 @@ from aegen.evaluation.seen import Seen
 from aegen.protocols import Metric
 
 _COVERED = 0.95  # of an interval
+_ANYTHING = (-math.inf, math.inf)
 _NORMAL = 1.96  # standard errors to either side that cover as much
 
 
@@ -113,6 +114,8 @@ class Rows:
             again, _ = _parted(metric.compute({key: value[index[self._source[key]]] for key, value in rows.items()}))
             for key in values:
                 drawn[key].append(again.get(key, math.nan))
+        ranges = metric.within(rows)
+        rules.checked(metric, rules.ranged, ranges)
         told = []
         for key, number in values.items():
             ends: tuple[float | None, float | None] = (None, None)
@@ -120,8 +123,17 @@ class Rows:
                 ends = known[key]
             elif drawn[key]:
                 ends = _percentiles(torch.tensor(drawn[key], dtype=torch.float64), least)
+            low, high = ends
+            if low is not None and high is not None:
+                ends = clipped(float(number), low, high, ranges.get(key, ranges.get("*", _ANYTHING)))
             told.append(Number(name, key, float(number), *ends, metric.better.get(key, "")))
         return told
+
+
+def clipped(value: float, low: float, high: float, within: tuple[float, float]) -> tuple[float, float]:
+    """An interval without what is impossible, which holds no truth; never without the value, which may have left the range by chance."""
+    least, most = within
+    return max(low, min(least, value)), min(high, max(most, value))
 
 
 def _percentiles(drawn: Tensor, images: int) -> tuple[float, float]:

@@ -6,12 +6,14 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from aegen import evaluation
+from aegen import evaluation, registry
 from aegen.atomic import write_text
 from aegen.errors import AegenError, UsageError, did_you_mean, listing
 from aegen.evaluation import PROTOCOLS, evaluate, save
 from aegen.reporting import card, sections
+from aegen.reporting.merging import looked_at
 from aegen.reporting.page import page
 from aegen.reporting.runs import NOT_EVALUATED, Run, read_runs
 from aegen.reporting.sights import Sights, look
@@ -39,11 +41,13 @@ def compare(
     device: str = "auto",
     say: Say = silent,
 ) -> Comparison:
-    """Read runs and their evaluations; those that lack one are evaluated, and what is found is kept in their folders.
+    """Read runs and their evaluations; what is missing is measured, and kept in their folders.
+
+    A run without numbers is evaluated; one that was evaluated in part gets what the others have, and alone everything.
 
     Args:
         protocol: by which they are compared; by default one by which all of them were evaluated, else the usual one.
-        evaluates: whether a missing evaluation is made.
+        evaluates: whether what is missing is measured.
         least: how many runs it takes.
 
     Raises:
@@ -57,9 +61,8 @@ def compare(
         given = f"{len(runs)} run was given" if len(places) < least else "all of these are the same run"
         raise UsageError(f"{given}, but it takes {least} or more", hint="name another run")
     chosen = protocol or _shared(runs)
-    for run in runs if evaluates else ():
-        if run.checkpoint is not None and run.evaluated(chosen) is None:
-            _evaluate(run, chosen, device, say)
+    if evaluates and chosen in PROTOCOLS:
+        _complete([run for run in runs if run.checkpoint is not None], chosen, device, say)
     return Comparison(runs, tables(runs, chosen))
 
 
@@ -71,10 +74,27 @@ def _shared(runs: Sequence[Run]) -> str:
     return _USUAL if _USUAL in shared or not shared else shared[0]
 
 
-def _evaluate(run: Run, protocol: str, device: str, say: Say) -> None:
-    say(f"evaluating {run.name} by {protocol}, which its folder has no numbers of (--no-evaluate leaves this out)")
+def _complete(runs: Sequence[Run], protocol: str, device: str, say: Say) -> None:
+    """Measure what is missing: everything of a run alone or one without numbers, and of others what one of them has."""
+    for run in runs:
+        if run.evaluated(protocol) is None:
+            _evaluate(run, protocol, (), device, say)
+    installed = registry.names("metric")
+    known = {run.path: looked_at(found) for run in runs if (found := run.evaluated(protocol)) is not None}
+    wanted = set(installed) if len(runs) == 1 else set().union(*known.values())
+    for run in runs:
+        missing = [name for name in installed if name in wanted - known.get(run.path, wanted)]
+        if missing:
+            _evaluate(run, protocol, missing, device, say)
+
+
+def _evaluate(run: Run, protocol: str, metrics: Sequence[str], device: str, say: Say) -> None:
+    lacking = f"no {', '.join(metrics)} of it" if metrics else "no numbers of it"
+    say(f"evaluating {run.name} by {protocol}: its folder has {lacking} (--no-evaluate leaves this out)")
+    count = len(run.evaluations)
+    asked: dict[str, Any] = {"metrics": metrics, "quiet": True} if metrics else {}
     try:
-        found = evaluate(run.checkpoint, by=protocol, device=device, say=say)
+        found = evaluate(run.checkpoint, by=protocol, device=device, say=say, **asked)
     except AegenError as error:
         run.notes.append(f"{NOT_EVALUATED}{run.words(error)}")
         say(f"{run.name} could not be evaluated: {error}")
@@ -84,7 +104,7 @@ def _evaluate(run: Run, protocol: str, device: str, say: Say) -> None:
     except AegenError as error:
         say(f"the numbers of {run.name} are shown, but not kept: {error}")
     run.read_evaluations()
-    if run.evaluated(protocol) is None:  # they could not be kept in its folder
+    if len(run.evaluations) == count:  # they could not be kept in its folder
         run.evaluations.append(found)
 
 

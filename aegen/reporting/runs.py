@@ -16,6 +16,7 @@ from aegen.errors import AegenError, UsageError
 from aegen.evaluation import Evaluation
 from aegen.names import native
 from aegen.outside import parse_json, parse_toml, read_bytes, read_text
+from aegen.reporting.merging import merged
 from aegen.rundir import METRICS, RunDir, find_checkpoint, pointed
 from aegen.settings import RunSpec, flatten
 
@@ -57,6 +58,7 @@ class Run:
         lines: of metrics.jsonl, in order.
         evaluations: oldest first.
         checkpoint: the file that is used, and its header; None where there is none.
+        weights: a digest of what it has learned, where it is known.
         trouble: why there is none.
         notes: what was left out, and why.
     """
@@ -69,6 +71,7 @@ class Run:
     evaluations: list[Evaluation] = field(default_factory=list)
     checkpoint: Path | None = None
     header: Header | None = None
+    weights: str = ""
     trouble: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -82,14 +85,36 @@ class Run:
         return error.message.removeprefix(f"{self.path} ").replace(str(self.path), self.name)
 
     def evaluated(self, protocol: str, data: str | None = None) -> Evaluation | None:
-        """The newest evaluation by a protocol of the checkpoint that is used, on the run's own data by default."""
+        """What was measured by a protocol of the checkpoint that is used, on the run's own data by default."""
+        found = merged(self._current(protocol, data))
+        return None if found is None else found.whole
+
+    def apart(self, protocol: str, data: str | None = None) -> list[str]:
+        """What `evaluated` leaves out of evaluations by the same protocol on data of the same name, and why."""
+        found = merged(self._current(protocol, data))
+        told = found.apart if found else []
+        others = len(self._of(protocol, data)) - len(self._current(protocol, data))
+        if others:
+            told.insert(0, f"{others} by this protocol {'is' if others == 1 else 'are'} of other weights of the run")
+        return told
+
+    def _of(self, protocol: str, data: str | None) -> list[Evaluation]:
         wanted = data or self.config.get("data.name")
+        return [
+            one for one in self.evaluations if (one.protocol.get("name"), one.data.get("name")) == (protocol, wanted)
+        ]
+
+    def _current(self, protocol: str, data: str | None) -> list[Evaluation]:
+        """Those of the weights that are used; an evaluation that does not name them is known by its steps."""
         steps = self.header["step"] if self.header else None
-        for found in reversed(self.evaluations):
-            current = steps is None or found.model.get("steps") == steps
-            if current and (found.protocol.get("name"), found.data.get("name")) == (protocol, wanted):
-                return found
-        return None
+
+        def same(one: Evaluation) -> bool:
+            told = one.model.get("weights")
+            if self.weights and told and told != self.weights:
+                return False
+            return steps is None or one.model.get("steps") == steps
+
+        return [one for one in self._of(protocol, data) if same(one)]
 
     def read_evaluations(self) -> None:
         """Read what `aegen evaluate` wrote; a file that is none is noted and left out."""
@@ -160,7 +185,8 @@ def _read(place: Path) -> Run:
         run.notes.append("metrics.jsonl is missing or cannot be read")
     try:
         run.checkpoint = find_checkpoint(folder.path)
-        run.header = Checkpoint(run.checkpoint).header
+        file = Checkpoint(run.checkpoint)
+        run.header, run.weights = file.header, file.weights
     except AegenError as error:
         run.checkpoint, run.trouble = None, run.words(error)
     run.read_evaluations()

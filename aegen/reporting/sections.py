@@ -91,15 +91,12 @@ def _one_table(table: Table, places: Mapping[str, int]) -> str:
         lines = [[_number(r), *map(_cell, r.cells), charts.whiskers(lanes, r.cells)] for r in table.rows]
         shown = scroll(["", *heads, ""], lines, "numbers")
     else:
-        shown = scroll(
-            ["", "value", "95 % interval"], [[_number(r), *_apart(r.cells[0])] for r in table.rows], "numbers"
-        )
-    skipped = [
-        ", ".join(one.metrics)
-        + (f" of {', '.join(one.runs)}" if len(one.runs) < len(table.runs) else "")
-        + f": {one.reason}"
-        for one in table.skipped
-    ]
+        shown = scroll(["", "value"], [[_number(r), _cell(r.cells[0])] for r in table.rows], "numbers")
+    reasons: dict[str, list[str]] = {}
+    for one in table.skipped:
+        some = f" of {', '.join(one.runs)}" if len(one.runs) < len(table.runs) else ""
+        reasons.setdefault(one.reason, []).append(f"{', '.join(one.metrics)}{some}")
+    skipped = [f"{'; '.join(which)}: {reason}" for reason, which in reasons.items()]
     rules = ", ".join(f"{key} {value}" for key, value in table.rules.items() if key != "name" and value != "")
     parts = [
         f"<h3>Protocol {text(table.protocol)}, data {text(table.data)}</h3>",

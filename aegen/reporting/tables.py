@@ -79,6 +79,8 @@ def tables(runs: Sequence[Run], first: str) -> list[Table]:
         having = [(run, one) for run in runs if (one := run.evaluated(protocol, data)) is not None]
         if having:
             made.append(_table(protocol, data, having))
+            apart = [(run.name, why) for run, _ in having for why in run.apart(protocol, data)]
+            made[-1].notes += [f"of the evaluations of {name}, {why}, and not in this table" for name, why in apart]
     for table in made:
         others = [one for one in made if one.protocol == table.protocol and not set(one.runs) & set(table.runs)]
         if others:

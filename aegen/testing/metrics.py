@@ -85,6 +85,9 @@ def _check_numbers(metric: Metric, rows: Rows, ordered: bool) -> bool:
         assert type(number.value) is float, f"{name} is a {type(number.value).__name__}"
         if number.low is not None and number.high is not None:
             assert number.low <= number.value <= number.high, f"{name} is {number.value}, outside its interval"
+    ranges = metric.within(found)
+    strange = ranges.keys() - {"*"} - numbers.keys() - metric.ranges.keys()
+    assert not strange, f"within() names {', '.join(sorted(strange))}, which it does not compute"
     assert all(isinstance(note, str) for note in metric.notes(found))
     if ordered:
         return True

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from aegen import forms, registry
 from aegen.factory import load
@@ -52,4 +52,12 @@ def models(
 def made(cls: Any, model: Autoencoder, extra: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
     """A component of a model, of options and of what it takes by position."""
     known = {"image": model.image, "latent": model.latent_shape, "size": 100, "model": model, **extra}
-    return cls(*(known[name] for name in positional_of(cls)), **options)
+    calls = f"__init__ of {cls.__name__} does not call super().__init__() first"
+    try:
+        part = cls(*(known[name] for name in positional_of(cls)), **options)
+    except AttributeError as error:  # torch's, of a module that is given parts before it is one
+        if "__init__() call" in str(error):
+            raise AssertionError(calls) from error
+        raise
+    assert not isinstance(part, nn.Module) or "_modules" in vars(part), calls
+    return part

@@ -3,18 +3,46 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeGuard
 
 import torch
 from torch import Tensor
 
-from aegen.errors import UsageError
+from aegen.errors import AegenError, UsageError
 from aegen.outside import quoted
 
 SEEDS = -(2**63), 2**63 - 1
 """The least and the largest."""
+
+
+_FLAG = re.compile(r"--([a-z][a-z-]*)(?: (?!(?:is|are|does|needs|if|to|out|for)\b)('[^']*'|[\w./+-]+))?")
+
+
+@contextmanager
+def in_python() -> Iterator[None]:
+    """Let errors name arguments, `label='7'`, where the command line's functions name flags, `--label 7`."""
+    try:
+        yield
+    except AegenError as error:
+        error.message, error.hint = spoken(error.message), spoken(error.hint)
+        error.args = (error.message, *error.args[1:])
+        raise
+
+
+def spoken(text: str) -> str:
+    """`text` with arguments for flags."""
+
+    def argument(found: re.Match[str]) -> str:
+        name, value = found[1].replace("-", "_"), found[2]
+        if value is None:
+            return name
+        return f"{name}={value if value.startswith(chr(39)) else repr(value)}"
+
+    return _FLAG.sub(argument, text)
 
 
 def dense(value: object) -> TypeGuard[Tensor]:

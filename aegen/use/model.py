@@ -22,7 +22,7 @@ from aegen.noise import seeded
 from aegen.outside import quoted
 from aegen.protocols import ImageShape, Latent, Sampler
 from aegen.talk import silent
-from aegen.use.given import SEEDS, dense, described, integers, paths_of, whole
+from aegen.use.given import SEEDS, dense, described, in_python, integers, paths_of, whole
 from aegen.use.joining import joined
 from aegen.use.loading import Loaded, open_checkpoint
 from aegen.use.reading import find_images, read_images
@@ -48,7 +48,11 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Model:
         x = model.read(["a.png", "b.png"])  # (2, C, H, W) in [-1, 1]
         latent = model.encode(x)  # .mean, .z, .posterior, .codes
         images = model.decode(latent.mean)  # (2, C, H, W)
+        again = model.reconstruct(x)  # (2, C, H, W)
         new = model.sample(16, seed=1)  # (16, C, H, W)
+        way = model.interpolate(x[0], x[1], steps=9)  # (9, C, H, W)
+        same = model.lookup(latent.codes)  # (2, *latent_shape), of models with a codebook
+        strange = model.score(x)  # (2,), mean squared error with pixels in [0, 1]; kind="nll": nats an image
 
     Averaged weights if the run kept them. Of the file only the tensors of the model are read.
 
@@ -272,10 +276,11 @@ class Model(Loaded):
         if not isinstance(sampler, str | None):
             raise UsageError(f"sampler is {quoted(sampler)}, but must be a name")
         told = None if label is None else str(label)
-        for z in samplers.draw_latents(
-            self, n, sampler=sampler, options=options, label=told, seed=seed, prepare=self._prepare
-        ):
-            yield from self.decode_batches(z)
+        with in_python():
+            for z in samplers.draw_latents(
+                self, n, sampler=sampler, options=options, label=told, seed=seed, prepare=self._prepare
+            ):
+                yield from self.decode_batches(z)
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 12, method: str = "lerp") -> Tensor:

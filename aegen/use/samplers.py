@@ -81,7 +81,7 @@ def draw_latents(
         drawer = prepare(name, options or {})
     else:
         drawer = prepare_sampler(loaded, name, dict(options or {}), say, here or World(loaded.device))
-    say(f"sampler {name}, model {loaded.path}")
+    say(f"sampler {name}, seed {seed} (--seed N draws others), model {loaded.path}")
     yield from draw_from(loaded, drawer, count, wanted=wanted, seed=seed)
 
 

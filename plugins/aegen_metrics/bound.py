@@ -7,6 +7,7 @@ make a bound: what a codebook, relaxed categories or the teaching of labels char
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -21,6 +22,7 @@ class Bound(Metric):
 
     needs = BOUND
     better: ClassVar[Mapping[str, str]] = {"negative_elbo": "lower", "bits_per_dim": "lower"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (0.0, math.inf), "bits_per_dim": (0.0, math.inf)}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Of each held-out image, (B,)."""

@@ -9,6 +9,7 @@ holds that, too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -27,7 +28,13 @@ class Codebook(Metric):
 
     needs = frozenset({"encoder", "codes"})
     better: ClassVar[Mapping[str, str]] = {"usage": "higher", "perplexity": "higher", "codes_used": "higher"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"perplexity": (1.0, math.inf), "usage": (0.0, 1.0)}
     resamples = 0
+
+    def within(self, rows: Mapping[str, Tensor]) -> Mapping[str, tuple[float, float]]:
+        """A book is no more even than all of its codes used alike."""
+        most = float(rows[_SIZES][0].double().mean()) if _SIZES in rows else math.inf
+        return {**self.ranges, "perplexity": (1.0, most)}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Codes (B, books, positions), and how many codes each book has, if the bottleneck says so, (B, books)."""

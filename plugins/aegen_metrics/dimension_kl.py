@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from torch import Tensor
 
@@ -18,6 +19,7 @@ class DimensionKL(Metric):
     """
 
     needs = frozenset({"encoder", "charges"})
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"*": (0.0, math.inf)}
     resamples = 0
 
     def __init__(self, *, most: Annotated[int, Range(1)] = 16) -> None:

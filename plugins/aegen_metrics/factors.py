@@ -6,6 +6,7 @@ A code is the posterior mean of a held-out image, flattened. Factors are integer
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,7 @@ class OfFactors(Metric):
     """A metric of codes and factors."""
 
     needs = frozenset({"encoder", "factors"})
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"*": (0.0, 1.0)}
     resamples = 0
     names: Sequence[str] = ()
 

@@ -9,6 +9,7 @@ and Inception Score and where to find them, 2020): by how much is told by all sa
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
@@ -28,10 +29,15 @@ class InceptionScore(Metric):
 
     needs = frozenset({"sampler", "features"})
     better: ClassVar[Mapping[str, str]] = {"inception-score": "higher"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"inception-score": (1.0, math.inf)}
     resamples = 0
 
     def __init__(self, *, splits: Annotated[int, Range(2)] = 10) -> None:
         self.splits = splits
+
+    def within(self, rows: Mapping[str, Tensor]) -> Mapping[str, tuple[float, float]]:
+        """No more than the classes."""
+        return {"inception-score": (1.0, float(rows["log_classes"].shape[1]))}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Log-probabilities of the classes, (B, classes)."""

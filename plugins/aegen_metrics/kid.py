@@ -34,6 +34,7 @@ class KID(Metric):
     paired: ClassVar[bool] = False
     needs = frozenset({"sampler", "features"})
     better: ClassVar[Mapping[str, str]] = {"kid": "lower"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"kid": (0.0, math.inf)}
     resamples = 0
 
     def __init__(self, *, size: Annotated[int, Range(2)] = 1000) -> None:
@@ -72,6 +73,7 @@ class RKID(KID):
     paired = True
     needs = frozenset({"encoder", "features"})
     better: ClassVar[Mapping[str, str]] = {"rkid": "lower"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"rkid": (0.0, math.inf)}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Features, (B, width)."""

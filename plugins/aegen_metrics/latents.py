@@ -8,6 +8,7 @@ them tell, and the interval holds that beside the error of the first order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -26,6 +27,14 @@ class Latents(Metric):
 
     resamples = 0
     better: ClassVar[Mapping[str, str]] = {}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "active_units": (0.0, math.inf),
+        "effective_dimension": (1.0, math.inf),
+    }
+
+    def within(self, rows: Mapping[str, Tensor]) -> Mapping[str, tuple[float, float]]:
+        """No more than the dimensions."""
+        return {name: (least, float(rows[MEAN].shape[1])) for name, (least, _) in self.ranges.items()}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Posterior means, (B, D)."""

@@ -8,6 +8,7 @@ the mean over the pairs of each image.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar
 
@@ -30,6 +31,7 @@ class MMD(Metric):
 
     needs = frozenset({"encoder", "prior"})
     better: ClassVar[Mapping[str, str]] = {"mmd": "lower"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"mmd": (0.0, math.inf)}
     resamples = 0
 
     def __init__(self, *, images: Annotated[int, Range(2)] = 2000) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ class MutualInformation(Metric):
     """Mutual information of image and latent, and the KL of the aggregate posterior to the prior, in nats."""
 
     needs = frozenset({"encoder", "density", "diagonal"})
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"*": (0.0, math.inf)}
     resamples = 0
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:

@@ -32,6 +32,7 @@ class NLL(Metric):
 
     needs = frozenset({"encoder", "density", "likelihood"})
     better: ClassVar[Mapping[str, str]] = {"nll": "lower", "nll_bits_per_dim": "lower", "effective_draws": "higher"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"nll_bits_per_dim": (0.0, math.inf)}
 
     def __init__(
         self,
@@ -41,6 +42,10 @@ class NLL(Metric):
         images: Annotated[int, Range(1)] = 1000,
     ) -> None:
         self.samples, self.chunk, self.images = samples, chunk, images
+
+    def within(self, rows: Mapping[str, Tensor]) -> Mapping[str, tuple[float, float]]:
+        """No more draws count than were made."""
+        return {**self.ranges, "effective_draws": (1.0, float(self.samples))}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Of each held-out image, (B,)."""

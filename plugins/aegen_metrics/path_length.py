@@ -10,6 +10,7 @@ Each latent ends two ways, so neighbours are correlated, and the standard error 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal
 
@@ -31,6 +32,7 @@ class PathLength(Metric):
 
     needs = frozenset({"sampler", "features"})
     better: ClassVar[Mapping[str, str]] = {"path-length": "lower"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"path-length": (0.0, math.inf)}
     resamples = 0
 
     def __init__(

@@ -6,7 +6,9 @@ It is no LPIPS, and must not be compared with one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -19,6 +21,7 @@ class Perceptual(Metric):
 
     needs = frozenset({"encoder", "features"})
     better = {"perceptual": "lower"}  # noqa: RUF012
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"perceptual": (0.0, math.inf)}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Of each held-out image, (B,)."""

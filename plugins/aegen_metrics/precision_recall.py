@@ -33,6 +33,11 @@ class PrecisionRecall(Metric):
 
     needs = frozenset({"sampler", "features"})
     better: ClassVar[Mapping[str, str]] = dict.fromkeys(("precision", "recall", "density", "coverage"), "higher")
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "precision": (0.0, 1.0),
+        "recall": (0.0, 1.0),
+        "coverage": (0.0, 1.0),
+    }
     resamples = 0
 
     def __init__(self, *, k: Annotated[int, Range(1)] = 3, dense: Annotated[int, Range(1)] = 5) -> None:

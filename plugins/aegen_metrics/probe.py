@@ -32,6 +32,7 @@ class Probe(Metric):
 
     needs = frozenset({"encoder", "labels"})
     better: ClassVar[Mapping[str, str]] = {"linear_probe": "higher", "knn": "higher"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"*": (0.0, 1.0)}
     resamples = 0
 
     def __init__(

@@ -6,7 +6,9 @@ mean error is another and lower number. An image that is reconstructed without e
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ class Reconstruction(Metric):
     """Mean squared and absolute error of pixels in [0, 1], and PSNR in dB, of held-out images."""
 
     better = {"mse": "lower", "mae": "lower", "psnr": "higher"}  # noqa: RUF012
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"mse": (0.0, math.inf), "mae": (0.0, math.inf)}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Of each held-out image, (B,)."""

@@ -86,6 +86,7 @@ class SSIM(Metric):
     """Structural similarity of reconstructions to held-out images, up to 1."""
 
     better: ClassVar[Mapping[str, str]] = {"ssim": "higher"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"ssim": (-1.0, 1.0)}
 
     def __init__(self) -> None:
         self.judge = judge()
@@ -101,6 +102,7 @@ class MSSSIM(Metric):
     """Structural similarity at five scales, for images of 176 pixels a side and more."""
 
     better: ClassVar[Mapping[str, str]] = {"ms-ssim": "higher"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"ms-ssim": (0.0, 1.0)}
 
     def __init__(self) -> None:
         self.judge = judge()

@@ -6,7 +6,9 @@ has the loss that it belongs to. What is watched of whole batches is left out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -22,6 +24,7 @@ class Terms(Metric):
     """
 
     needs = frozenset({"objective"})
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"kl": (0.0, math.inf)}
     resamples = 0
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:

@@ -9,6 +9,7 @@ the first order.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import ClassVar
 
@@ -27,6 +28,7 @@ class TotalCorrelation(Metric):
 
     resamples = 0
     better: ClassVar[Mapping[str, str]] = {"gaussian_total_correlation": "lower"}
+    ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"gaussian_total_correlation": (0.0, math.inf)}
 
     def collect(self, seen: Seen) -> Mapping[str, Tensor]:
         """Draws from the posteriors, (B, D)."""
