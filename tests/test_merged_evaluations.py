@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import Aegen
 
 from aegen import registry
 from aegen.cli.compare import remarks
-from aegen.errors import UsageError
 from aegen.evaluation import Evaluation, Number, evaluate, save
 from aegen.reporting import making
 from aegen.reporting.merging import merged
@@ -129,10 +129,15 @@ def test_options_of_a_metric_are_written_where_they_are_not_the_usual_ones(alone
     assert (usual.options, other.options) == ({}, {"probe": {"neighbours": 3}})
 
 
-def test_nothing_measured_is_an_error_that_says_why_and_writes_nothing(alone: Path) -> None:
-    with pytest.raises(UsageError, match=r"codebook: the bottleneck offers no codes; ms-ssim: images are 16×16"):
-        evaluate(alone, metrics=["codebook", "ms-ssim"])
-    assert not (alone / "evaluations").exists()
+def test_where_nothing_is_measured_that_is_said_and_nothing_is_written(alone: Path, aegen: Aegen) -> None:
+    said = aegen("evaluate", "-c", alone, "--metric", "codebook", "--metric", "ms-ssim", "-o", "none.json").worked()
+    assert (
+        "not measured: codebook (the bottleneck offers no codes" in said.err and "ms-ssim (images are 16×16" in said.err
+    )
+    assert "none of these metrics applies, so nothing is written" in said.err and said.out == ""
+    assert not (alone / "evaluations").exists() and not Path("none.json").exists()
+    told = json.loads(aegen("evaluate", "-c", alone, "--metric", "codebook", "--json").worked().out)
+    assert (told["numbers"], told["file"]) == ([], None)
 
 
 def test_a_sentence_below_the_tables_stands_once_with_what_it_concerns() -> None:

@@ -161,16 +161,23 @@ def evaluate(
     )
     if found.rank > 0:
         return
-    try:
-        file = evaluation.save(found, out, say, force=force)
-    except AegenError:
-        show(found)  # the work of minutes
-        raise
+    file = None  # without a number there is nothing to keep
+    if found.numbers:
+        try:
+            file = evaluation.save(found, out, say, force=force)
+        except AegenError:
+            show(found)  # the work of minutes
+            raise
     if as_json:
-        typer.echo(json.dumps({**found.to_dict(), "file": str(file)}))
+        typer.echo(json.dumps({**found.to_dict(), "file": str(file) if file else None}))
     else:
         show(found)
-        tell(str(file))
+        if file:
+            tell(str(file))
+    if not found.numbers:
+        say(
+            "none of these metrics applies, so nothing is written; aegen list-plugins --kind metric shows what there is"
+        )
     if explain:
         _explain(found)
 

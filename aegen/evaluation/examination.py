@@ -122,7 +122,7 @@ def evaluate(
         quiet: metrics that cannot be had are skipped with their reason also where they are named.
 
     Raises:
-        UsageError: unknown names or options; there is no such model or data; none of the metrics applies, and why.
+        UsageError: unknown names or options; there is no such model or data.
     """
     registry.allow(str((changes or {}).get("weights", "")))
     began = time.monotonic()
@@ -132,8 +132,6 @@ def evaluate(
         loaded = load_model(place, device=str(here.device))
         found = _evaluate(loaded, rules, chosen, data or {}, here, say if here.first else silent)
     found.options = _unusual(chosen, options or {})
-    if here.first and not found.numbers and not quiet:
-        raise UsageError(_nothing(found), hint="aegen list-plugins --kind metric shows what there is")
     found.seconds = round(time.monotonic() - began, 1)
     return found
 
@@ -264,15 +262,6 @@ def _unusual(chosen: Mapping[str, Metric | str], options: Mapping[str, Mapping[s
         if unusual:
             found[name] = unusual
     return found
-
-
-def _nothing(found: Evaluation) -> str:
-    """Why nothing was measured, each reason once."""
-    whys: dict[str, list[str]] = {}
-    for name, why in found.skipped.items():
-        whys.setdefault(why, []).append(name)
-    told = "; ".join(f"{', '.join(names)}: {why}" for why, names in whys.items())
-    return f"none of the metrics applies to {found.checkpoint}, so nothing is measured or written ({told})"
 
 
 def _subject(
