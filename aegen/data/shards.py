@@ -106,6 +106,9 @@ def _members(archive: tarfile.TarFile, url: str, left: LeftOut) -> tuple[list[di
             why = HIDDEN if hidden else "a link" if member.issym() or member.islnk() else "no file"
             left.add([f"{Path(url).name}, {member.name} ({why})"] * (image and not member.isdir()))
             continue
+        if "." not in PurePosixPath(member.name).name:  # webdataset passes over such files without a word
+            left.add([f"{Path(url).name}, {member.name} (its name has no ending that says what it is)"])
+            continue
         members.append({"fname": member.name, "data": span, "__url__": url})
         if image:
             places[member.name] = span

@@ -45,7 +45,8 @@ def picture(content: bytes, found: Page, white: float | None) -> tuple[Image.Ima
     top = white_of(found.kind, found.bits[0]) if white is None or found.bits[0] <= 8 else white
     wanted: type[np.generic] = np.uint16 if found.meaning == PALETTE else np.uint8
     out = np.zeros((found.height, found.width, len(chosen)), wanted)
-    note, largest, deep = Note.NOTHING, 0, white is None and found.kind in ("u", "i") and found.bits[0] > _DEEP
+    note = Note.MORE if len(found.bits) > len(chosen) else Note.NOTHING
+    largest, deep = 0, white is None and found.kind in ("u", "i") and found.bits[0] > _DEEP
     for row, taken, values in _samples(content, found, chosen):
         if found.meaning == PALETTE:
             out[row : row + len(values), :, taken] = values

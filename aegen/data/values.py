@@ -25,6 +25,8 @@ class Note(IntFlag):
     """It has other pages or frames, of which the first was read."""
     CUT = 2
     """Values below black or beyond white became black or white."""
+    MORE = 4
+    """It has more samples a pixel than colours and opacity, which were left out."""
 
 
 def white_of(kind: str, bits: int) -> float:
@@ -59,6 +61,7 @@ def eight_bit(values: NDArray[np.generic], white: float) -> tuple[Bytes, Note]:
 _SAID = {
     Note.FRAMES: "several pages or frames, of which the first is used",
     Note.CUT: "values below black or beyond white, which are cut off (data.white says which value is white)",
+    Note.MORE: "more samples a pixel than colours and opacity, of which the rest is left out",
 }
 _NAMED = 3
 

@@ -60,6 +60,9 @@ def compare(
     if len(runs) < least:
         given = f"{len(runs)} run was given" if len(places) < least else "all of these are the same run"
         raise UsageError(f"{given}, but it takes {least} or more", hint="name another run")
+    for run in runs:
+        for note in run.notes:
+            say(f"{run.name}: {note}")
     chosen = protocol or _shared(runs)
     if evaluates and chosen in PROTOCOLS:
         _complete([run for run in runs if run.checkpoint is not None], chosen, device, say)

@@ -14,6 +14,11 @@ def text(value: object) -> str:
     return escape(shown(value))
 
 
+def code(value: str) -> str:
+    """Text whose lines stay lines, each shown as `text` shows it."""
+    return f"<pre>{chr(10).join(map(text, value.splitlines()))}</pre>"
+
+
 def section(key: str, title: str, *body: str) -> str:
     """A part of the page with a heading that can be linked to."""
     return f'<section id="{key}"><h2>{text(title)}</h2>{"".join(body)}</section>'

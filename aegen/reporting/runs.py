@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from aegen.checkpoint import Checkpoint, Header
-from aegen.errors import AegenError, UsageError
+from aegen.errors import AegenError, UsageError, counted
 from aegen.evaluation import Evaluation
 from aegen.names import native
 from aegen.outside import parse_json, parse_toml, read_bytes, read_text
@@ -180,7 +180,11 @@ def _read(place: Path) -> Run:
         run.environment = {}
         run.notes.append("environment.json is missing or damaged")
     try:
-        run.lines = _lines(folder.metrics)
+        run.lines, damaged = _lines(folder.metrics)
+        if damaged:
+            run.notes.append(
+                f"{counted(damaged, 'line')} of metrics.jsonl {'is' if damaged == 1 else 'are'} damaged and left out"
+            )
     except (OSError, ValueError):
         run.notes.append("metrics.jsonl is missing or cannot be read")
     try:
@@ -193,21 +197,29 @@ def _read(place: Path) -> Run:
     return run
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
-    """The lines that are whole: a crash may have cut the last one short. Of each what is a number, as all but its split should be."""
-    found = []
-    for text in read_bytes(path, most=METRICS).decode("utf-8", "replace").split("\n"):
+def _lines(path: Path) -> tuple[list[dict[str, Any]], int]:
+    """The lines that are whole, of each what is a number, as all but its split should be; and how many are not.
+
+    A crash may have cut the last one short: one without its line break is not counted.
+    """
+    found, damaged = [], 0
+    texts = read_bytes(path, most=METRICS).decode("utf-8", "replace").split("\n")
+    for place, text in enumerate(texts):
         try:
             line = parse_json(text)
         except ValueError:
+            damaged += place < len(texts) - 1
             continue
         if not isinstance(line, dict) or line.get("split") not in ("train", "validation"):
+            damaged += 1
             continue
         numbers = {k: v for k, v in line.items() if isinstance(v, int | float) and not isinstance(v, bool)}
         step = numbers.get("step")
         if isinstance(step, int) and 0 <= step <= _LAST:
             found.append(numbers | {"split": line["split"]})
-    return found
+        else:
+            damaged += 1
+    return found, damaged
 
 
 def _age(path: Path) -> tuple[float, int, str]:

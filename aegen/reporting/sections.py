@@ -8,7 +8,7 @@ from typing import Any
 
 from aegen.errors import counted
 from aegen.reporting import charts, formats
-from aegen.reporting.markup import fold, listed, missing, row, say, scroll, section, text, who
+from aegen.reporting.markup import code, fold, listed, missing, row, say, scroll, section, text, who
 from aegen.reporting.runs import NOT_EVALUATED, Run
 from aegen.reporting.sights import PAIRS, Sights
 from aegen.reporting.speed import duration, file_size, images_per_second, training_seconds
@@ -132,11 +132,15 @@ def _apart(cell: Cell | None) -> tuple[str, str]:
     return figure(cell.value), interval
 
 
+def _why_silent(run: Run) -> str:
+    return "".join(f": {note}" for note in run.notes if "metrics.jsonl" in note)
+
+
 def curves(runs: Sequence[Run]) -> str:
     """A chart for each term."""
     drawn = charts.charts(runs)
     silent = [i for i, run in enumerate(runs) if not any(line.run == i for chart in drawn for line in chart.lines)]
-    gone = [missing(i, runs[i].name, "has no metrics.jsonl with numbers") for i in silent]
+    gone = [missing(i, runs[i].name, "has no metrics.jsonl with numbers" + _why_silent(runs[i])) for i in silent]
     if not drawn:
         return section("curves", "Curves", *gone)
     legend = "".join(who(i, run.name) for i, run in enumerate(runs) if i not in silent) if len(runs) > 1 else ""
@@ -346,7 +350,7 @@ def _settings(runs: Sequence[Run], rows: Mapping[str, Sequence[Any]]) -> str:
 
 def configuration(runs: Sequence[Run]) -> str:
     """The settings that differ, and all of each run folded."""
-    whole = [fold(f"All settings of {run.name}", f"<pre>{text(to_toml(run.tables))}</pre>") for run in runs]
+    whole = [fold(f"All settings of {run.name}", code(to_toml(run.tables))) for run in runs]
     if len(runs) == 1:
         return section("configuration", "Configuration", *whole)
     rows = differing(_side_by_side([run.config for run in runs]))
