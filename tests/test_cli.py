@@ -94,8 +94,8 @@ def test_one_command_then_all_the_others_without_naming_a_checkpoint(aegen: Aege
     a, b = picture(tmp_path / "a.png"), picture(tmp_path / "b.png")
     assert aegen("reconstruct", a, b).worked().out == "reconstructions.png\n"
     assert aegen("interpolate", a, b).worked().out == "interpolation.png\n"
-    assert aegen("export").worked().out == "mlp-vae-digits.safetensors\n"
-    assert aegen("sample", "-c", "mlp-vae-digits.safetensors", "-o", "again.png").worked()
+    assert aegen("export").worked().out == "mlp-vae-digits-safetensors.safetensors\n"
+    assert aegen("sample", "-c", "mlp-vae-digits-safetensors.safetensors", "-o", "again.png").worked()
     for name in ("samples.png", "reconstructions.png", "interpolation.png", "again.png"):
         with Image.open(tmp_path / name) as image:
             assert np.asarray(image).std() > 5, f"{name} is blank"

@@ -327,10 +327,12 @@ def test_an_encoder_that_nobody_trained_is_left_out(aegen: Aegen) -> None:
 def test_an_export_is_called_by_the_whole_name(aegen: Aegen, trained: Path, tmp_path: Path, name: str) -> None:
     shutil.copytree(trained, name)
     shutil.copy(Path(name, "checkpoints/best.safetensors"), "m.v2.safetensors")
-    assert aegen("export", "-c", name).worked().out == f"{name}.safetensors\n"
-    assert aegen("export", "-c", name).worked().out == f"{name}-2.safetensors\n"
-    assert aegen("export", "-c", f"{name}/checkpoints/last.safetensors").worked().out.startswith(f"{name}-3")
-    assert aegen("export", "-c", "m.v2.safetensors").worked().out == "m.v2-2.safetensors\n"
+    assert aegen("export", "-c", name).worked().out == f"{name}-safetensors.safetensors\n"
+    assert aegen("export", "-c", name).worked().out == f"{name}-safetensors-2.safetensors\n"
+    assert (
+        aegen("export", "-c", f"{name}/checkpoints/last.safetensors").worked().out.startswith(f"{name}-safetensors-3")
+    )
+    assert aegen("export", "-c", "m.v2.safetensors").worked().out == "m.v2-safetensors.safetensors\n"
 
 
 def test_a_folder_is_numbered_after_its_whole_name(aegen: Aegen, trained: Path, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def export(
             autocompletion=_formats,
         ),
     ] = _DEFAULT,
-    out: Annotated[Path | None, out("the run's name and the format's ending")] = None,
+    out: Annotated[Path | None, out("the run's and the format's name, with its ending")] = None,
     force: Force = False,
     tolerance: Annotated[
         float,

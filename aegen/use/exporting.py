@@ -57,7 +57,7 @@ def export(
     spec = Spec(format, dict(options or {}))
     exporter = create(load_class("exporter", format, Exporter), "exporter", spec, "export.", {})
     loaded = load(place, device="cpu")  # parity is judged where arithmetic is exact
-    out = out or free_name(Path(_usual(loaded.path, format, exporter.suffix)), exporter.suffix)
+    out = out or free_name(Path(f"{_name(loaded.path)}-{format}{exporter.suffix}"), exporter.suffix)
     if not (force and out.is_dir() and not exporter.suffix):
         refuse_present([out], force)
     fitted = loaded.file.header["samplers"]
@@ -92,14 +92,13 @@ def export(
     return Exported(files, parity)
 
 
-def _usual(path: Path, format: str, suffix: str) -> str:
-    """The model's name, that of its run's folder or of its file without the ending, and the format's, unless the ending says it.
-
-    Dots in a name are no ending.
-    """
-    run = path.parent.name == "checkpoints"
-    name = path.parent.resolve().parent.name if run else path.name.removesuffix(".safetensors")
-    return f"{name}{suffix}" if suffix.removeprefix(".") == format else f"{name}-{format}{suffix}"
+def _name(path: Path) -> str:
+    """What a model is called: its run's folder, or its file without the ending. Dots in a name are no ending."""
+    return (
+        path.parent.resolve().parent.name
+        if path.parent.name == "checkpoints"
+        else path.name.removesuffix(".safetensors")
+    )
 
 
 def _tell_what_stays(exporter: Exporter, loaded: Loaded, format: str, say: Say) -> None:
