@@ -169,10 +169,15 @@ class _Unvalued(TorchFunctionMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        device = kwargs.get("device")
+        if (
+            device is not None and torch.device(device).type != "meta"
+        ):  # somebody wants values, a module's constants for one
+            return func(*args, **kwargs)
         if func is torch.eye and not kwargs.keys() - {"dtype"}:
             return torch.empty((args * 2)[:2], **kwargs)
         if func in (torch.randn, torch.rand):
-            func = torch.empty
+            func, kwargs = torch.empty, {key: value for key, value in kwargs.items() if key != "generator"}
         return func(*args, **kwargs)
 
 

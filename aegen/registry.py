@@ -175,9 +175,11 @@ def _typed(name: str) -> str | None:
     typed = {other: other.partition(":")[0] for other in sorted(_trusted_files) if other.partition(":")[2] == attribute}
     if "\0" in path:
         return None
-    same = [other for other, own in typed.items() if os.path.realpath(own) == os.path.realpath(path)]
-    if not same and not os.path.exists(path):  # named as it was seen from the folder where a run was begun
-        same = [other for other, own in typed.items() if os.path.basename(own) == os.path.basename(path)]
+    same = [o for o, own in typed.items() if os.path.abspath(path) in (os.path.abspath(own), os.path.realpath(own))]
+    # A file's word is not enough to look for another, on whatever machine it may be, unless one of its name was typed.
+    if not same and (alike := [o for o, own in typed.items() if os.path.basename(own) == os.path.basename(path)]):
+        there = os.path.exists(path)  # or it was named as it was seen from the folder where a run was begun
+        same = [o for o in alike if not there or os.path.realpath(typed[o]) == os.path.realpath(path)]
     return same[0] if len({os.path.realpath(typed[other]) for other in same}) == 1 else None
 
 

@@ -58,7 +58,7 @@ class RunDir:
 
         Raises:
             UsageError: `path` exists, or cannot be made.
-        RunError: the disk is full or fails.
+            RunError: the disk is full or fails.
             OSError: `begin` could not write.
         """
         if path is not None:

@@ -80,10 +80,26 @@ def _mine(path: Path) -> bool:
     if not hasattr(os, "getuid"):
         return path.exists()
     told = path.stat()
-    if told.st_uid != os.getuid() or told.st_mode & 0o022:
+    if told.st_uid != os.getuid() or _common(path, told):
         return False
     if told.st_mode & 0o077:
-        path.chmod(0o600)
+        with suppress(OSError):  # where nothing can be written, or modes are unknown
+            path.chmod(0o600)
+    return True
+
+
+def _common(path: Path, told: os.stat_result) -> bool:
+    """Whether others may have written a file; some file systems say so of all, and then it says nothing."""
+    if not told.st_mode & 0o022:
+        return False
+    draft = draft_of(path)
+    with suppress(OSError):
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            return not os.fstat(handle).st_mode & 0o022
+        finally:
+            os.close(handle)
+            os.unlink(draft)
     return True
 
 
@@ -115,5 +131,5 @@ def _new() -> bytes | None:
 def _drop_common(path: Path) -> None:
     """Delete a key that others may have put there: what has a seal of it is believed no more."""
     told = path.lstat()
-    if stat.S_ISREG(told.st_mode) and hasattr(os, "getuid") and told.st_mode & 0o022:
+    if stat.S_ISREG(told.st_mode) and hasattr(os, "getuid") and _common(path, told):
         path.unlink()

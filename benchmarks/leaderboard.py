@@ -213,10 +213,17 @@ def kept(new: str, old: str) -> str:
         if "KID" in rule + head.partition("sampler")[2]:
             table.sort(key=lambda line: float(line.split("|")[3] or 0))
         parts[index] = "\n".join([head, rule, *table])
-    stood = [line for b in before if b.startswith(("- `", "- <code>")) for line in b.splitlines()]
-    refused = [line for b in parts[2:] if b.startswith(("- `", "- <code>")) for line in b.splitlines()]
-    rest = [line for line in stood if line.split("`")[1] not in {one.split("`")[1] for one in refused}] + refused
+    stood, refused = (
+        [line for b in blocks for line in b.splitlines() if _refused(line)] for blocks in (before, parts[2:])
+    )
+    rest = [line for line in stood if _refused(line) not in {_refused(one) for one in refused}] + refused
     return "\n\n".join([*parts[:2], *(["Not here:", "\n".join(rest)] if rest else [])]) + "\n"
+
+
+def _refused(line: str) -> str:
+    """The name in a line of the list of what is not there, as it is written now or was before; nothing of another line."""
+    found = re.match(r"- (?:`|<code>)(.*?)(?:`|</code>)", line)
+    return found[1] if found else ""
 
 
 def key(line: str) -> tuple[str, str]:

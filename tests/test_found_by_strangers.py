@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import signal
 import subprocess
@@ -12,8 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
+import torch
 from conftest import Aegen
 from PIL import Image
+
+from aegen import UsageError, registry
+from aegen.cli import render
+from aegen.factory import unvalued
+
+ROOT = Path(__file__).parents[1]
 
 TINY = ("--data", "digits", "--size", 8, "--arch", "mlp", "--arch.hidden", "[8]", "--steps", 2, "--batch-size", 16)
 
@@ -68,3 +76,60 @@ def test_a_signal_while_the_command_line_is_imported_has_its_sentence() -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (130, "interrupted; nothing is left half-written\n")
+
+
+def test_values_that_somebody_asks_for_are_values_while_layers_are_outlined() -> None:
+    with unvalued():
+        seeded = torch.randn(3, 2, generator=torch.Generator().manual_seed(0))
+        assert seeded.is_meta and seeded.shape == (3, 2)
+        here = torch.randn(64, device="cpu")
+        with torch.device("cpu"):
+            eye, constant = torch.eye(3), torch.rand(64)
+    assert torch.equal(eye, torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1]]))
+    assert 0.5 < float(here.std()) < 2 and float(constant.min()) >= 0 and 0.1 < float(constant.std()) < 0.5
+
+
+def test_a_net_with_a_seeded_projection_and_constants_is_trained_and_loaded(aegen: Aegen) -> None:
+    Path("mine.py").write_text(
+        "import torch\n"
+        "from aegen_nets.mlp import MLP\n"
+        "LIMITS = torch.rand(1000) + 1\n"
+        "class Mine(MLP):\n"
+        "    def encoder(self):\n"
+        "        found = super().encoder()\n"
+        "        found.register_buffer('fixed', torch.randn(4, 4, generator=torch.Generator().manual_seed(0)))\n"
+        "        assert LIMITS.min() >= 1 and LIMITS.max() <= 2 and LIMITS.std() > 0.1\n"
+        "        return found\n"
+    )
+    aegen("train", *TINY, "--arch", "./mine.py:Mine", "--run-dir", "r").worked()
+    code = "import sys, aegen; from aegen import registry; registry.trust('./mine.py:Mine'); aegen.load('r').sample(2)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_diverging_row_shows_its_numbers_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(render, "columns", lambda *where: 40)
+    display = render.Display()
+    display.aegen_epoch_end(1, 3, {"loss": 1.3e10, "error": 1.25e15, "validation": 5.0})
+    head, row = capsys.readouterr().err.splitlines()
+    assert head.split() == ["epoch", "validation", "error"] and row.split() == ["1", "1.30e+10", "1.25e+15"]
+
+
+def test_a_path_of_a_file_is_not_looked_up_unless_its_name_was_typed(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(registry, "_trusted_files", {"./other.py:Mine"})
+    monkeypatch.setattr(registry.os.path, "exists", lambda path: asked.append(path) or False)
+    with pytest.raises(UsageError):
+        registry.find("objective", "/net/elsewhere/mine.py:Mine")
+    assert asked == []
+
+
+def test_rows_of_a_board_that_were_refused_are_known_in_both_spellings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    board = importlib.import_module("leaderboard")
+    tables = "| a | b |\n|---|---|\n| x | 1 |\n\n| c | d |\n|---|---|\n| y | 2 |"
+    old = f"{tables}\n\nNot here:\n\n- `vae`: old\n- `ae`: stays\n"
+    new = f"{tables}\n\n- <code>vae</code>: new"
+    assert board.kept(new, old).strip().splitlines()[-2:] == ["- `ae`: stays", "- <code>vae</code>: new"]

@@ -108,6 +108,9 @@ def test_latents_of_every_bottleneck_can_be_joined(neck: str) -> None:
         whole = joined(parts)
         assert torch.equal(whole.mean, torch.cat([part.mean for part in parts]))
         assert whole.penalty.shape == (5,) and (whole.posterior is None) == (parts[0].posterior is None)
+        if "diagonal" in net.bottleneck.offers:
+            spreads = torch.cat([part.posterior.std for part in parts])  # type: ignore[union-attr]
+            assert torch.equal(whole.posterior.std, spreads)  # type: ignore[union-attr]
         if isinstance(whole.posterior, Posterior) and "density" in net.bottleneck.offers:
             assert whole.posterior.log_prob(whole.z).shape == (5,)
 

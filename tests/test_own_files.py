@@ -12,7 +12,7 @@ from conftest import Aegen
 from aegen.checkpoint import Checkpoint
 
 _MINE = """
-from aegen import Objective, Outcome, reduce_free
+from aegen import Objective, Outcome
 
 
 class Mine(Objective):
@@ -24,7 +24,7 @@ class Mine(Objective):
         latent = model.encode(x)
         recon = model.decode(latent.z)
         return Outcome({"error": recon.nll(x)}, recon, latent)
-""".replace(", reduce_free", "")
+"""
 
 _TINY = ("--arch", "mlp", "--arch.hidden", "[8]", "--size", "8", "--set", "log.images_every_epochs=0")
 

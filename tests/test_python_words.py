@@ -41,6 +41,8 @@ def test_data_that_is_gone_is_told_with_the_sampler_that_needs_none(trained: Pat
     [
         ("draw with --sampler prior", "draw with sampler='prior'"),
         ("--label 'x y' is no class", "label='x y' is no class"),
+        ("give --sampler ./m.py:M", "give sampler='./m.py:M'"),
+        ("name them: --data '/x/y', --set data.cache_gb=3", "name them: --data '/x/y', --set data.cache_gb=3"),
         ("a -- b", "a -- b"),
     ],
 )

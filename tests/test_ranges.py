@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import ClassVar
 
 import pytest
 import torch
@@ -16,10 +17,11 @@ from aegen_metrics.probe import Probe
 from aegen_metrics.total_correlation import TotalCorrelation
 from torch import Tensor
 
-from aegen import Metric, registry
+from aegen import Metric, Seen, registry
 from aegen.errors import PluginError
 from aegen.evaluation.rows import Number, Rows, clipped
 from aegen.factory import load
+from aegen.testing import check_metric
 
 
 def numbers(metric: Metric, rows: Mapping[str, Tensor]) -> dict[str, Number]:
@@ -103,3 +105,14 @@ def test_what_a_third_party_says_of_ranges_is_held_against_the_rules() -> None:
 def test_every_metric_with_an_interval_knows_what_is_possible(name: str) -> None:
     cls = load("metric", name, Metric)
     assert all(least < most for least, most in cls.ranges.values())
+
+
+def test_a_range_of_a_number_that_is_not_computed_breaks_the_contract() -> None:
+    class Misspelt(Metric):
+        ranges: ClassVar[Mapping[str, tuple[float, float]]] = {"grey_levels": (0.0, 1.0)}
+
+        def collect(self, seen: Seen) -> Mapping[str, Tensor]:
+            return {"grey_level": (seen.x.flatten(1).mean(1) + 1) / 2} if seen.held_out else {}
+
+    with pytest.raises(AssertionError, match="ranges names grey_levels, which it does not compute"):
+        check_metric(Misspelt)

@@ -49,11 +49,10 @@ def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """A table for eyes on a terminal, aligned columns without decoration for a pipe."""
     head, rows = [shown(cell) for cell in head], [[shown(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty() and _long(head, rows):
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    if sys.stdout.isatty() and _long(widths):
         for row in [head, *rows]:
-            lead = "  ".join(
-                cell.ljust(width) for cell, width in zip(row[:-1], _widths(head, rows), strict=False)
-            ).rstrip()
+            lead = "  ".join(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)).rstrip()
             typer.echo(lead if row is not head else typer.style(lead, bold=True))
             if row is not head and row[-1]:
                 typer.echo(wrapped(row[-1], 4))
@@ -72,17 +71,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         Console().print(grid)
         return
     for row in [head, *rows]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, _widths(head, rows), strict=True)).rstrip())
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _widths(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[int]:
-    """How wide each column is."""
-    return [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-
-
-def _long(head: Sequence[str], rows: Sequence[Sequence[str]]) -> bool:
-    """Whether the last column is text for which the others leave too little room in a line, so that it has lines of its own."""
-    *others, last = _widths(head, rows)
+def _long(widths: Sequence[int]) -> bool:
+    """Whether the last column, of columns so wide, is text for which the others leave too little room in a line, so that it has lines of its own."""
+    *others, last = widths
     room = (columns() or last) - sum(width + 2 for width in others)
     return last > room and room < _TEXT and last >= _TEXT
 
@@ -93,17 +87,19 @@ def number(value: float) -> str:
 
 
 def _short(value: float) -> str:
-    """The number; of a count, which is whole, no decimals."""
-    return f"{value:,.0f}" if math.isfinite(value) and float(value).is_integer() else number(value)
+    """The number, in a column's width; of a count, which is whole, no decimals."""
+    text = f"{value:,.0f}" if math.isfinite(value) and float(value).is_integer() else number(value)
+    return text if len(text) <= _NUMBER else f"{value:.2e}"
 
 
 def _row(first: str, cells: Mapping[str, str], names: Sequence[str]) -> str:
     """Cells below each other, flush right, as many as a line of stderr holds."""
     most, line = columns(sys.stderr), f"{first:>5}"
     for name in names:
-        line += f"  {cells.get(name, ''):>{max(len(name), _NUMBER)}}"
-        if most is not None and len(line) > most:
-            return line[: -2 - max(len(name), _NUMBER)].rstrip()
+        cell = f"  {cells.get(name, ''):>{max(len(name), _NUMBER)}}"
+        if most is not None and len(line + cell) > most:
+            break
+        line += cell
     return line.rstrip()
 
 
@@ -163,7 +159,7 @@ class Display:
         said = {"validation": _short(metrics["loss"])}
         for name, value in metrics.items():
             # With beta = 1 the loss is the bound, and the penalty the KL: say each number once.
-            if name != "loss" and (name in self._columns or _short(value) not in said.values()):
+            if name not in ("loss", *said) and (name in self._columns or _short(value) not in said.values()):
                 said[name] = _short(value)
         row |= said
         if not row.keys() <= set(self._columns):

@@ -40,7 +40,7 @@ def check_metric(
     """
     check_options(cls)
     assert set(cls.better.values()) <= {"lower", "higher"}, f"better is {dict(cls.better)}"
-    worked = 0
+    named: set[str] = set()
     metric: Any = cls
     metric = metric(**options)
     for model in models(image=image, needs=metric.needs - _KNOWN):
@@ -54,10 +54,12 @@ def check_metric(
         for key, value in players.state_dict().items():
             assert torch.equal(value, before[key]), f"{key} moved while it was looked at"
         _check_batches(metric, model, objective, rows, count)
-        worked += _check_numbers(metric, rows, ordered)
-        if worked and image != SMALL:
-            return
-    assert worked, f"{cls.__name__} applies to no installed bottleneck"
+        named |= _check_numbers(metric, rows, ordered)
+        if named and image != SMALL:
+            break
+    assert named, f"{cls.__name__} applies to no installed bottleneck"
+    strange = metric.ranges.keys() - {"*"} - named - metric.better.keys()  # some are of other likelihoods alone
+    assert not strange, f"ranges names {', '.join(sorted(strange))}, which it does not compute"
 
 
 def _check_batches(metric: Metric, model: Autoencoder, objective: Objective, rows: Rows, count: int) -> None:
@@ -73,13 +75,13 @@ def _check_batches(metric: Metric, model: Autoencoder, objective: Objective, row
             torch.testing.assert_close(halves.of("it")[key], value, rtol=1e-4, atol=1e-5, msg=why)
 
 
-def _check_numbers(metric: Metric, rows: Rows, ordered: bool) -> bool:
-    """Values and intervals; whether it does not refuse."""
+def _check_numbers(metric: Metric, rows: Rows, ordered: bool) -> set[str]:
+    """Values and intervals; the names of its numbers, none if it refuses."""
     found = rows.of("it")
     try:
         numbers = {number.name: number for number in rows.numbers("it", metric, 0)}
     except UsageError:
-        return False
+        return set()
     assert numbers, "it computes no number"
     for name, number in numbers.items():
         assert type(number.value) is float, f"{name} is a {type(number.value).__name__}"
@@ -90,12 +92,12 @@ def _check_numbers(metric: Metric, rows: Rows, ordered: bool) -> bool:
     assert not strange, f"within() names {', '.join(sorted(strange))}, which it does not compute"
     assert all(isinstance(note, str) for note in metric.notes(found))
     if ordered:
-        return True
+        return set(numbers)
     orders = {len(value): torch.randperm(len(value)) for value in found.values()}
     for name, value in metric.compute({key: rows_[orders[len(rows_)]] for key, rows_ in found.items()}).items():
         one, other = value[0] if isinstance(value, tuple) else value, numbers[name].value
         assert math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6), f"{name} depends on the order of the images"
-    return True
+    return set(numbers)
 
 
 def _rows(

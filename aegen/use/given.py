@@ -19,7 +19,10 @@ SEEDS = -(2**63), 2**63 - 1
 """The least and the largest."""
 
 
-_FLAG = re.compile(r"--([a-z][a-z-]*)(?: (?!(?:is|are|does|needs|if|to|out|for)\b)('[^']*'|[\w./+-]+))?")
+_FLAG = re.compile(
+    r"--(sampler|label|seed|objective|bottleneck|arch)\b(?: (?!(?:is|are|does|needs|if|to|out|for)\b)('[^']*'|[\w./+-]+(?::\w+)?))?"
+)
+"""Flags that are arguments too, of the handle or of `aegen.train`; others, such as --data, are of commands alone."""
 
 
 @contextmanager

@@ -11,11 +11,15 @@ from aegen.protocols import Latent, Posterior
 
 
 class Joined(Posterior):
-    """The posteriors of batches, one after another."""
+    """The posteriors of batches, one after another, with what they hold of each image, such as `std`."""
 
     def __init__(self, parts: Sequence[Posterior]) -> None:
         self.parts = parts
         self.mean = torch.cat([part.mean for part in parts])
+        for name in {*vars(parts[0]), "std"} - {"mean", "parts"}:
+            held = [value for part in parts if isinstance(value := getattr(part, name, None), Tensor)]
+            if [value.shape[:1] for value in held] == [part.mean.shape[:1] for part in parts]:
+                setattr(self, name, torch.cat(held))
 
     def sample(self) -> Tensor:
         """A draw, (B, *z)."""
