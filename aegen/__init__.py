@@ -9,29 +9,30 @@ TYPE_CHECKING = False  # as type checkers take it; typing itself is 20 ms in whi
 if TYPE_CHECKING:
     from typing import Any
 
+    from aegen.accumulation import StepMean, micro_batches
+    from aegen.autoencoder import BOUND, Autoencoder, bound
     from aegen.checkpoint import save as save_checkpoint
+    from aegen.collectives import common_generator, gather_rows, mean_over_ranks, own_rows, sum_over_ranks, take_rows
     from aegen.data.decode import SUFFIXES as IMAGE_SUFFIXES
     from aegen.data.decode import Target as Target
     from aegen.data.decode import common_target as common_target
     from aegen.data.decode import read_many as read_images
     from aegen.data.decode import reshape as reshape_images
     from aegen.data.decode import side as image_side
-    from aegen.data.files import Files as ImageFiles
-    from aegen.data.keep import keep as keep_images
+    from aegen.data.decoded_cache import keep as keep_images
+    from aegen.data.encoded import Files as ImageFiles
+    from aegen.data.image_rows import Rows
     from aegen.data.listing import list_folder as list_images
-    from aegen.data.rows import Rows
     from aegen.data.shards import ShardRows
     from aegen.data.shards import contents as shard_contents
     from aegen.errors import AegenError, EnvironmentFault, PluginError, RunError, UsageError
     from aegen.evaluation import evaluate
-    from aegen.evaluation.seen import Seen
+    from aegen.evaluation.batch import Seen
     from aegen.factory import build_features
+    from aegen.hooks import hookimpl
+    from aegen.inference import Model, export, interpolate, load, reconstruct, sample
     from aegen.intervals import mean_interval
-    from aegen.micro import StepMean, micro_batches
-    from aegen.model import BOUND, Autoencoder, bound
     from aegen.noise import exponential_like, normal_like, uniform_like
-    from aegen.outside import parse_json, read_text
-    from aegen.plugins import hookimpl
     from aegen.protocols import (
         AUTOENCODER,
         Architecture,
@@ -54,13 +55,12 @@ if TYPE_CHECKING:
         Turn,
         Wrapper,
     )
-    from aegen.ranks import common_generator, gather_rows, mean_over_ranks, own_rows, sum_over_ranks, take_rows
     from aegen.registry import API_VERSION
-    from aegen.run import train
     from aegen.schedules import Schedule
     from aegen.settings import DataSettings
     from aegen.spec import File, Range
-    from aegen.use import Model, export, interpolate, load, reconstruct, sample
+    from aegen.training.run import train
+    from aegen.untrusted import parse_json, read_text
 
 _HOME = {
     "aegen.protocols": [
@@ -86,22 +86,29 @@ _HOME = {
         "Wrapper",
     ],
     "aegen.intervals": ["mean_interval"],
-    "aegen.micro": ["StepMean", "micro_batches"],
-    "aegen.model": ["BOUND", "Autoencoder", "bound"],
+    "aegen.accumulation": ["StepMean", "micro_batches"],
+    "aegen.autoencoder": ["BOUND", "Autoencoder", "bound"],
     "aegen.errors": ["AegenError", "EnvironmentFault", "PluginError", "RunError", "UsageError"],
     "aegen.evaluation": ["evaluate"],
-    "aegen.evaluation.seen": ["Seen"],
+    "aegen.evaluation.batch": ["Seen"],
     "aegen.factory": ["build_features"],
     "aegen.noise": ["exponential_like", "normal_like", "uniform_like"],
-    "aegen.outside": ["parse_json", "read_text"],
-    "aegen.plugins": ["hookimpl"],
-    "aegen.ranks": ["common_generator", "gather_rows", "mean_over_ranks", "own_rows", "sum_over_ranks", "take_rows"],
+    "aegen.untrusted": ["parse_json", "read_text"],
+    "aegen.hooks": ["hookimpl"],
+    "aegen.collectives": [
+        "common_generator",
+        "gather_rows",
+        "mean_over_ranks",
+        "own_rows",
+        "sum_over_ranks",
+        "take_rows",
+    ],
     "aegen.registry": ["API_VERSION"],
     "aegen.schedules": ["Schedule"],
     "aegen.settings": ["DataSettings"],
     "aegen.spec": ["File", "Range"],
-    "aegen.run": ["train"],
-    "aegen.use": ["Model", "export", "interpolate", "load", "reconstruct", "sample"],
+    "aegen.training.run": ["train"],
+    "aegen.inference": ["Model", "export", "interpolate", "load", "reconstruct", "sample"],
     "aegen.data.decode": [
         "IMAGE_SUFFIXES=SUFFIXES",
         "Target",
@@ -110,10 +117,10 @@ _HOME = {
         "read_images=read_many",
         "reshape_images=reshape",
     ],
-    "aegen.data.files": ["ImageFiles=Files"],
-    "aegen.data.keep": ["keep_images=keep"],
+    "aegen.data.encoded": ["ImageFiles=Files"],
+    "aegen.data.decoded_cache": ["keep_images=keep"],
     "aegen.data.listing": ["list_images=list_folder"],
-    "aegen.data.rows": ["Rows"],
+    "aegen.data.image_rows": ["Rows"],
     "aegen.data.shards": ["ShardRows", "shard_contents=contents"],
     "aegen.checkpoint": ["save_checkpoint=save"],
 }

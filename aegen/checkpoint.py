@@ -31,15 +31,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typing_extensions import TypedDict
 
-from aegen import registry, seals
+from aegen import registry, signing
 from aegen.atomic import drafted
 from aegen.errors import PluginError, RunError, UsageError
 from aegen.factory import TooMuch, bounded, unvalued
-from aegen.names import native, portable
-from aegen.opened import OpenedFile
-from aegen.outside import parse_json, parse_toml, read_text, shown
+from aegen.filenames import native, portable
 from aegen.rundir import ASKS, find_checkpoint, owner, told_paths
+from aegen.safetensors_file import OpenedFile
 from aegen.settings import RunSpec
+from aegen.untrusted import parse_json, parse_toml, read_text, shown
 
 FORMAT = 1
 # What a file may say of itself. Beyond lies nothing that was trained, only arithmetic that overflows.
@@ -403,7 +403,7 @@ class Checkpoint:
     @property
     def own(self) -> bool:
         """Whether this user's aegen wrote what it asks to be read."""
-        return seals.holds(self.spec.asks, self.header.get("seal"))
+        return signing.holds(self.spec.asks, self.header.get("seal"))
 
     def changed(self) -> list[str]:
         """A sentence for each file component that holds something else than when this was written, as far as that is known."""

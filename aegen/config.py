@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from aegen import registry
-from aegen.combining import check_fit, described, expand, meant, objective_options, require_usual, short, stack
-from aegen.data.naming import dataset_name
+from aegen.combinations import check_fit, described, expand, meant, objective_options, require_usual, short, stack
+from aegen.data.dataset_names import dataset_name
 from aegen.descriptions import Description
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
-from aegen.names import native
-from aegen.outside import parse_toml, quoted, read_text
+from aegen.filenames import native
 from aegen.settings import COMPONENTS, FLAGS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
+from aegen.untrusted import parse_toml, quoted, read_text
 
 DEFAULT_ARCH, DEFAULT_OBJECTIVE = "conv", "vae"
 Layer = tuple[str, dict[str, Any]]

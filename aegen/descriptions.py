@@ -23,9 +23,9 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from aegen import atomic, caches, registry
 from aegen.errors import AegenError
-from aegen.outside import parse_json, read_text
 from aegen.registry import Component
 from aegen.spec import Option, Range, options_of
+from aegen.untrusted import parse_json, read_text
 
 _FORM = 4
 _ROOM = 32_000_000  # bytes of all files together

@@ -14,8 +14,9 @@ from torch.nn.modules.module import (
 )
 from torch.overrides import TorchFunctionMode
 
-from aegen import forms, registry, rules
-from aegen.blame import blamed
+from aegen import registry
+from aegen.contract import interfaces, outputs
+from aegen.contract.blame import blamed
 from aegen.errors import AegenError, PluginError, UsageError, listing
 from aegen.protocols import (
     Architecture,
@@ -73,7 +74,7 @@ def load_component(component: Component) -> Any:
     if component.kind == "tracker" and not isinstance(found, type):
         raise PluginError(f"{component.who} is no class ({found!r})", hint=component.remedy)
     if isinstance(found, type):
-        rules.checked(found, forms.declared, component.kind, found)
+        outputs.checked(found, interfaces.declared, component.kind, found)
     return found
 
 
@@ -112,9 +113,9 @@ def create(cls: type[T], kind: str, spec: Spec, prefix: str, known: Mapping[str,
     # A schedule that starts at 0 must still build what it will need later, so its highest value is what is passed.
     values = options | {n: max(s.low, s.high) for n, s in schedules.items()}
     part = _made(cls, [known[n] for n in wanted], values)
-    rules.checked(cls, forms.built, kind, part)
+    outputs.checked(cls, interfaces.built, kind, part)
     if registry.is_stranger(cls.__module__):
-        forms.guarded(kind, part)
+        interfaces.guarded(kind, part)
     for name, schedule in schedules.items():
         assert isinstance(part, Objective)
         part.schedule(name, schedule)

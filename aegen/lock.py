@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 from filelock import SoftFileLease, Timeout
 
 from aegen.errors import RunError, UsageError
-from aegen.talk import Say, silent
+from aegen.messages import Say, silent
 
 NAME = "training.lock"
 _LEASE, _BEAT = (

@@ -15,37 +15,37 @@ from contextlib import contextmanager, nullcontext
 import torch
 from torch import Tensor
 
-from aegen import ranks
+from aegen import collectives
 
 
 def normal_like(x: Tensor, dim: int = 0) -> Tensor:
     """`torch.randn_like(x)`, where dimension `dim` of `x` is the batch."""
-    if ranks.together is None or torch.compiler.is_compiling():
+    if collectives.together is None or torch.compiler.is_compiling():
         return torch.randn_like(x)
-    return ranks.own_rows(_whole(x, dim).normal_(generator=ranks.common_generator(x.device)), dim)
+    return collectives.own_rows(_whole(x, dim).normal_(generator=collectives.common_generator(x.device)), dim)
 
 
 def uniform_like(x: Tensor, dim: int = 0) -> Tensor:
     """`torch.rand_like(x)`, in [0, 1), where dimension `dim` of `x` is the batch."""
-    if ranks.together is None or torch.compiler.is_compiling():
+    if collectives.together is None or torch.compiler.is_compiling():
         return torch.rand_like(x)
-    return ranks.own_rows(_whole(x, dim).uniform_(generator=ranks.common_generator(x.device)), dim)
+    return collectives.own_rows(_whole(x, dim).uniform_(generator=collectives.common_generator(x.device)), dim)
 
 
 def exponential_like(x: Tensor, dim: int = 0) -> Tensor:
     """Draws from the exponential distribution of mean 1, of the shape of `x`, where dimension `dim` is the batch."""
-    if ranks.together is None or torch.compiler.is_compiling():
+    if collectives.together is None or torch.compiler.is_compiling():
         return torch.empty_like(x).exponential_()
-    return ranks.own_rows(_whole(x, dim).exponential_(generator=ranks.common_generator(x.device)), dim)
+    return collectives.own_rows(_whole(x, dim).exponential_(generator=collectives.common_generator(x.device)), dim)
 
 
 def draw_rows(
     n: int, device: torch.device | str | None, draw: Callable[[int, torch.Generator | None], Tensor]
 ) -> Tensor:
     """`draw(n, None)`, `n` rows of something random for the images of a batch, made on `device`."""
-    if ranks.together is None or torch.compiler.is_compiling():
+    if collectives.together is None or torch.compiler.is_compiling():
         return draw(n, None)
-    return ranks.own_rows(draw(n * ranks.together.size, ranks.common_generator(device or "cpu")))
+    return collectives.own_rows(draw(n * collectives.together.size, collectives.common_generator(device or "cpu")))
 
 
 @contextmanager
@@ -68,10 +68,10 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 def _whole(x: Tensor, dim: int) -> Tensor:
     """As empty_like(x) for the global batch: numbers are drawn in the order of memory, so that must be the same."""
-    assert ranks.together is not None
+    assert collectives.together is not None
     strides = torch.empty_like(x).stride()
     shape = list(x.shape)
-    shape[dim] *= ranks.together.size
+    shape[dim] *= collectives.together.size
     dense, step = [0] * x.ndim, 1
     for d in sorted(range(x.ndim), key=lambda d: (strides[d], -d)):
         dense[d], step = step, step * shape[d]

@@ -23,15 +23,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-from aegen.data.rows import Pictures
+from aegen.data.image_rows import Pictures
 from aegen.errors import UsageError
 from aegen.intervals import mean_interval
 from aegen.schedules import Schedule
 from aegen.settings import DataSettings
 
 if TYPE_CHECKING:  # types only: they stand floors above
-    from aegen.evaluation.seen import Seen
-    from aegen.model import Autoencoder
+    from aegen.autoencoder import Autoencoder
+    from aegen.evaluation.batch import Seen
 
 
 class ImageShape(NamedTuple):

@@ -18,10 +18,10 @@ from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
-from aegen import installed, signals
+from aegen import package_metadata, signals
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
-from aegen.outside import quoted
-from aegen.places import raised_at, said
+from aegen.tracebacks import raised_at, said
+from aegen.untrusted import quoted
 
 API_VERSION = 1
 """The plugin interface of this aegen. A package says which it was written for with an entry point of that name:
@@ -102,7 +102,7 @@ def disabled(package: str) -> bool:
 
 @functools.cache
 def _scan() -> dict[str, tuple[Component, ...]]:
-    declared, _ = installed.scan()
+    declared, _ = package_metadata.scan()
     apis = {d.package: int(d.name) for d in declared if d.group == "aegen.api" and d.name.isdecimal()}
     found: dict[str, list[Component]] = {group: [] for group in KINDS.values()}
     kinds = {group: kind for kind, group in KINDS.items()}
@@ -130,14 +130,14 @@ def every_component() -> Iterator[Component]:
         yield from components(kind)
 
 
-def unreadable() -> list[installed.Unreadable]:
+def unreadable() -> list[package_metadata.Unreadable]:
     """Installed packages whose metadata is broken."""
-    return [found for found in installed.scan()[1] if not disabled(found.package)]
+    return [found for found in package_metadata.scan()[1] if not disabled(found.package)]
 
 
 def forget() -> None:
     """Read the metadata anew; for tests and notebooks that install a package while they run."""
-    installed.scan.cache_clear()
+    package_metadata.scan.cache_clear()
     _scan.cache_clear()
     load.cache_clear()
     _strangers.clear()

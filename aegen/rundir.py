@@ -12,11 +12,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from aegen import seals
+from aegen import signing
 from aegen.atomic import draft_of, sweep, sync_folder, write_text
 from aegen.errors import RunError, UsageError, unwritable
-from aegen.names import native
-from aegen.outside import parse_json, read_bytes, read_text
+from aegen.filenames import native
+from aegen.untrusted import parse_json, read_bytes, read_text
 
 RUNS = Path("runs")
 LATEST = "latest"
@@ -275,7 +275,7 @@ BEGUN, FIRST, ASKS = "folder", "init_from", "asks"
 
 def sealed_paths(about: dict[str, Any]) -> dict[str, Any]:
     """What environment.json says of other places, with this user's seal."""
-    return about | {"seal": seals.seal(_paths(about))}
+    return about | {"seal": signing.seal(_paths(about))}
 
 
 def _paths(about: dict[str, Any]) -> list[Any]:
@@ -289,7 +289,7 @@ def told_paths(home: Path) -> dict[str, Any]:
         OSError, ValueError: it cannot be read.
     """
     told = native(parse_json(read_text(home / "environment.json")))
-    known = isinstance(told, dict) and seals.holds(_paths(told), told.get("seal"))
+    known = isinstance(told, dict) and signing.holds(_paths(told), told.get("seal"))
     return {key: told[key] for key in (BEGUN, FIRST, ASKS) if key in told} if known else {}
 
 

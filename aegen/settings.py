@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 from aegen.errors import UsageError, listing
-from aegen.names import portable
-from aegen.outside import quoted
+from aegen.filenames import portable
 from aegen.spec import Range, Spec, check_options, options_of
+from aegen.untrusted import quoted
 
 Positive = Annotated[int, Range(1)]
 Whole = Annotated[int, Range(0)]

@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
-from aegen.outside import parse_json, quoted, shown
-from aegen.places import defined, said
 from aegen.schedules import Schedule
+from aegen.tracebacks import defined, said
+from aegen.untrusted import parse_json, quoted, shown
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

@@ -21,44 +21,44 @@ from typing import Any, NamedTuple
 from unittest.mock import patch
 
 import torch
-from aegen_adversarial import factor_vae
-from aegen_adversarial.aae import AAE
-from aegen_adversarial.adversarial import Adversarial
-from aegen_adversarial.forms import critic_loss
-from aegen_latents.deterministic import Deterministic
-from aegen_latents.flow_posterior import FlowPosterior
-from aegen_latents.flows import IAF, Planar, Radial
-from aegen_latents.gaussian import Gaussian
-from aegen_latents.matched_prior import MatchedPrior
-from aegen_latents.poincare import Poincare
-from aegen_latents.sphere import Sphere
-from aegen_latents.vamp import Vamp
-from aegen_latents.von_mises_fisher import VonMisesFisher
-from aegen_latents.vq import VQ
-from aegen_likelihoods.bernoulli import Bernoulli
-from aegen_likelihoods.gaussian import Gaussian as GaussianPixels
-from aegen_nets.conv import Conv
-from aegen_nets.mlp import MLP
-from aegen_objectives import kernels
-from aegen_objectives.ae import AE
-from aegen_objectives.beta_tc_vae import BetaTCVAE
-from aegen_objectives.beta_vae import BetaVAE
-from aegen_objectives.capacity_vae import CapacityVAE
-from aegen_objectives.ciwae import CIWAE
-from aegen_objectives.importance import Draws, log_mean_exp
-from aegen_objectives.info_vae import InfoVAE
-from aegen_objectives.iwae import IWAE
-from aegen_objectives.miwae import MIWAE
-from aegen_objectives.piwae import PIWAE
-from aegen_objectives.rae_gp import RAEGP
-from aegen_objectives.rae_l2 import RAEL2
-from aegen_objectives.vae import VAE
-from aegen_objectives.wae_mmd import WAEMMD
-from aegen_perceptual.ms_ssim import ms_ssim
+from aegen_builtin.adversarial import factor_vae
+from aegen_builtin.adversarial.aae import AAE
+from aegen_builtin.adversarial.adversarial import Adversarial
+from aegen_builtin.adversarial.gan_losses import critic_loss
+from aegen_builtin.latents.deterministic import Deterministic
+from aegen_builtin.latents.flow_posterior import FlowPosterior
+from aegen_builtin.latents.flows import IAF, Planar, Radial
+from aegen_builtin.latents.gaussian import Gaussian
+from aegen_builtin.latents.matched_prior import MatchedPrior
+from aegen_builtin.latents.poincare import Poincare
+from aegen_builtin.latents.sphere import Sphere
+from aegen_builtin.latents.vamp import Vamp
+from aegen_builtin.latents.von_mises_fisher import VonMisesFisher
+from aegen_builtin.latents.vq import VQ
+from aegen_builtin.likelihoods.bernoulli import Bernoulli
+from aegen_builtin.likelihoods.gaussian import Gaussian as GaussianPixels
+from aegen_builtin.nets.conv import Conv
+from aegen_builtin.nets.mlp import MLP
+from aegen_builtin.objectives import kernels
+from aegen_builtin.objectives.ae import AE
+from aegen_builtin.objectives.beta_tc_vae import BetaTCVAE
+from aegen_builtin.objectives.beta_vae import BetaVAE
+from aegen_builtin.objectives.capacity_vae import CapacityVAE
+from aegen_builtin.objectives.ciwae import CIWAE
+from aegen_builtin.objectives.importance import Draws, log_mean_exp
+from aegen_builtin.objectives.info_vae import InfoVAE
+from aegen_builtin.objectives.iwae import IWAE
+from aegen_builtin.objectives.miwae import MIWAE
+from aegen_builtin.objectives.piwae import PIWAE
+from aegen_builtin.objectives.rae_gp import RAEGP
+from aegen_builtin.objectives.rae_l2 import RAEL2
+from aegen_builtin.objectives.vae import VAE
+from aegen_builtin.objectives.wae_mmd import WAEMMD
+from aegen_builtin.perceptual.ms_ssim import ms_ssim
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from aegen.model import Autoencoder
+from aegen.autoencoder import Autoencoder
 from aegen.protocols import Bottleneck, ImageShape, Likelihood, Objective, Outcome
 
 try:

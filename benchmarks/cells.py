@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from aegen.outside import shown
+from aegen.untrusted import shown
 
 _MARKUP = str.maketrans({letter: f"&#{ord(letter)};" for letter in "|`<>[]*\\"})
 

@@ -20,10 +20,10 @@ from pairs import ratio, spread
 from safetensors.torch import load_file, save_file
 
 import aegen
+from aegen.autoencoder import build_model
 from aegen.checkpoint import Checkpoint
-from aegen.model import build_model
+from aegen.inference import load
 from aegen.protocols import ImageShape
-from aegen.use import load
 
 
 def main() -> None:

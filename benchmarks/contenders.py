@@ -21,17 +21,17 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from torch.utils.data import DataLoader
 
 from aegen import registry
+from aegen.autoencoder import Autoencoder, build_model, build_objective
 from aegen.cli.render import Display
 from aegen.config import resolve
 from aegen.data.source import Data, load_data
-from aegen.engine import host
-from aegen.engine.loop import Trainer
-from aegen.engine.parallel import world
 from aegen.errors import Interrupted
-from aegen.model import Autoencoder, build_model, build_objective
-from aegen.plugins import Hooks
+from aegen.hooks import Hooks
 from aegen.rundir import RunDir
 from aegen.settings import RunSpec
+from aegen.training import cpu
+from aegen.training.distributed import world
+from aegen.training.loop import Trainer
 
 BATCH, LR = 128, 1e-3
 NETS = {
@@ -280,7 +280,7 @@ def contender(name: str, net: str, data_root: Path, folder: Path) -> Contender:
     """By name. The loop by hand gets the settings of the process that `aegen train` makes; the others do without, as they do."""
     name, _, compiled = name.partition(", ")
     if name in ("aegen", "by hand"):
-        host.prepare()
+        cpu.prepare()
     if name == "DataLoader":
         return Loader(net, data_root)
     spec = run_spec(net, data_root, compiled=bool(compiled))

@@ -19,30 +19,30 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from aegen_metrics.bound import Bound
-from aegen_metrics.codebook import Codebook
-from aegen_metrics.dimension_kl import DimensionKL
-from aegen_metrics.fid import FID, RFID
-from aegen_metrics.inception_score import InceptionScore
-from aegen_metrics.kid import KID, RKID
-from aegen_metrics.latents import Latents
-from aegen_metrics.mig import MIG
-from aegen_metrics.mmd import MMD
-from aegen_metrics.mutual_information import MutualInformation
-from aegen_metrics.nll import NLL
-from aegen_metrics.path_length import PathLength
-from aegen_metrics.perceptual import Perceptual
-from aegen_metrics.precision_recall import PrecisionRecall
-from aegen_metrics.probe import Probe
-from aegen_metrics.reconstruction import Reconstruction
-from aegen_metrics.structure import SSIM
-from aegen_metrics.terms import Terms
-from aegen_metrics.total_correlation import TotalCorrelation
+from aegen_builtin.metrics.bound import Bound
+from aegen_builtin.metrics.codebook import Codebook
+from aegen_builtin.metrics.dimension_kl import DimensionKL
+from aegen_builtin.metrics.fid import FID, RFID
+from aegen_builtin.metrics.inception_score import InceptionScore
+from aegen_builtin.metrics.kid import KID, RKID
+from aegen_builtin.metrics.latents import Latents
+from aegen_builtin.metrics.mig import MIG
+from aegen_builtin.metrics.mmd import MMD
+from aegen_builtin.metrics.mutual_information import MutualInformation
+from aegen_builtin.metrics.nll import NLL
+from aegen_builtin.metrics.path_length import PathLength
+from aegen_builtin.metrics.perceptual import Perceptual
+from aegen_builtin.metrics.precision_recall import PrecisionRecall
+from aegen_builtin.metrics.probe import Probe
+from aegen_builtin.metrics.reconstruction import Reconstruction
+from aegen_builtin.metrics.structure import SSIM
+from aegen_builtin.metrics.terms import Terms
+from aegen_builtin.metrics.total_correlation import TotalCorrelation
 from torch import Tensor
 from torch.distributions import Categorical, Dirichlet
 
 from aegen import Metric
-from aegen.evaluation.rows import Number, Rows
+from aegen.evaluation.per_image import Number, Rows
 
 REAL, MADE, AGAIN = "features.held-out", "features.samples", "features.reconstructions"
 AS_MANY = "as many"

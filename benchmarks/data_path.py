@@ -113,14 +113,14 @@ def aegen(photos: str, side: int, epochs: int) -> list[list[float]]:
     """The same from aegen's batches, with whatever cache there is."""
     import torch
 
-    from aegen.data import files
+    from aegen.data import encoded
     from aegen.data.batches import Batches, normalize
     from aegen.data.source import load_data
-    from aegen.engine import host
     from aegen.settings import DataSettings
+    from aegen.training import cpu
 
-    host.prepare()  # as the command does
-    files.workers = lambda: WORKERS
+    cpu.prepare()  # as the command does
+    encoded.workers = lambda: WORKERS
     begin, spent = time.perf_counter(), _processor()
     data = load_data(DataSettings(name=photos, size=side))
     batches = Batches(data.train, BATCH, seed=0, device=torch.device("cpu"))

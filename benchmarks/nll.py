@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from aegen_objectives.importance import importance_nll
+from aegen_builtin.objectives.importance import importance_nll
 
 from aegen import load
 from aegen.data.batches import normalize

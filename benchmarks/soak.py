@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from aegen import hookimpl, train
-from aegen.data import keep
+from aegen.data import decoded_cache
 
 CASES: dict[str, dict[str, Any]] = {
     "vae": {},
@@ -53,7 +53,7 @@ def soak(name: str, epochs: int, folder: Path, data: Path) -> bool:
     """Train, print what was seen, and say whether nothing grew."""
     watcher = Watcher()
     reads = name.endswith("from a file")
-    keep.SMALL = 0 if reads else 256 * 2**20  # bytes from which a set is read from its file
+    decoded_cache.SMALL = 0 if reads else 256 * 2**20  # bytes from which a set is read from its file
     os.environ["AEGEN_CACHE"] = str(folder / "cache")
     options = {**SMALL, **CASES[name], **({"data": str(data), "data.size": 40, "data.channels": 3} if reads else {})}
     train(

@@ -25,16 +25,16 @@ from pairs import ratio, spread
 from PIL import Image
 
 from aegen import load, pictures
+from aegen.autoencoder import build_model, build_objective
 from aegen.config import resolve
 from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
-from aegen.engine import host
-from aegen.engine.loop import Trainer
-from aegen.engine.parallel import world
-from aegen.model import build_model, build_objective
-from aegen.plugins import Hooks
-from aegen.run import train
+from aegen.hooks import Hooks
 from aegen.settings import DataSettings
+from aegen.training import cpu
+from aegen.training.distributed import world
+from aegen.training.loop import Trainer
+from aegen.training.run import train
 
 COUNT, PART, MANY = 4096, 256, 1_000_000
 NETS: dict[str, dict[str, Any]] = {
@@ -175,7 +175,7 @@ def main() -> None:
     parser.add_argument("--growth", action="store_true")
     parser.add_argument("--folder", type=Path, help="for shards and cache of --growth, 4 GB")
     given = parser.parse_args()
-    host.prepare()
+    cpu.prepare()
     if given.growth:
         growth(given.folder)
         return

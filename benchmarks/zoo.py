@@ -26,18 +26,18 @@ from typing import Any
 from urllib.parse import quote
 
 import torch
-from aegen_latents.fsq import FSQ
-from aegen_objectives.importance import importance_nll
+from aegen_builtin.latents.fsq import FSQ
+from aegen_builtin.objectives.importance import importance_nll
 from cells import cell
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
 
 from aegen import Bottleneck, load, pictures
-from aegen.combining import combinations, expand, meant
+from aegen.autoencoder import build_objective, objective_classes
+from aegen.combinations import combinations, expand, meant
 from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
 from aegen.factory import load as load_class
-from aegen.model import build_objective, objective_classes
 from aegen.settings import DataSettings
 from aegen.spec import options_of
 

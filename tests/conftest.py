@@ -17,7 +17,7 @@ from torch.distributions import Normal
 
 from aegen import Likelihood, Pixels, descriptions, registry
 from aegen.cli import main
-from aegen.run import train
+from aegen.training.run import train
 
 # Whoever starts the tests in the background may have these ignored, which aegen, and so every process that a test interrupts, would leave as it is.
 for _name in ("SIGINT", "SIGHUP", "SIGTERM", "SIGUSR1"):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from aegen import registry
-from aegen.engine.stage import reduce
-from aegen.model import Autoencoder, build_model, build_objective
+from aegen.autoencoder import Autoencoder, build_model, build_objective
 from aegen.protocols import ImageShape, Objective, Turn
 from aegen.spec import Spec
+from aegen.training.turns import reduce
 
 FORMS = ["hinge", "non-saturating", "least-squares"]
 IMAGE = ImageShape(1, 12, 12)
@@ -46,7 +46,7 @@ def reference(form: str, real: Tensor, fake: Tensor) -> tuple[Tensor, Tensor]:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_values(form: str) -> None:
-    from aegen_adversarial.forms import critic_loss, fooling_loss
+    from aegen_builtin.adversarial.gan_losses import critic_loss, fooling_loss
 
     real, fake = torch.randn(5, 1, 3, 3, dtype=torch.float64), torch.randn(5, 1, 3, 3, dtype=torch.float64)
     critic, fool = reference(form, real, fake)
@@ -126,8 +126,8 @@ def test_the_verdict_is_silent_before_its_time() -> None:
 
 
 def test_a_wrapper_cannot_stand_first_nor_a_plain_objective_later() -> None:
+    from aegen.autoencoder import objective_classes
     from aegen.errors import UsageError
-    from aegen.model import objective_classes
 
     with pytest.raises(UsageError, match="wraps another"):
         objective_classes("adversarial")

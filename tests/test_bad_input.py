@@ -538,7 +538,9 @@ def test_a_plugin_that_is_not_installed_is_named_with_its_package(aegen: Aegen, 
 # ---------------------------------------------------------------------------------------------------- plugins
 
 Install = Callable[..., None]
-GOOD = "from aegen import Objective\nfrom aegen_objectives.ae import AE\nclass Thing(AE):\n    'A good thing.'\n"
+GOOD = (
+    "from aegen import Objective\nfrom aegen_builtin.objectives.ae import AE\nclass Thing(AE):\n    'A good thing.'\n"
+)
 
 
 @pytest.fixture
@@ -834,7 +836,7 @@ def test_the_line_that_resumes_can_be_pasted_whatever_the_folder_is_called(
     aegen: Aegen, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("aegen.engine.stop.Stop.__call__", lambda self: True)
+        patch.setattr("aegen.training.stop_signal.Stop.__call__", lambda self: True)
         said = aegen("train", *TINY, "--run-dir", "my run", "--steps", 3)
     said.refused(130, "stopped at step 1 of 3", "the state is saved")
     line = shlex.split(said.err.rpartition("go on with: ")[2])

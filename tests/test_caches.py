@@ -15,10 +15,10 @@ from PIL import Image
 from torch import Tensor
 
 from aegen import descriptions
-from aegen.data import keep
+from aegen.data import decoded_cache
+from aegen.data.cache_file import Store
 from aegen.data.source import load_data
-from aegen.data.store import Store
-from aegen.evaluation import cache as features
+from aegen.evaluation import feature_cache as features
 from aegen.settings import DataSettings
 
 SHAPE = (6, 3, 8, 8)
@@ -70,7 +70,7 @@ ODD: list[Callable[[Path], None]] = [emptied, linked, doubled, piped, foldered, 
 def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six pictures, and a cache that takes them."""
     monkeypatch.setenv("AEGEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(keep, "_LEAST", 0)
+    monkeypatch.setattr(decoded_cache, "_LEAST", 0)
     draw = np.random.default_rng(0)
     (tmp_path / "photos").mkdir()
     for number in range(SHAPE[0]):

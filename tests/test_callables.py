@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from aegen import Metric
-from aegen.holding import Broken, callable_as_asked
+from aegen.contract.enforcement import Broken, callable_as_asked
 
 
 class _Called:

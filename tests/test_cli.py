@@ -17,10 +17,10 @@ from PIL import Image
 
 from aegen import registry
 from aegen.checkpoint import Checkpoint
-from aegen.run import train as train_in_python
+from aegen.inference import load
+from aegen.inference.latents import lerp, slerp
 from aegen.testing import check_objective
-from aegen.use import load
-from aegen.use.latents import lerp, slerp
+from aegen.training.run import train as train_in_python
 
 
 def picture(path: Path, size: tuple[int, int] = (16, 16), mode: str = "L") -> Path:
@@ -43,7 +43,7 @@ def settings_of(aegen: Aegen, *words: str) -> dict[str, Any]:
 
 def test_what_an_objective_suggests_is_weaker_than_anything_that_is_said(aegen: Aegen, tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(
-        "from aegen_objectives.ae import AE\n"
+        "from aegen_builtin.objectives.ae import AE\n"
         "class Slow(AE):\n    'Learns slowly.'\n    suggests = {'lr': 2e-4, 'betas': [0.5, 0.9]}\n"
     )
     (tmp_path / "run.toml").write_text("[train]\nbetas = [0.1, 0.2]\n")
@@ -325,7 +325,7 @@ def test_export_onnx_is_the_same_model(aegen: Aegen, trained: Path, tmp_path: Pa
 
 
 def test_export_fails_above_tolerance(aegen: Aegen, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from aegen_export.weights import Weights
+    from aegen_builtin.exporters.weights import Weights
 
     monkeypatch.setattr(Weights, "parity", lambda *_: {"decoder": 0.5})
     aegen("export", "-c", trained).refused(1, "decoder differs from the model by 0.5", "--tolerance")

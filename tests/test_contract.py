@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from aegen import Metric, Seen, registry, testing
-from aegen.combining import expand
-from aegen.model import build_model, build_objective
+from aegen.autoencoder import build_model, build_objective
+from aegen.combinations import expand
 from aegen.protocols import Architecture, Bottleneck, ImageShape, Latent, Objective, Outcome, Turn, Wrapper
 from aegen.spec import Spec
 

@@ -8,22 +8,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_metrics.codebook import Codebook
-from aegen_metrics.factor_vae_score import FactorVAEScore
-from aegen_metrics.fid import FID, RFID
-from aegen_metrics.inception_score import InceptionScore, score
-from aegen_metrics.means import aware, of_parts
-from aegen_metrics.modularity import Modularity
-from aegen_metrics.structure import MSSSIM
-from aegen_perceptual.ms_ssim import ms_ssim
-from aegen_samplers.mixture import Mixture
+from aegen_builtin.metrics.codebook import Codebook
+from aegen_builtin.metrics.factor_vae_score import FactorVAEScore
+from aegen_builtin.metrics.fid import FID, RFID
+from aegen_builtin.metrics.inception_score import InceptionScore, score
+from aegen_builtin.metrics.means import aware, of_parts
+from aegen_builtin.metrics.modularity import Modularity
+from aegen_builtin.metrics.structure import MSSSIM
+from aegen_builtin.perceptual.ms_ssim import ms_ssim
+from aegen_builtin.samplers.mixture import Mixture
 from scipy.stats import foldnorm, t
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, conv2d
 
 from aegen import Metric, Sampler
-from aegen.evaluation.rows import Rows
-from aegen.use import fit_sampler
+from aegen.evaluation.per_image import Rows
+from aegen.inference import fit_sampler
 
 
 @pytest.mark.parametrize("times", [2, 4, 16])

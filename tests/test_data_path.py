@@ -17,7 +17,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import aegen_data.shards
+import aegen_builtin.data.shards
 import numpy as np
 import pytest
 import torch
@@ -26,16 +26,16 @@ from PIL import Image
 from torch import Tensor
 
 from aegen.checkpoint import Checkpoint
-from aegen.data import decode, keep
-from aegen.data.ahead import Ahead
+from aegen.data import decode, decoded_cache
 from aegen.data.augment import Augment, changed
 from aegen.data.batches import Batches, normalize
-from aegen.data.rows import MemoryRows, Rows
+from aegen.data.cache_file import Store
+from aegen.data.image_rows import MemoryRows, Rows
+from aegen.data.prefetch import Ahead
 from aegen.data.source import Data, load_data
-from aegen.data.store import Store
 from aegen.errors import RunError, UsageError
-from aegen.run import train
 from aegen.settings import DataSettings
+from aegen.training.run import train
 
 CPU = torch.device("cpu")
 
@@ -44,8 +44,8 @@ CPU = torch.device("cpu")
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache that takes even the smallest set, and memory that takes none."""
     monkeypatch.setenv("AEGEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(keep, "_LEAST", 0)
-    monkeypatch.setattr(keep, "SMALL", 0)
+    monkeypatch.setattr(decoded_cache, "_LEAST", 0)
+    monkeypatch.setattr(decoded_cache, "SMALL", 0)
     return tmp_path / "cache" / "images"
 
 
@@ -105,7 +105,7 @@ def test_a_folder_is_decoded_once_and_is_the_same_in_memory_in_the_cache_and_fro
     assert torch.equal(every(first), every(plain)) and torch.equal(every(again), every(plain))
     assert first.fingerprint() == again.fingerprint() == plain.fingerprint()
     assert files(cache) == [".safetensors"]
-    monkeypatch.setattr(keep, "SMALL", 2**20)
+    monkeypatch.setattr(decoded_cache, "SMALL", 2**20)
     held = load(photos)
     assert isinstance(held.train, Tensor) and torch.equal(every(held), every(plain))
     assert held.fingerprint() == plain.fingerprint()
@@ -238,7 +238,7 @@ import os, signal
 from aegen.data import decode, files, keep, store
 from aegen.data.source import load_data
 from aegen.settings import DataSettings
-keep._LEAST, files.workers, read, seen = 0, lambda: 1, decode.noted, []
+decoded_cache._LEAST, files.workers, read, seen = 0, lambda: 1, decode.noted, []
 store._TOGETHER = 5 * 3 * 9 * 11
 def count(source, target):
     seen.append(1)
@@ -262,14 +262,14 @@ def test_two_runs_at_once_decode_once_and_the_second_waits(
 ) -> None:
     """Two threads hold the lock as two processes do: each opens the file for itself."""
     inside, go = threading.Event(), threading.Event()
-    held = keep.decode_all
+    held = decoded_cache.decode_all
 
     def slow(*args: Any) -> dict[int, str]:
         inside.set()
         go.wait(20)
         return held(*args)
 
-    monkeypatch.setattr(keep, "decode_all", slow)
+    monkeypatch.setattr(decoded_cache, "decode_all", slow)
     found: dict[str, Data] = {}
     talk: list[str] = []
 
@@ -311,7 +311,7 @@ def test_without_room_for_the_cache_the_run_goes_on_and_says_so(
     elif trouble == "limit":
         settings = {"cache_gb": 1e-6}
     else:
-        monkeypatch.setattr(keep, "_SPARE", 2**62)
+        monkeypatch.setattr(decoded_cache, "_SPARE", 2**62)
     talk: list[str] = []
     data = load_data(DataSettings(name=str(photos), **settings), say=talk.append)
     assert len(talk) == 1 and "cannot be kept" in talk[0] and str(cache) in talk[0]
@@ -372,7 +372,7 @@ def test_sets_too_large_for_memory_and_without_a_cache_are_decoded_as_they_are_a
     photos: Path, cache: Path, decoded: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     plain = load(photos, cache=False)
-    monkeypatch.setattr(keep, "_free_memory", lambda: 0)
+    monkeypatch.setattr(decoded_cache, "_free_memory", lambda: 0)
     decoded.clear()
     data = load(photos, cache=False)
     assert "whenever they are asked for" in data.how
@@ -656,7 +656,7 @@ def test_large_images_of_shards_are_decoded_by_several_threads_and_are_the_same(
     images = stream(write_shards(tmp_path / "w", [20, 0, 31, 9]), size=8, channels=1).train
     index = torch.randperm(len(images))
     alone = images[index]
-    monkeypatch.setattr("aegen.data.files._SMALL", 0)
+    monkeypatch.setattr("aegen.data.encoded._SMALL", 0)
     names: set[str] = set()
     noted = decode.noted
 
@@ -708,13 +708,13 @@ def test_a_sizes_json_spares_looking_into_shards_before_they_are_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[str] = []
-    contents = aegen_data.shards.shard_contents
+    contents = aegen_builtin.data.shards.shard_contents
 
     def count(path: Path, group: Any) -> Any:
         looked.append(path.name)
         return contents(path, group)
 
-    monkeypatch.setattr(aegen_data.shards, "shard_contents", count)
+    monkeypatch.setattr(aegen_builtin.data.shards, "shard_contents", count)
     pattern = write_shards(tmp_path / "w", [6] * 10, sizes=True)
     data = stream(pattern, size=8, channels=1)
     assert looked == ["s-09.tar"]
@@ -835,7 +835,7 @@ def test_a_run_on_the_cache_is_that_in_memory_and_resumes_to_the_bit(photos: Pat
 def test_the_command_says_where_the_images_are_and_no_cache_is_an_option(
     aegen: Aegen, photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(keep, "_LEAST", 0)
+    monkeypatch.setattr(decoded_cache, "_LEAST", 0)
     words = ("train", "--data", photos, "--dry-run", *TINY)
     assert f"images: 40 decoded once into the cache {tmp_path / 'cache' / 'images'}" in aegen(*words).worked().err
     assert "images: 40 read from the cache" in aegen(*words).worked().err

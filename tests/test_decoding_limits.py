@@ -21,7 +21,7 @@ from PIL import Image
 
 from aegen.data import decode, jpeg, shards
 from aegen.data.decode import Target, Unreadable, noted, probe, read
-from aegen.data.room import Room
+from aegen.data.decode_memory import Room
 from aegen.data.shards import ShardRows
 from aegen.data.source import load_data
 from aegen.data.values import Note, remarks
@@ -266,7 +266,7 @@ def test_smaller_copies_in_a_tiff_are_no_pages() -> None:
 
 
 def test_what_is_left_out_is_said_also_of_images_in_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("aegen.data.keep._LEAST", 0)
+    monkeypatch.setattr("aegen.data.decoded_cache._LEAST", 0)
     monkeypatch.setenv("AEGEN_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "photos"
     folder.mkdir()

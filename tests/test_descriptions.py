@@ -13,7 +13,7 @@ import pytest
 from conftest import Aegen
 from test_startup import run
 
-from aegen import caches, combining, descriptions, registry
+from aegen import caches, combinations, descriptions, registry
 from aegen.descriptions import Description, describe
 from aegen.factory import load
 from aegen.protocols import Bottleneck, Objective
@@ -255,13 +255,13 @@ def test_a_relative_cache_home_is_ignored(monkeypatch: pytest.MonkeyPatch, tmp_p
 
 
 def test_a_refusal_by_description_is_the_refusal_by_the_instances() -> None:
+    from aegen.autoencoder import build_model, build_objective
     from aegen.errors import UsageError
-    from aegen.model import build_model, build_objective
     from aegen.protocols import ImageShape
     from aegen.spec import Spec
 
     with pytest.raises(UsageError) as early:
-        combining.check_fit("vae", "deterministic")
+        combinations.check_fit("vae", "deterministic")
     model = build_model(Spec("mlp", {"hidden": [4]}), Spec("deterministic"), Spec("gaussian"), ImageShape(1, 8, 8))
     with pytest.raises(UsageError) as late:
         build_objective(Spec("vae"), model)

@@ -7,22 +7,22 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_objectives.ae import AE
-from aegen_objectives.contractive_ae import ContractiveAE
-from aegen_objectives.dae import DAE
-from aegen_objectives.rae_gp import RAEGP
-from aegen_objectives.rae_l2 import RAEL2
-from aegen_objectives.sparse_ae import SparseAE
+from aegen_builtin.objectives.ae import AE
+from aegen_builtin.objectives.contractive_ae import ContractiveAE
+from aegen_builtin.objectives.dae import DAE
+from aegen_builtin.objectives.rae_gp import RAEGP
+from aegen_builtin.objectives.rae_l2 import RAEL2
+from aegen_builtin.objectives.sparse_ae import SparseAE
 from conftest import bent
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.distributions import Bernoulli, Normal, kl_divergence
 
 from aegen import Autoencoder, ImageShape, Objective
-from aegen.engine.stage import Stage
-from aegen.model import build_model
+from aegen.autoencoder import build_model
 from aegen.spec import Spec
 from aegen.testing import check_objective
+from aegen.training.turns import Stage
 
 IMAGE = ImageShape(3, 8, 9)
 ARCHS = [Spec("mlp", {"hidden": [16]}), Spec("conv", {"width": 4, "depth": 2, "spatial": True})]

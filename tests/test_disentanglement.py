@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_metrics.beta_vae_score import BetaVAEScore, pairs
-from aegen_metrics.dci import DCI, purity
-from aegen_metrics.factor_vae_score import FactorVAEScore
-from aegen_metrics.factors import groups, halves
-from aegen_metrics.mig import MIG
-from aegen_metrics.modularity import Modularity
-from aegen_metrics.sap import SAP
+from aegen_builtin.metrics.beta_vae_score import BetaVAEScore, pairs
+from aegen_builtin.metrics.dci import DCI, purity
+from aegen_builtin.metrics.factor_vae_score import FactorVAEScore
+from aegen_builtin.metrics.factors import groups, halves
+from aegen_builtin.metrics.mig import MIG
+from aegen_builtin.metrics.modularity import Modularity
+from aegen_builtin.metrics.sap import SAP
 from conftest import TINY, Aegen
 from scipy.stats import entropy
 from sklearn.ensemble import RandomForestClassifier

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_samplers.gaussian import Gaussian
-from aegen_samplers.mixture import Mixture
+from aegen_builtin.samplers.gaussian import Gaussian
+from aegen_builtin.samplers.mixture import Mixture
 from conftest import SMALL, TINY, Aegen
 
 from aegen import checkpoint, hookimpl, threads
 from aegen.checkpoint import Checkpoint
-from aegen.run import train
+from aegen.training.run import train
 
 
 class Ear:
@@ -172,7 +172,7 @@ def test_tiny_data_is_told_of_in_one_line_by_train_and_by_sample(aegen: Aegen, t
 
 def test_what_a_third_partys_sampler_says_is_held_to_the_contract() -> None:
     from aegen.errors import PluginError
-    from aegen.use.samplers import tell_fallback
+    from aegen.inference.samplers import tell_fallback
 
     class Silent(Gaussian):
         def fallback(self) -> Any:

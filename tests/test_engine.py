@@ -17,20 +17,20 @@ import torch
 from conftest import SMALL
 
 from aegen import threads
+from aegen.autoencoder import build_model, build_objective
 from aegen.checkpoint import Checkpoint
 from aegen.data.source import Data
-from aegen.engine import optim
-from aegen.engine.loop import Trainer
-from aegen.engine.notices import collapse
-from aegen.engine.parallel import World
-from aegen.engine.progress import seed_step
 from aegen.errors import Interrupted
-from aegen.model import build_model, build_objective
-from aegen.plugins import Hooks, hookimpl
+from aegen.hooks import Hooks, hookimpl
 from aegen.protocols import ImageShape
-from aegen.run import Result, train
 from aegen.settings import RunSpec, TrainSettings
 from aegen.spec import Spec
+from aegen.training import optim
+from aegen.training.diagnostics import collapse
+from aegen.training.distributed import World
+from aegen.training.loop import Trainer
+from aegen.training.progress import seed_step
+from aegen.training.run import Result, train
 
 KINDS: dict[str, dict[str, Any]] = {
     "plain": {},

@@ -18,8 +18,8 @@ from aegen.data.batches import normalize
 from aegen.data.source import load_data
 from aegen.errors import UsageError
 from aegen.evaluation.features import checksum, rgb
+from aegen.evaluation.per_image import Rows
 from aegen.evaluation.protocol import PROTOCOLS, Protocol, protocol
-from aegen.evaluation.rows import Rows
 from aegen.settings import DataSettings
 
 MINE = '''

@@ -20,15 +20,15 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from aegen import Bottleneck, Latent, PluginError, RunError, load, registry
+from aegen.autoencoder import Autoencoder, build_model
 from aegen.checkpoint import Checkpoint
 from aegen.factory import load as load_class
-from aegen.model import Autoencoder, build_model
 from aegen.protocols import ImageShape
 from aegen.spec import Spec
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
-from aegen_export.onnx import ONNX, Decode, Encode, Nearest  # noqa: E402
+from aegen_builtin.exporters.onnx import ONNX, Decode, Encode, Nearest  # noqa: E402
 
 IMAGE = ImageShape(1, 6, 5)
 NETS = {

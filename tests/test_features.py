@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_features.efficientnet import EfficientNetLite0
-from aegen_features.torchvision_nets import VGG16, AlexNet, SqueezeNet
-from aegen_objectives.vae import VAE
-from aegen_perceptual.perceptual import Perceptual
+from aegen_builtin.features.efficientnet import EfficientNetLite0
+from aegen_builtin.features.torchvision_nets import VGG16, AlexNet, SqueezeNet
+from aegen_builtin.objectives.vae import VAE
+from aegen_builtin.perceptual.perceptual import Perceptual
 from conftest import TINY, Aegen
 from PIL import Image
 from safetensors import safe_open
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torchvision.models import get_model
 
 from aegen import EnvironmentFault, FeatureNetwork, ImageShape, UsageError, build_features, registry, testing
-from aegen.model import build_model
+from aegen.autoencoder import build_model
 from aegen.spec import Spec
 
 LAYERS = {"vgg16": VGG16, "alexnet": AlexNet, "squeezenet1_1": SqueezeNet}

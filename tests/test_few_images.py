@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from aegen_metrics.fid import distance
+from aegen_builtin.metrics.fid import distance
 from torch import Tensor
 
 
@@ -48,7 +48,7 @@ def test_the_distance_of_few_images_is_one_that_is_known_by_hand() -> None:
 
 
 def test_where_there_are_enough_both_ways_agree() -> None:
-    from aegen_metrics.fid import _of_few
+    from aegen_builtin.metrics.fid import _of_few
 
     draw = torch.Generator().manual_seed(0)
     real, made = torch.randn(60, 7, generator=draw), torch.randn(50, 7, generator=draw) * 0.7 + 0.1

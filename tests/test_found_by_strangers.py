@@ -92,7 +92,7 @@ def test_values_that_somebody_asks_for_are_values_while_layers_are_outlined() ->
 def test_a_net_with_a_seeded_projection_and_constants_is_trained_and_loaded(aegen: Aegen) -> None:
     Path("mine.py").write_text(
         "import torch\n"
-        "from aegen_nets.mlp import MLP\n"
+        "from aegen_builtin.nets.mlp import MLP\n"
         "LIMITS = torch.rand(1000) + 1\n"
         "class Mine(MLP):\n"
         "    def encoder(self):\n"

@@ -12,24 +12,24 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_adversarial.aae import AAE
-from aegen_adversarial.began import BEGAN
-from aegen_adversarial.ebgan import EBGAN, pulling_away
-from aegen_adversarial.energy import EnergyCritic
-from aegen_adversarial.factor_vae import FactorVAE, shuffle_dimensions
-from aegen_adversarial.latent_critic import LatentCritic, draw_prior
-from aegen_adversarial.soft_intro_vae import SoftIntroVAE, encode_generated
-from aegen_adversarial.vae_gan import VAEGAN
-from aegen_adversarial.wae_gan import WAEGAN
+from aegen_builtin.adversarial.aae import AAE
+from aegen_builtin.adversarial.began import BEGAN
+from aegen_builtin.adversarial.ebgan import EBGAN, pulling_away
+from aegen_builtin.adversarial.energy import EnergyCritic
+from aegen_builtin.adversarial.factor_vae import FactorVAE, shuffle_dimensions
+from aegen_builtin.adversarial.latent_critic import LatentCritic, draw_prior
+from aegen_builtin.adversarial.soft_intro_vae import SoftIntroVAE, encode_generated
+from aegen_builtin.adversarial.vae_gan import VAEGAN
+from aegen_builtin.adversarial.wae_gan import WAEGAN
 from torch import Tensor, nn
 from torch.distributions import Normal, kl_divergence
 
-from aegen.engine.stage import reduce
+from aegen.autoencoder import Autoencoder, build_model, build_objective
 from aegen.errors import UsageError
-from aegen.model import Autoencoder, build_model, build_objective
 from aegen.protocols import AUTOENCODER, Bottleneck, ImageShape, Latent, Objective, Turn
 from aegen.spec import Spec
 from aegen.testing import check_objective
+from aegen.training.turns import reduce
 
 IMAGE = ImageShape(2, 8, 9)
 PIXELS = math.prod(IMAGE)

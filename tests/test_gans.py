@@ -8,27 +8,27 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_adversarial.adversarial import Adversarial, decoder_outputs, gradient_ratio
-from aegen_adversarial.ae_gan import AEGAN
-from aegen_adversarial.began import BEGAN
-from aegen_adversarial.critic import ImageCritic
-from aegen_adversarial.ebgan import EBGAN
-from aegen_adversarial.forms import critic_loss, fooling_loss
-from aegen_adversarial.game import squared_slope, unit_slope
-from aegen_adversarial.gan import GAN
-from aegen_adversarial.soft_intro_vae import SoftIntroVAE
-from aegen_adversarial.wgan import WGAN
-from aegen_adversarial.wgan_gp import WGANGP
+from aegen_builtin.adversarial.adversarial import Adversarial, decoder_outputs, gradient_ratio
+from aegen_builtin.adversarial.ae_gan import AEGAN
+from aegen_builtin.adversarial.began import BEGAN
+from aegen_builtin.adversarial.critic import ImageCritic
+from aegen_builtin.adversarial.ebgan import EBGAN
+from aegen_builtin.adversarial.game import squared_slope, unit_slope
+from aegen_builtin.adversarial.gan import GAN
+from aegen_builtin.adversarial.gan_losses import critic_loss, fooling_loss
+from aegen_builtin.adversarial.soft_intro_vae import SoftIntroVAE
+from aegen_builtin.adversarial.wgan import WGAN
+from aegen_builtin.adversarial.wgan_gp import WGANGP
 from torch import Tensor, nn
 
-from aegen.engine.parallel import World
-from aegen.engine.stage import Player, reduce
+from aegen.autoencoder import Autoencoder, build_model, build_objective, check_needs
 from aegen.errors import UsageError
-from aegen.model import Autoencoder, build_model, build_objective, check_needs
 from aegen.protocols import ImageShape, Objective, Outcome, Turn
 from aegen.settings import TrainSettings
 from aegen.spec import Spec, check_options, options_of
 from aegen.testing import check_objective
+from aegen.training.distributed import World
+from aegen.training.turns import TurnOptimizer, reduce
 
 IMAGE = ImageShape(2, 9, 10)
 FORMS = ["hinge", "non-saturating", "least-squares", "wasserstein"]
@@ -509,7 +509,9 @@ def test_a_late_start_is_counted_in_steps_of_the_run(make: Any) -> None:
     net, game, x = model(), make({"after": 4, "r1": 1.0, "r1_every": 2}), images()
     named = [("model", net), ("objective", game)]
     names = {p: f"{kind}.{n}" for kind, module in named for n, p in module.named_parameters()}
-    players = [Player(net, game, turn, TrainSettings(), World(torch.device("cpu")), names) for turn in game.turns()]
+    players = [
+        TurnOptimizer(net, game, turn, TrainSettings(), World(torch.device("cpu")), names) for turn in game.turns()
+    ]
     taken: dict[str, list[int]] = {player.turn.name: [] for player in players}
     heard = []
     for step in range(8):
@@ -548,7 +550,7 @@ def test_a_gan_learns_what_only_the_critic_tells_it() -> None:
     settings, names = TrainSettings(betas=[0.0, 0.9]), {}
     for kind, module in (("model", net), ("objective", game)):
         names |= {p: f"{kind}.{n}" for n, p in module.named_parameters()}
-    players = [Player(net, game, turn, settings, World(torch.device("cpu")), names) for turn in game.turns()]
+    players = [TurnOptimizer(net, game, turn, settings, World(torch.device("cpu")), names) for turn in game.turns()]
     x = torch.full((16, *IMAGE), -0.5)
     for _ in range(250):
         for player in players:

@@ -15,22 +15,22 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from aegen_metrics.distance import maps_distance
-from aegen_metrics.fid import FID, RFID, frechet
-from aegen_metrics.inception_score import InceptionScore, score
-from aegen_metrics.kid import KID, RKID, mmd
-from aegen_metrics.path_length import PathLength, lerp, slerp
-from aegen_metrics.precision_recall import PrecisionRecall, neighbours
+from aegen_builtin.metrics.distance import maps_distance
+from aegen_builtin.metrics.fid import FID, RFID, frechet
+from aegen_builtin.metrics.inception_score import InceptionScore, score
+from aegen_builtin.metrics.kid import KID, RKID, mmd
+from aegen_builtin.metrics.path_length import PathLength, lerp, slerp
+from aegen_builtin.metrics.precision_recall import PrecisionRecall, neighbours
 from conftest import Aegen
 from torch import Tensor, nn
 
 from aegen import FeatureNetwork, Metric, Seen, load
 from aegen.errors import UsageError
-from aegen.evaluation import cache
+from aegen.evaluation import feature_cache
 from aegen.evaluation.features import FeatureSpace
+from aegen.evaluation.per_image import Rows
 from aegen.evaluation.protocol import Protocol
-from aegen.evaluation.rows import Rows
-from aegen.use.samplers import draw_latents
+from aegen.inference.samplers import draw_latents
 
 NETWORK = '''
 import torch
@@ -203,7 +203,7 @@ def test_precision_recall_density_coverage_equal_brute_force() -> None:
 def test_blocks_of_points_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     real, made = features(50, 3, 1), features(50, 3, 2)
     whole = shares(real, made)
-    monkeypatch.setattr("aegen_metrics.precision_recall._BLOCK", 7)
+    monkeypatch.setattr("aegen_builtin.metrics.precision_recall._BLOCK", 7)
     assert shares(real, made) == whole
 
 
@@ -264,7 +264,7 @@ class Line(nn.Module):
 def test_a_path_length_is_the_squared_speed(monkeypatch: pytest.MonkeyPatch) -> None:
     """With images as latents and squares as the distance, each way has the squared length of its ends' difference."""
     monkeypatch.setattr(
-        "aegen_metrics.path_length.maps_distance", lambda a, b: (a[0] - b[0]).square().flatten(1).sum(1)
+        "aegen_builtin.metrics.path_length.maps_distance", lambda a, b: (a[0] - b[0]).square().flatten(1).sum(1)
     )
     z = torch.randn(6, 1, 2, 2, dtype=torch.float64) / 10
     batch: Any = SimpleNamespace(generated=True, start=0, z=z, model=Line(), space=SimpleNamespace(maps=lambda x: [x]))
@@ -334,7 +334,7 @@ def pixels(count: int = 25, seed: int = 0) -> Tensor:
 def look(space: FeatureSpace, images: Tensor, batch: int = 10) -> tuple[Tensor, int, bool]:
     """The features, how many images the network saw for them, and whether the cache was used."""
     before = space.net.looked_at
-    kept = cache.Kept(space, images)
+    kept = feature_cache.Kept(space, images)
     x = images.float() / 127.5 - 1
     found = torch.cat(
         [kept.features(start, part) for start, part in zip(range(0, len(x), batch), x.split(batch), strict=True)]
@@ -358,7 +358,7 @@ def test_features_are_computed_once_and_are_the_same(space: FeatureSpace, tmp_pa
 
 @pytest.mark.parametrize("change", ["pixels", "one pixel", "weights", "side", "filter", "network"])
 def test_whatever_features_depend_on_is_in_the_name(space: FeatureSpace, monkeypatch: Any, change: str) -> None:
-    before, images = cache.digest(space, pixels()), pixels()
+    before, images = feature_cache.digest(space, pixels()), pixels()
     protocol = Protocol(side=0)
     if change == "pixels":
         images = pixels(seed=1)
@@ -378,7 +378,7 @@ def test_whatever_features_depend_on_is_in_the_name(space: FeatureSpace, monkeyp
             pass
 
         monkeypatch.setattr("aegen.evaluation.features.build_features", lambda *_: Other())
-    assert cache.digest(FeatureSpace(protocol, torch.device("cpu")), images) != before
+    assert feature_cache.digest(FeatureSpace(protocol, torch.device("cpu")), images) != before
 
 
 def test_a_broken_or_a_strange_file_is_computed_again(space: FeatureSpace, tmp_path: Path) -> None:
@@ -391,7 +391,7 @@ def test_a_broken_or_a_strange_file_is_computed_again(space: FeatureSpace, tmp_p
         assert torch.equal(found, wanted) and (looked, used) == (25, False)
         assert file.read_bytes() == whole
     for strange in (wanted[:-1], torch.cat([wanted[:-1], wanted[-1:] / 0])):
-        cache.write(file, strange)
+        feature_cache.write(file, strange)
         found, looked, used = look(space, pixels())
         assert torch.equal(found, wanted) and (looked, used) == (25, False)
 
@@ -399,14 +399,14 @@ def test_a_broken_or_a_strange_file_is_computed_again(space: FeatureSpace, tmp_p
 def test_features_of_another_code_of_the_same_name_are_not_believed(space: FeatureSpace, tmp_path: Path) -> None:
     wanted, _, _ = look(space, pixels())
     (file,) = files(tmp_path)
-    cache.write(file, wanted + 0.1)
+    feature_cache.write(file, wanted + 0.1)
     found, looked, used = look(space, pixels())
     assert torch.equal(found, wanted) and (looked, used) == (25, False)
     assert torch.equal(look(space, pixels())[0], wanted)
 
 
 def test_what_was_not_seen_to_the_end_is_not_kept(space: FeatureSpace, tmp_path: Path) -> None:
-    kept = cache.Kept(space, pixels())
+    kept = feature_cache.Kept(space, pixels())
     kept.features(0, pixels()[:10] / 127.5 - 1)
     assert not kept.close() and not files(tmp_path)
 
@@ -419,14 +419,16 @@ def test_the_oldest_files_go_and_nothing_else(tmp_path: Path) -> None:
     os.utime(old, (0, 0))
     names = [f"{i:032x}" for i in range(5)]
     for age, name in enumerate(names):
-        cache.write(tmp_path / f"{name}.safetensors", torch.zeros(250, 1), most=3500)
+        feature_cache.write(tmp_path / f"{name}.safetensors", torch.zeros(250, 1), most=3500)
         os.utime(tmp_path / f"{name}.safetensors", (time.time() - 100 + age,) * 2)
         if age == 2:
-            assert cache.read(tmp_path / f"{names[0]}.safetensors", (250, 1)) is not None  # used, and so young again
+            assert (
+                feature_cache.read(tmp_path / f"{names[0]}.safetensors", (250, 1)) is not None
+            )  # used, and so young again
     left = {p.stem for p in files(tmp_path)}
     assert left == {names[0], names[4], names[3], "mine"}
     assert (tmp_path / "notes.txt").exists() and not old.exists() and new.exists()
-    cache.write(tmp_path / f"{9:032x}.safetensors", torch.zeros(1000, 1), most=3500)
+    feature_cache.write(tmp_path / f"{9:032x}.safetensors", torch.zeros(1000, 1), most=3500)
     assert not (tmp_path / f"{9:032x}.safetensors").exists(), "larger than all there may be"
 
 
@@ -446,9 +448,9 @@ def test_the_folder_is_the_platforms(monkeypatch: pytest.MonkeyPatch) -> None:
     places = {"linux": Path("/x/aegen"), "win32": Path("l/aegen/Cache"), "darwin": Path.home() / "Library/Caches/aegen"}
     for platform, place in places.items():
         monkeypatch.setattr("sys.platform", platform)
-        assert cache.folder() == place
+        assert feature_cache.folder() == place
     monkeypatch.setenv("AEGEN_CACHE", "here")
-    assert cache.folder() == Path("here")
+    assert feature_cache.folder() == Path("here")
 
 
 # ------------------------------------------------------------------------------------------------ the command

@@ -12,13 +12,13 @@ from torch import Tensor
 
 import aegen as package
 from aegen import memory, registry
+from aegen.autoencoder import build_model
 from aegen.errors import EnvironmentFault, UsageError
-from aegen.model import build_model
+from aegen.inference import samplers
+from aegen.inference.concatenation import joined
 from aegen.noise import seeded
 from aegen.protocols import ImageShape, Latent, Posterior, Statistic
 from aegen.spec import Spec
-from aegen.use import samplers
-from aegen.use.joining import joined
 
 
 @pytest.fixture

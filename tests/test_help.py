@@ -20,9 +20,9 @@ from conftest import TINY, Aegen
 
 from aegen import registry
 from aegen.cli.app import COMMANDS
-from aegen.cli.pages import Command, panel
+from aegen.cli.help_format import Command, panel
 from aegen.cli.render import table
-from aegen.cli.width import fitted
+from aegen.cli.text_width import fitted
 from aegen.config import resolve
 from aegen.descriptions import describe
 from aegen.evaluation import PROTOCOLS

@@ -25,13 +25,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from aegen import atomic, outside, registry
+from aegen import atomic, registry, untrusted
+from aegen.autoencoder import build_model, check_room
 from aegen.checkpoint import Checkpoint
 from aegen.errors import EnvironmentFault, UsageError
 from aegen.evaluation import Evaluation, Number
 from aegen.factory import TooMuch, bounded
 from aegen.memory import lacks_memory
-from aegen.model import build_model, check_room
 from aegen.protocols import ImageShape
 from aegen.reporting import formats
 from aegen.reporting.markup import section
@@ -77,14 +77,14 @@ def remade(run: Path, change: Callable[[dict[str, Any]], Any], path: str = "made
     ],
 )
 def test_what_is_not_seen_is_written_out(given: str, expected: str) -> None:
-    assert outside.shown(given) == expected
+    assert untrusted.shown(given) == expected
 
 
 def test_what_is_long_is_cut_and_keeps_its_end() -> None:
-    text = outside.shown("a" * 10**7 + "\x1b" * 10**6 + "z", most=90)
+    text = untrusted.shown("a" * 10**7 + "\x1b" * 10**6 + "z", most=90)
     assert len(text) == 90 and text.startswith("aaa") and " … " in text and text.endswith("z")
-    assert outside.quoted("x" * 10**6).startswith("'xxx") and len(outside.quoted("x" * 10**6)) <= 120
-    assert outside.quoted(10**5000) == "a number of about 5001 digits"
+    assert untrusted.quoted("x" * 10**6).startswith("'xxx") and len(untrusted.quoted("x" * 10**6)) <= 120
+    assert untrusted.quoted(10**5000) == "a number of about 5001 digits"
 
 
 def test_no_name_reaches_the_terminal_as_it_is(aegen: Aegen, run: Path) -> None:
@@ -405,14 +405,14 @@ def test_a_text_named_latest_points_nowhere_else(aegen: Aegen, trained: Path) ->
 )
 def test_json_and_toml_are_read_or_refused_in_words(text: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        outside.parse_json(text)
+        untrusted.parse_json(text)
     with pytest.raises(ValueError, match=reason):
-        outside.parse_toml(f"a = {text}")
+        untrusted.parse_toml(f"a = {text}")
 
 
 def test_dotted_keys_a_thousand_deep_are_refused() -> None:
     with pytest.raises(ValueError, match="nested deeper"):
-        outside.parse_toml(".".join("a" * 1000) + " = 1")
+        untrusted.parse_toml(".".join("a" * 1000) + " = 1")
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes of that kind")
@@ -563,7 +563,7 @@ def test_no_memory_is_the_machines_fault_whoever_says_it(
     def starved(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr("aegen.use.sampling.draw_latents", starved)
+    monkeypatch.setattr("aegen.inference.sampling.draw_latents", starved)
     aegen("sample", "-c", trained).refused(4, "not enough memory", "fewer at once")
 
 
@@ -668,7 +668,7 @@ def test_a_signal_after_the_loop_says_where_the_run_stands(aegen: Aegen, monkeyp
     def interrupted(trainer: object, run: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aegen.run._finish", interrupted)
+    monkeypatch.setattr("aegen.training.run._finish", interrupted)
     said = aegen("train", *TINY, "--steps", 2, "--run-dir", "new")
     said.refused(130, "step 2 of 2", "last.safetensors", "aegen train --resume new")
     assert Checkpoint(Path("new/checkpoints/last.safetensors")).header["step"] == 2

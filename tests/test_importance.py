@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_adversarial.adversarial import Adversarial
-from aegen_latents.gaussian import Gaussian
-from aegen_objectives.ciwae import CIWAE
-from aegen_objectives.importance import Draws, importance_nll, log_mean_exp
-from aegen_objectives.iwae import IWAE
-from aegen_objectives.miwae import MIWAE
-from aegen_objectives.piwae import PIWAE
+from aegen_builtin.adversarial.adversarial import Adversarial
+from aegen_builtin.latents.gaussian import Gaussian
+from aegen_builtin.objectives.ciwae import CIWAE
+from aegen_builtin.objectives.importance import Draws, importance_nll, log_mean_exp
+from aegen_builtin.objectives.iwae import IWAE
+from aegen_builtin.objectives.miwae import MIWAE
+from aegen_builtin.objectives.piwae import PIWAE
 from conftest import SIGMA, Plain
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
-from aegen.model import Autoencoder, build_model
+from aegen.autoencoder import Autoencoder, build_model
 from aegen.protocols import ImageShape, Objective, Outcome
 from aegen.spec import Spec
 from aegen.testing import check_objective

@@ -7,7 +7,7 @@ import sys
 
 LEAN = """
 import sys, torch
-from aegen_metrics.structure import judge, _RULES
+from aegen_builtin.metrics.structure import judge, _RULES
 alone = judge()
 heavy = [name for name in ("torchmetrics", "torchvision", "scipy") if name in sys.modules]
 x, y = torch.rand(2, 5, 3, 40, 41, generator=torch.Generator().manual_seed(0))

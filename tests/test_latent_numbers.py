@@ -8,21 +8,21 @@ from typing import Any
 import mpmath
 import pytest
 import torch
-from aegen_adversarial.gan import GAN
-from aegen_latents.codebook import k_means
-from aegen_latents.fsq import FSQ
-from aegen_latents.lfq import LFQ
-from aegen_latents.poincare import Poincare
-from aegen_latents.vq import VQ
-from aegen_latents.wrapped_normal import Ball, WrappedNormal
+from aegen_builtin.adversarial.gan import GAN
+from aegen_builtin.latents.codebook import k_means
+from aegen_builtin.latents.fsq import FSQ
+from aegen_builtin.latents.lfq import LFQ
+from aegen_builtin.latents.poincare import Poincare
+from aegen_builtin.latents.vq import VQ
+from aegen_builtin.latents.wrapped_normal import Ball, WrappedNormal
 from test_parallel import Pool, double, pool_of
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from aegen import micro, ranks
-from aegen.engine.parallel import World
-from aegen.engine.progress import seed_step, step_seed
+from aegen import accumulation, collectives
 from aegen.protocols import ImageShape
+from aegen.training.distributed import World
+from aegen.training.progress import seed_step, step_seed
 
 
 def exact(a: Tensor, v: Tensor, std: Tensor, curvature: float) -> float:
@@ -121,9 +121,9 @@ def restarted(world: World) -> dict[str, Tensor]:
             own = rows.chunk(world.size)[world.rank]
             seed_step(0, world.rank, step, world.device)
             if world.size > 1:
-                ranks.begin(world.rank, world.size, step_seed(0, 0, step))
+                collectives.begin(world.rank, world.size, step_seed(0, 0, step))
             neck(own)
-            ranks.end()
+            collectives.end()
         return {key: value.clone() for key, value in neck.state_dict().items()}
 
 
@@ -144,9 +144,9 @@ def test_restarts_are_the_same_in_two_processes_as_in_one(two: Pool) -> None:
 def stepped(call: Any, x: Tensor, count: int) -> None:
     """One step's batch in micro-batches."""
     for i, part in enumerate(x.chunk(count)):
-        micro.begin(count, i == count - 1)
+        accumulation.begin(count, i == count - 1)
         call(part)
-    micro.end()
+    accumulation.end()
 
 
 @pytest.mark.parametrize("update", ["ema", "gradient"])
@@ -186,8 +186,8 @@ def test_other_moving_averages_move_once_a_step_too() -> None:
 def test_a_step_that_broke_off_leaves_nothing_behind() -> None:
     neck = VQ(dim=2, codes=3, kmeans_iterations=0).train()
     state = {key: value.clone() for key, value in neck.state_dict().items()}
-    micro.begin(2, False)
+    accumulation.begin(2, False)
     neck(torch.randn(4, 2))
-    micro.end()
+    accumulation.end()
     neck.load_state_dict(state)
     assert not neck.book.hits_of_step.total.any() and not neck.book.sums_of_step.total.any()

@@ -16,13 +16,13 @@ from safetensors.torch import save_file
 
 import aegen as package
 from aegen import registry
+from aegen.autoencoder import build_model, build_sampler
 from aegen.checkpoint import Checkpoint
 from aegen.errors import UsageError
 from aegen.factory import unvalued
-from aegen.model import build_model, build_sampler
+from aegen.inference.loading import _gives_its_latents
 from aegen.protocols import ImageShape
 from aegen.spec import Spec
-from aegen.use.loading import _gives_its_latents
 
 COMMAND = """
 import sys

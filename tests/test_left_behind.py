@@ -17,15 +17,15 @@ from conftest import SMALL
 from PIL import Image
 from test_takeover import taken_over
 
-from aegen import checkpoint, hookimpl, seals
+from aegen import checkpoint, hookimpl, signing
 from aegen.atomic import draft_of
-from aegen.data import keep, source
-from aegen.data.store import Store
-from aegen.engine.keeper import Keeper
+from aegen.data import decoded_cache, source
+from aegen.data.cache_file import Store
 from aegen.errors import AegenError, RunError
-from aegen.plugins import Hooks
-from aegen.run import train
+from aegen.hooks import Hooks
 from aegen.settings import DataSettings
+from aegen.training.checkpointing import Keeper
+from aegen.training.run import train
 
 
 def test_a_run_that_is_lost_gets_no_more_metrics_and_pictures(tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_a_run_that_is_lost_gets_no_more_metrics_and_pictures(tmp_path: Path) ->
 def test_pictures_and_metrics_ask_before_they_are_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    from aegen.engine.loop import Trainer
+    from aegen.training.loop import Trainer
 
     asked: list[str] = []
     whole = getattr(Trainer, what)
@@ -105,7 +105,7 @@ def test_held_out_images_are_summed_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_what_was_begun_and_left_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AEGEN_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(keep, "_LEAST", 0)
+    monkeypatch.setattr(decoded_cache, "_LEAST", 0)
     (tmp_path / "photos").mkdir()
     for i in range(4):
         Image.new("L", (16, 16), i).save(tmp_path / f"photos/{i}.png")
@@ -135,26 +135,26 @@ posix = pytest.mark.skipif(os.name != "posix", reason="rights are those of POSIX
 def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("AEGEN_CACHE", "")
-    return tmp_path / "aegen" / seals.NAME
+    return tmp_path / "aegen" / signing.NAME
 
 
 @posix
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o444])
 def test_a_key_that_others_could_read_is_for_its_owner_alone_from_then_on(key: Path, mode: int) -> None:
-    mark = seals.seal("x")
+    mark = signing.seal("x")
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     key.chmod(mode)
-    assert seals.holds("x", mark) and stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert signing.holds("x", mark) and stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
 @posix
 @pytest.mark.parametrize("mode", [0o622, 0o660, 0o606, 0o666])
 def test_a_key_that_others_could_have_written_is_none(key: Path, mode: int) -> None:
-    mark = seals.seal("x")
+    mark = signing.seal("x")
     key.chmod(mode)
-    assert not seals.holds("x", mark)
-    new = seals.seal("x")
-    assert new and new != mark and seals.holds("x", new) and stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert not signing.holds("x", mark)
+    new = signing.seal("x")
+    assert new and new != mark and signing.holds("x", new) and stat.S_IMODE(key.stat().st_mode) == 0o600
 
 
 def test_what_is_left_of_a_key_that_was_being_made_is_swept(key: Path) -> None:
@@ -164,5 +164,5 @@ def test_what_is_left_of_a_key_that_was_being_made_is_swept(key: Path) -> None:
     gone.wait()
     draft = draft.with_name(draft.name.replace(f"-{os.getpid()}.tmp", f"-{gone.pid}.tmp"))
     draft.write_bytes(b"x")
-    assert seals.seal("x")
-    assert [path.name for path in key.parent.iterdir()] == [seals.NAME]
+    assert signing.seal("x")
+    assert [path.name for path in key.parent.iterdir()] == [signing.NAME]

@@ -17,8 +17,8 @@ from PIL import Image
 from aegen import evaluate
 from aegen.data.listing import list_folder, match
 from aegen.data.source import load_data
+from aegen.inference.reading import find_images
 from aegen.settings import DataSettings
-from aegen.use.reading import find_images
 
 
 def picture(path: Path, value: int = 0) -> Path:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_likelihoods.continuous_bernoulli import ContinuousBernoulli
-from aegen_likelihoods.discretized_logistic import DiscretizedLogistic
-from aegen_likelihoods.log_cosh import LogCosh
+from aegen_builtin.likelihoods.continuous_bernoulli import ContinuousBernoulli
+from aegen_builtin.likelihoods.discretized_logistic import DiscretizedLogistic
+from aegen_builtin.likelihoods.log_cosh import LogCosh
 from conftest import bent
 from scipy import integrate, stats
 from torch import Tensor, nn
@@ -105,7 +105,7 @@ def test_continuous_bernoulli_in_float32_near_one_half_and_far_from_it(logit: fl
 
 
 def test_continuous_bernoulli_is_smooth_where_the_series_ends() -> None:
-    from aegen_likelihoods.continuous_bernoulli import log_normaliser, mean_of
+    from aegen_builtin.likelihoods.continuous_bernoulli import log_normaliser, mean_of
 
     below, above = torch.tensor(0.5 - 1e-12), torch.tensor(0.5 + 1e-12)
     for f in (log_normaliser, mean_of):

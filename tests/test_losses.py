@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.distributions import Bernoulli, Laplace, Normal, kl_divergence
 
 from aegen import registry
-from aegen.engine.stage import reduce
-from aegen.model import Autoencoder, build_model, build_objective
+from aegen.autoencoder import Autoencoder, build_model, build_objective
 from aegen.protocols import ImageShape
 from aegen.spec import Spec
+from aegen.training.turns import reduce
 
 IMAGE = ImageShape(3, 9, 10)
 

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_nets.conv import Conv
+from aegen_builtin.nets.conv import Conv
 from conftest import Aegen
 
 from aegen import Architecture, ImageShape, load
+from aegen.autoencoder import build_model
 from aegen.config import resolve
-from aegen.model import build_model
 from aegen.testing import check_architecture
 
 # What each name's paper has: a map of codes, or of the channels of a Gaussian.
@@ -89,7 +89,7 @@ def test_an_architecture_without_the_choice_is_left_alone() -> None:
 
 
 NET = '''
-from aegen_nets.conv import Conv
+from aegen_builtin.nets.conv import Conv
 
 
 class Net(Conv):

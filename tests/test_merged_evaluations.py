@@ -14,7 +14,7 @@ from conftest import Aegen
 from aegen import registry
 from aegen.cli.compare import remarks
 from aegen.evaluation import Evaluation, Number, evaluate, save
-from aegen.reporting import making
+from aegen.reporting import comparison
 from aegen.reporting.merging import merged
 from aegen.reporting.runs import read_runs
 from aegen.reporting.tables import Skipped, Table
@@ -87,12 +87,12 @@ def test_a_report_completes_what_was_measured_in_part_and_loses_nothing(
     first = evaluate(alone, metrics=["reconstruction"])
     save(first, None)
     said: list[str] = []
-    (table,) = making.compare([alone], say=said.append).tables
+    (table,) = comparison.compare([alone], say=said.append).tables
     assert said[0].startswith("evaluating alone by aegen-1: its folder has no codebook, latents of it")
     assert {row.metric for row in table.rows} == {"reconstruction", "latents"}
     assert [gone.metrics for gone in table.skipped] == [("codebook",)]
     said.clear()
-    making.compare([alone], say=said.append)  # nothing is missing any more
+    comparison.compare([alone], say=said.append)  # nothing is missing any more
     assert not said and len(list((alone / "evaluations").iterdir())) == 2
     (run,) = read_runs([alone])
     found = run.evaluated("aegen-1")
@@ -105,7 +105,7 @@ def test_runs_beside_others_get_what_those_have(alone: Path) -> None:
     save(evaluate(other, metrics=["reconstruction"]), None)
     save(evaluate(other, metrics=["latents"]), None)
     said: list[str] = []
-    (table,) = making.compare([alone, other], say=said.append).tables
+    (table,) = comparison.compare([alone, other], say=said.append).tables
     assert len(said) == 1 and "evaluating alone by aegen-1: its folder has no latents of it" in said[0]
     assert all(cell is not None for row in table.rows for cell in row.cells)
     assert {row.metric for row in table.rows} == {"reconstruction", "latents"}
@@ -117,7 +117,7 @@ def test_evaluations_of_other_weights_are_left_out_and_told(alone: Path) -> None
     assert len(entry["model"]["weights"]) == 16
     entry["model"]["weights"] = "0" * 16  # as many steps, but trained otherwise
     file.with_name("other.json").write_text(json.dumps(entry))
-    (table,) = making.compare([alone], evaluates=False).tables
+    (table,) = comparison.compare([alone], evaluates=False).tables
     assert [note for note in table.notes if "other weights" in note] == [
         "of the evaluations of alone, 1 by this protocol is of other weights of the run, and not in this table"
     ]

@@ -11,22 +11,22 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_latents.gaussian import DiagonalGaussian, Gaussian
-from aegen_likelihoods.bernoulli import Bernoulli
-from aegen_likelihoods.discretized_logistic import DiscretizedLogistic
-from aegen_metrics.bound import Bound
-from aegen_metrics.codebook import Codebook
-from aegen_metrics.dimension_kl import DimensionKL
-from aegen_metrics.latents import DRAW, MEAN, Latents
-from aegen_metrics.mmd import MMD, discrepancy
-from aegen_metrics.mutual_information import MutualInformation, densities
-from aegen_metrics.nll import NLL
-from aegen_metrics.probe import Probe
-from aegen_metrics.structure import MSSSIM, SSIM
-from aegen_metrics.terms import Terms
-from aegen_metrics.total_correlation import TotalCorrelation
-from aegen_objectives import kernels
-from aegen_perceptual.ms_ssim import ms_ssim
+from aegen_builtin.latents.gaussian import DiagonalGaussian, Gaussian
+from aegen_builtin.likelihoods.bernoulli import Bernoulli
+from aegen_builtin.likelihoods.discretized_logistic import DiscretizedLogistic
+from aegen_builtin.metrics.bound import Bound
+from aegen_builtin.metrics.codebook import Codebook
+from aegen_builtin.metrics.dimension_kl import DimensionKL
+from aegen_builtin.metrics.latents import DRAW, MEAN, Latents
+from aegen_builtin.metrics.mmd import MMD, discrepancy
+from aegen_builtin.metrics.mutual_information import MutualInformation, densities
+from aegen_builtin.metrics.nll import NLL
+from aegen_builtin.metrics.probe import Probe
+from aegen_builtin.metrics.structure import MSSSIM, SSIM
+from aegen_builtin.metrics.terms import Terms
+from aegen_builtin.metrics.total_correlation import TotalCorrelation
+from aegen_builtin.objectives import kernels
+from aegen_builtin.perceptual.ms_ssim import ms_ssim
 from conftest import SIGMA, TINY, Aegen, Plain
 from skimage.metrics import structural_similarity
 from torch import Tensor, nn
@@ -34,10 +34,10 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from aegen import Metric, Seen
 from aegen import mean_interval as mean
+from aegen.autoencoder import Autoencoder
 from aegen.errors import EnvironmentFault, UsageError
+from aegen.evaluation.per_image import Rows
 from aegen.evaluation.protocol import Protocol
-from aegen.evaluation.rows import Rows
-from aegen.model import Autoencoder
 from aegen.protocols import ImageShape, Latent, Likelihood, Objective, Outcome
 
 IMAGE = ImageShape(1, 2, 3)
@@ -335,7 +335,7 @@ def test_dimensions_are_named_by_what_they_carry() -> None:
 def test_densities_under_the_mixture_of_posteriors_are_those_of_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     mean, std = 3 * normal(40, 3) + 5, (normal(40, 3, seed=1) - 1).exp()
     z = mean + std * normal(40, 3, seed=2)
-    monkeypatch.setattr("aegen_metrics.mutual_information._BLOCK", 7)
+    monkeypatch.setattr("aegen_builtin.metrics.mutual_information._BLOCK", 7)
     own, aggregate = densities(z, mean, std)
     each = Independent(Normal(mean, std), 1)
     torch.testing.assert_close(own, each.log_prob(z))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_latents.gaussian import DiagonalGaussian
+from aegen_builtin.latents.gaussian import DiagonalGaussian
 from conftest import SMALL, Aegen
 from PIL import Image
 from torch import Tensor
@@ -21,10 +21,10 @@ from aegen import pictures, registry
 from aegen.data.batches import normalize
 from aegen.errors import UsageError
 from aegen.factory import load
+from aegen.inference.model import _Near
 from aegen.protocols import Bottleneck
-from aegen.run import train
 from aegen.spec import options_of
-from aegen.use.model import _Near
+from aegen.training.run import train
 
 
 def picture(path: Path, seed: int, size: tuple[int, int] = (12, 9)) -> Path:

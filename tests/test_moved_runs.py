@@ -21,9 +21,9 @@ from aegen import checkpoint, lock
 from aegen.checkpoint import Checkpoint
 from aegen.data.source import located
 from aegen.errors import UsageError
-from aegen.run import train
 from aegen.rundir import find_checkpoint, latest_run
 from aegen.settings import DataSettings
+from aegen.training.run import train
 
 
 def fill(folder: Path, count: int) -> None:
@@ -248,21 +248,21 @@ def test_without_names_for_open_files_the_path_must_stay_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As on macOS: safetensors opens the path twice, and between the two it may be replaced."""
-    from aegen import opened
+    from aegen import safetensors_file
 
     run = tmp_path / "run"
     train([("test", {**SMALL, "train.steps": 1})], run_dir=run)
     path = run / "checkpoints/last.safetensors"
-    monkeypatch.setattr(opened.os.path, "exists", lambda name: False)
+    monkeypatch.setattr(safetensors_file.os.path, "exists", lambda name: False)
     assert Checkpoint(path).tensors("model.")
-    real = opened.safe_open
+    real = safetensors_file.safe_open
 
     def replaced(name: Path, kind: str) -> object:
         shutil.copy(path, tmp_path / "copy")
         os.replace(tmp_path / "copy", path)
         return real(name, kind)
 
-    monkeypatch.setattr(opened, "safe_open", replaced)
+    monkeypatch.setattr(safetensors_file, "safe_open", replaced)
     with pytest.raises(UsageError, match="was replaced while it was opened"):
         Checkpoint(path)
 

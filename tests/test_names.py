@@ -17,7 +17,7 @@ from PIL import Image
 from aegen import registry
 from aegen.checkpoint import Checkpoint
 from aegen.cli import main
-from aegen.names import native, portable
+from aegen.filenames import native, portable
 from aegen.settings import to_toml
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="file systems elsewhere take text alone")

@@ -20,17 +20,17 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-import aegen.run
+import aegen.training.run
 from aegen import atomic, checkpoint
 from aegen.atomic import draft_of
 from aegen.checkpoint import Checkpoint, digest
-from aegen.engine import loop, stage, writer
-from aegen.engine.loop import Trainer
 from aegen.errors import Interrupted, RunError
-from aegen.plugins import hookimpl
-from aegen.run import Result, train
+from aegen.hooks import hookimpl
+from aegen.inference import load
 from aegen.rundir import RunDir
-from aegen.use import load
+from aegen.training import checkpoint_writer, loop, turns
+from aegen.training.loop import Trainer
+from aegen.training.run import Result, train
 
 
 class Ear:
@@ -91,7 +91,7 @@ class Death:
         patch.setattr(atomic, "put_text", self._half_text(atomic.put_text))
         patch.setattr(RunDir, "log", self._half_line(RunDir.log))
         # Dying in a thread would leave the loop alive.
-        patch.setattr(writer, "threading", SimpleNamespace(Thread=self._at_once))
+        patch.setattr(checkpoint_writer, "threading", SimpleNamespace(Thread=self._at_once))
 
     def note(self, patch: pytest.MonkeyPatch, owner: Any, name: str) -> None:
         """Remember at which step a function is called."""
@@ -176,7 +176,7 @@ def test_killed_at_any_step_of_any_write_a_run_goes_on_to_the_same_weights(part:
     for name in ("first", "whole"):  # the first makes folders that outlive it
         with pytest.MonkeyPatch.context() as patch:
             death = Death(0, patch)
-            death.note(patch, aegen.run, "_finish")
+            death.note(patch, aegen.training.run, "_finish")
             go(tmp_path / name, 9, KILLED)
             count, finish = death.steps, death.noted
         wanted = {file: tensors(tmp_path / name, file) for file in ("last", "best")}
@@ -192,7 +192,7 @@ def test_killed_at_any_step_of_any_write_a_run_goes_on_to_the_same_weights(part:
             assert Checkpoint(path).tensors(""), "a checkpoint was there before it was whole"
         with pytest.MonkeyPatch.context() as patch:
             if moment < finish:  # killed while it trained; fitting the sampler again and again would only take time
-                patch.setattr(aegen.run, "_finish", lambda trainer, run: None)
+                patch.setattr(aegen.training.run, "_finish", lambda trainer, run: None)
             go(run, 9, None if run.exists() else KILLED)
         for file, expected in wanted.items():
             fitted = {k for k in expected if k.startswith("sampler.")} if moment < finish else set()
@@ -478,7 +478,7 @@ def test_a_run_goes_on_without_metrics_and_pictures(tmp_path: Path, monkeypatch:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 
     monkeypatch.setattr(RunDir, "log", refuse)
-    monkeypatch.setattr("aegen.engine.preview.samples", refuse)
+    monkeypatch.setattr("aegen.training.preview.samples", refuse)
     ear = Ear()
     assert go(tmp_path / "run", 16, {"log.images_every_epochs": 1}, ear).steps == 16
     assert any(text.startswith("cannot write metrics: ") and "Read-only" in text for text in ear.notices)
@@ -493,7 +493,7 @@ class Poison:
 
     def __init__(self, at: set[int], patch: pytest.MonkeyPatch, after_rollback: bool = False) -> None:
         self.at, self.now, self.rollbacks = at, 0, 0
-        reduce, take = stage.reduce, Trainer.take_step
+        reduce, take = turns.reduce, Trainer.take_step
 
         def take_step(trainer: Trainer, step: int) -> None:
             self.now, self.rollbacks = step, trainer.progress.rollbacks
@@ -507,7 +507,7 @@ class Poison:
             return loss, metrics
 
         patch.setattr(Trainer, "take_step", take_step)
-        patch.setattr(stage, "reduce", poisoned)
+        patch.setattr(turns, "reduce", poisoned)
 
 
 SKIP = {"train.on_nan": "skip", "log.every_steps": 4, "checkpoint.best": False}

@@ -14,9 +14,9 @@ from PIL import Image
 
 import aegen as api
 from aegen.errors import UsageError
-from aegen.run import train
+from aegen.inference.model import Model
 from aegen.settings import RunSpec
-from aegen.use.model import Model
+from aegen.training.run import train
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,10 @@ from aegen.atomic import write_text
 from aegen.data import decode
 from aegen.errors import UsageError
 from aegen.evaluation import evaluate, save
+from aegen.inference.loading import Output, folder_for_each
+from aegen.inference.reading import Source
+from aegen.inference.reconstruction import _own_names
 from aegen.rundir import RunDir
-from aegen.use.loading import Output, folder_for_each
-from aegen.use.reading import Source
-from aegen.use.reconstruction import _own_names
 
 
 def picture(path: Path, value: int = 0) -> Path:
@@ -153,7 +153,7 @@ def test_equal_names_are_numbered_without_looking_at_all_others() -> None:
 
 def test_two_writers_of_one_default_name_get_one_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from aegen import pictures
-    from aegen.use import loading
+    from aegen.inference import loading
 
     monkeypatch.chdir(tmp_path)
     picture(tmp_path / "samples.png", 7)

@@ -23,28 +23,28 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
-from aegen import noise, ranks, registry
-from aegen.beginning import same_batch
+from aegen import collectives, noise, registry
+from aegen.autoencoder import build_model, build_objective
 from aegen.checkpoint import Checkpoint
 from aegen.config import resolve
 from aegen.data.batches import Batches
 from aegen.data.source import load_data
-from aegen.engine import stage
-from aegen.engine.loop import Trainer
-from aegen.engine.parallel import World, begun_run, remember_run, shards
-from aegen.engine.progress import seed_step
-from aegen.engine.sharding import local
 from aegen.errors import UsageError
-from aegen.model import build_model, build_objective
-from aegen.plugins import Hooks
+from aegen.hooks import Hooks
+from aegen.inference import load
+from aegen.inference.loading import silent
+from aegen.inference.reconstruction import _reconstruct
+from aegen.inference.sampling import _sample
 from aegen.protocols import Outcome
-from aegen.run import train
 from aegen.rundir import RunDir
 from aegen.settings import TrainSettings
-from aegen.use import load
-from aegen.use.loading import silent
-from aegen.use.reconstruction import _reconstruct
-from aegen.use.sampling import _sample
+from aegen.training import turns
+from aegen.training.distributed import World, begun_run, remember_run, shards
+from aegen.training.loop import Trainer
+from aegen.training.progress import seed_step
+from aegen.training.run import train
+from aegen.training.sharding import local
+from aegen.training.warm_start import same_batch
 
 BATCH = 32  # of all processes together
 BASE = {"arch.name": "mlp", "arch.hidden": [16], "data.size": 8, "train.steps": 6}
@@ -108,14 +108,14 @@ def spoiled(world: World, folder: Path, **options: Any) -> tuple[dict[str, Tenso
     with double(), pytest.MonkeyPatch.context() as patch:
         made = trainer(world, options)
         made.header, made.run_dir = header(made), RunDir(folder) if world.first else None
-        reduce, place = stage.reduce, world.rank == world.size - 1
+        reduce, place = turns.reduce, world.rank == world.size - 1
 
         def poisoned(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
             loss, metrics = reduce(outcome)
             spoils = place and made.progress.step == 3 and not made.progress.rollbacks
             return (loss * torch.nan, {**metrics, "loss": loss.detach() * torch.nan}) if spoils else (loss, metrics)
 
-        patch.setattr(stage, "reduce", poisoned)
+        patch.setattr(turns, "reduce", poisoned)
         patch.setattr(made, "notice", told.append)
         patch.setattr(made, "end_epoch", lambda epoch: False)
         patch.setattr(made, "draw", lambda epoch, over: None)
@@ -137,7 +137,7 @@ def serve(rank: int, size: int, meeting: str, pipe: Connection) -> None:
             answer: Any = ("", function(world, **options))
         except BaseException:
             answer = (traceback.format_exc(), None)
-        ranks.end()  # if it failed within a step
+        collectives.end()  # if it failed within a step
         pipe.send(answer if rank == 0 or answer[0] else ("", None))
     dist.destroy_process_group()
 
@@ -281,7 +281,7 @@ def test_four_processes_take_the_steps_of_one(mode: str, four: Pool) -> None:
 TWICE = '''
 """Two turns of the same weights, which therefore share an optimizer."""
 from aegen import Turn
-from aegen_objectives.ae import AE
+from aegen_builtin.objectives.ae import AE
 
 class Twice(AE):
     """Options:"""
@@ -358,7 +358,7 @@ def test_noise_is_a_part_of_what_one_process_draws(layout: str, draw: Callable[.
     torch.manual_seed(7)
     assert all(torch.equal(draw(whole, dim), one) for one in wanted)
     for rank in range(3):
-        ranks.begin(rank, 3, 7)
+        collectives.begin(rank, 3, 7)
         try:
             own = whole.narrow(dim, 4 * rank, 4)
             if layout in ("plain", "channels last"):
@@ -366,15 +366,19 @@ def test_noise_is_a_part_of_what_one_process_draws(layout: str, draw: Callable[.
             for one in wanted:
                 assert torch.equal(draw(own, dim), one.narrow(dim, 4 * rank, 4))
         finally:
-            ranks.end()
+            collectives.end()
 
 
 def draws(world: World) -> list[list[float]]:
     """Of one step: a third party's own draw, an exported one, and a choice for all."""
     seed_step(3, world.rank, 5, world.device)
-    ranks.begin(world.rank, world.size, 11)
-    found = [torch.randn(1), noise.normal_like(torch.empty(1)), torch.rand((), generator=ranks.common_generator())]
-    ranks.end()
+    collectives.begin(world.rank, world.size, 11)
+    found = [
+        torch.randn(1),
+        noise.normal_like(torch.empty(1)),
+        torch.rand((), generator=collectives.common_generator()),
+    ]
+    collectives.end()
     return list(zip(*world.gather([value.item() for value in found]), strict=True))
 
 
@@ -389,14 +393,14 @@ def gradients(world: World) -> dict[str, Tensor]:
     count = 6 // world.size
     own = x[world.rank * count : (world.rank + 1) * count].clone().requires_grad_()
     if world.size > 1:
-        ranks.begin(world.rank, world.size, 0)
+        collectives.begin(world.rank, world.size, 0)
     try:
-        mean = ranks.mean_over_ranks(own.mean(0)).exp().sum()
-        pairs = torch.cdist(own, ranks.gather_rows(own)).square().sum(1).sin().mean()
-        picked = ranks.take_rows(own.detach(), torch.tensor([5, 0, 3]))
-        total = ranks.sum_over_ranks(own.detach().sum(0))
+        mean = collectives.mean_over_ranks(own.mean(0)).exp().sum()
+        pairs = torch.cdist(own, collectives.gather_rows(own)).square().sum(1).sin().mean()
+        picked = collectives.take_rows(own.detach(), torch.tensor([5, 0, 3]))
+        total = collectives.sum_over_ranks(own.detach().sum(0))
     finally:
-        ranks.end()
+        collectives.end()
     found = {"mean": mean.detach(), "picked": picked, "total": total}
     for name, loss in (("of mean", mean), ("of pairs", pairs)):
         (gradient,) = torch.autograd.grad(loss, own)
@@ -510,7 +514,7 @@ def test_samples_and_reconstructions_are_those_of_one_process(trained_run: Path,
 MORTAL = '''
 """A vae of which the second process dies: before the first checkpoint, and once more in mid-epoch."""
 import os, signal
-from aegen_objectives.vae import VAE
+from aegen_builtin.objectives.vae import VAE
 
 class Mortal(VAE):
     """Options:"""

@@ -15,8 +15,8 @@ import pytest
 from conftest import TINY, Aegen
 
 from aegen.errors import PluginError
-from aegen.plugins import Hooks, RunHooks, hookimpl
-from aegen.run import train
+from aegen.hooks import Hooks, RunHooks, hookimpl
+from aegen.training.run import train
 
 EXAMPLE = Path(__file__).parents[1] / "examples/aegen-swae"
 

@@ -9,22 +9,22 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_latents.flow_posterior import FlowPosterior
-from aegen_latents.flows import IAF, Flow, Planar, Radial
-from aegen_latents.full_gaussian import FullGaussian
-from aegen_latents.gaussian import DiagonalGaussian, Gaussian
-from aegen_latents.mixture_prior import MixturePrior
-from aegen_latents.vamp import Vamp
+from aegen_builtin.latents.flow_posterior import FlowPosterior
+from aegen_builtin.latents.flows import IAF, Flow, Planar, Radial
+from aegen_builtin.latents.full_gaussian import FullGaussian
+from aegen_builtin.latents.gaussian import DiagonalGaussian, Gaussian
+from aegen_builtin.latents.mixture_prior import MixturePrior
+from aegen_builtin.latents.vamp import Vamp
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 from torch.distributions import Categorical, Independent, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
 from aegen import registry, testing
-from aegen.engine.ema import EMA
-from aegen.engine.stage import reduce
-from aegen.model import Autoencoder, build_objective, build_sampler
+from aegen.autoencoder import Autoencoder, build_objective, build_sampler
 from aegen.protocols import Bottleneck, ImageShape
 from aegen.spec import Spec
+from aegen.training.ema import EMA
+from aegen.training.turns import reduce
 
 IMAGE = ImageShape(2, 12, 12)
 FLOWS = ["planar", "radial", "iaf"]

@@ -10,8 +10,9 @@ import torch
 from conftest import TINY, Aegen
 from test_strangers import HEAD, Install, install  # noqa: F401
 
-from aegen import PluginError, UsageError, checkpoint, factory, forms, registry, rules
+from aegen import PluginError, UsageError, checkpoint, factory, registry
 from aegen.checkpoint import Checkpoint
+from aegen.contract import interfaces, outputs
 from aegen.registry import Component
 from aegen.spec import Option, Range
 
@@ -266,7 +267,7 @@ def test_every_component_of_aegens_own_is_as_its_protocol_says() -> None:
     for component in registry.every_component():
         if component.builtin and component.kind in factory.BASES:
             factory.load_component(component)
-    assert forms.ATTRIBUTES.keys() <= factory.BASES.keys()
+    assert interfaces.ATTRIBUTES.keys() <= factory.BASES.keys()
 
 
 # -------------------------------------------------------------------------------- whose it is
@@ -298,7 +299,7 @@ def test_who_ran_out_of_memory_is_named(aegen: Aegen, tmp_path: Path, code: str,
 def test_two_packages_in_one_folder_are_told_apart(install: Install, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     site = install("one", text=b"[aegen.objectives]\none = shared.a.one:X\n")
     install("two", text=b"[aegen.objectives]\ntwo = shared.b.two:X\n")
-    install("three", text=b"[aegen.objectives]\nthree = aegen_objectives.third:X\n")
+    install("three", text=b"[aegen.objectives]\nthree = aegen_builtin.objectives.third:X\n")
     for place in ("shared/a/one.py", "shared/b/two.py"):
         (site / place).parent.mkdir(parents=True)
         (site / place).write_text("X = 1\n")
@@ -311,7 +312,9 @@ def test_two_packages_in_one_folder_are_told_apart(install: Install, monkeypatch
     third = registry.find("objective", "three")
     with pytest.raises(PluginError):
         registry.load(third)
-    assert registry.is_stranger("aegen_objectives.third") and not registry.is_stranger("aegen_objectives.vae")
+    assert registry.is_stranger("aegen_builtin.objectives.third") and not registry.is_stranger(
+        "aegen_builtin.objectives.vae"
+    )
 
 
 def test_a_component_says_whose_it_is_and_what_to_do() -> None:
@@ -379,6 +382,6 @@ def test_a_number_too_large_is_told_the_end_that_it_passed(
 
 
 def test_notes_are_a_list() -> None:
-    rules.notes(["a text"])
-    with pytest.raises(rules.Broken, match="not a list of texts"):
-        rules.notes("a text")
+    outputs.notes(["a text"])
+    with pytest.raises(outputs.Broken, match="not a list of texts"):
+        outputs.notes("a text")

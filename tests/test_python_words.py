@@ -11,7 +11,7 @@ import pytest
 
 import aegen
 from aegen.errors import UsageError
-from aegen.use.given import spoken
+from aegen.inference.arguments import spoken
 
 
 def test_an_error_of_the_handle_names_the_argument_and_that_of_the_command_the_flag(
@@ -24,7 +24,7 @@ def test_an_error_of_the_handle_names_the_argument_and_that_of_the_command_the_f
     assert "label='7' needs a model that was told classes" in text and "objective='conditional-vae'" in text
     assert "--" not in text and "--" not in told.value.args[0]
     with pytest.raises(UsageError, match="--label 7 needs"):
-        aegen.use.sample(trained, label="7", out=tmp_path / "x.png")
+        aegen.inference.sample(trained, label="7", out=tmp_path / "x.png")
 
 
 def test_data_that_is_gone_is_told_with_the_sampler_that_needs_none(trained: Path, tmp_path: Path) -> None:
@@ -53,4 +53,4 @@ def test_flags_become_arguments(flags: str, arguments: str) -> None:
 def test_help_of_load_names_what_the_handle_does() -> None:
     text = aegen.load.__doc__ or ""
     for word in ("reconstruct", "interpolate", "lookup", "score", "sample", "encode", "decode", "read"):
-        assert re.search(rf"model\.{word}\(", text) and callable(getattr(aegen.use.model.Model, word))
+        assert re.search(rf"model\.{word}\(", text) and callable(getattr(aegen.inference.model.Model, word))

@@ -10,23 +10,23 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_latents import codebook
-from aegen_latents.codebook import Codebook, k_means, rotated, straight_through
-from aegen_latents.fsq import FSQ
-from aegen_latents.lfq import LFQ
-from aegen_latents.product_vq import ProductVQ
-from aegen_latents.residual_vq import ResidualVQ
-from aegen_latents.vq import VQ
-from aegen_latents.vq2 import VQ2
+from aegen_builtin.latents import codebook
+from aegen_builtin.latents.codebook import Codebook, k_means, rotated, straight_through
+from aegen_builtin.latents.fsq import FSQ
+from aegen_builtin.latents.lfq import LFQ
+from aegen_builtin.latents.product_vq import ProductVQ
+from aegen_builtin.latents.residual_vq import ResidualVQ
+from aegen_builtin.latents.vq import VQ
+from aegen_builtin.latents.vq2 import VQ2
 from torch import Tensor, nn
 
-from aegen.engine.preview import samples
-from aegen.engine.stage import reduce
+from aegen.autoencoder import Autoencoder, build_model, build_objective
 from aegen.errors import UsageError
-from aegen.model import Autoencoder, build_model, build_objective
 from aegen.protocols import Bottleneck, ImageShape, Likelihood
 from aegen.spec import Spec
 from aegen.testing import check_bottleneck
+from aegen.training.preview import samples
+from aegen.training.turns import reduce
 
 BOOKED: list[tuple[Any, dict[str, Any]]] = [
     (VQ, {}),

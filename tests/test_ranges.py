@@ -8,18 +8,18 @@ from typing import ClassVar
 
 import pytest
 import torch
-from aegen_metrics.codebook import Codebook
-from aegen_metrics.dimension_kl import DimensionKL
-from aegen_metrics.inception_score import InceptionScore
-from aegen_metrics.latents import Latents
-from aegen_metrics.nll import NLL
-from aegen_metrics.probe import Probe
-from aegen_metrics.total_correlation import TotalCorrelation
+from aegen_builtin.metrics.codebook import Codebook
+from aegen_builtin.metrics.dimension_kl import DimensionKL
+from aegen_builtin.metrics.inception_score import InceptionScore
+from aegen_builtin.metrics.latents import Latents
+from aegen_builtin.metrics.nll import NLL
+from aegen_builtin.metrics.probe import Probe
+from aegen_builtin.metrics.total_correlation import TotalCorrelation
 from torch import Tensor
 
 from aegen import Metric, Seen, registry
 from aegen.errors import PluginError
-from aegen.evaluation.rows import Number, Rows, clipped
+from aegen.evaluation.per_image import Number, Rows, clipped
 from aegen.factory import load
 from aegen.testing import check_metric
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from aegen import registry
-from aegen.combining import combinations
+from aegen.combinations import combinations
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- combinations -->\n", "<!-- end -->\n"

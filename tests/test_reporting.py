@@ -21,7 +21,7 @@ import torch
 from conftest import Aegen
 from PIL import Image
 
-import aegen.reporting.making as making
+import aegen.reporting.comparison as making
 from aegen import evaluate, load
 from aegen.data.batches import normalize
 from aegen.data.source import load_data
@@ -29,14 +29,14 @@ from aegen.evaluation import Number, save
 from aegen.pictures import to_uint8
 from aegen.reporting.card import command, known_limits
 from aegen.reporting.charts import charts, svg, thinned
+from aegen.reporting.figures import Sights, choose
 from aegen.reporting.formats import as_latex, escape, grid
 from aegen.reporting.runs import read_runs
-from aegen.reporting.sights import Sights, choose
 from aegen.reporting.speed import duration, file_size, training_seconds
 from aegen.reporting.sprites import sprite
 from aegen.reporting.tables import Cell, Row, Table, marked, tables
-from aegen.run import train
 from aegen.settings import DataSettings
+from aegen.training.run import train
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 HOSTILE = "b<script>alert(1)</script>&'\"`${x}"

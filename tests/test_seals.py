@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from aegen import seals
+from aegen import signing
 from aegen.checkpoint import Checkpoint
 
 _looked_at: list[str] = []
@@ -185,26 +185,26 @@ def test_a_tracker_that_only_a_file_names_is_not_told(aegen: Aegen, tmp_path: Pa
 
 
 def test_a_seal_is_of_the_very_words_and_of_one_user(somebody_else: Callable[[], None]) -> None:
-    told = seals.seal({"data": "a", "root": "b"})
+    told = signing.seal({"data": "a", "root": "b"})
     assert len(told) == 64
-    assert seals.holds({"root": "b", "data": "a"}, told)
+    assert signing.holds({"root": "b", "data": "a"}, told)
     for words in ({"data": "a", "root": "c"}, {"data": "a"}, []):
-        assert not seals.holds(words, told)
+        assert not signing.holds(words, told)
     for wrong in ("", None, 3, "é" * 64, told[:-1]):
-        assert not seals.holds({"data": "a", "root": "b"}, wrong)
+        assert not signing.holds({"data": "a", "root": "b"}, wrong)
     somebody_else()
-    assert not seals.holds({"data": "a", "root": "b"}, told)
-    assert seals.seal({"data": "a", "root": "b"}) not in ("", told)
+    assert not signing.holds({"data": "a", "root": "b"}, told)
+    assert signing.seal({"data": "a", "root": "b"}) not in ("", told)
 
 
 def test_many_that_begin_at_once_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "new"))
     with ThreadPoolExecutor(16) as pool:
-        told = set(pool.map(lambda _: seals.seal("x"), range(64)))
+        told = set(pool.map(lambda _: signing.seal("x"), range(64)))
     assert len(told) == 1
     folder = tmp_path / "new/aegen"
-    assert [path.name for path in folder.iterdir()] == [seals.NAME]
-    assert stat.S_IMODE((folder / seals.NAME).stat().st_mode) == 0o600
+    assert [path.name for path in folder.iterdir()] == [signing.NAME]
+    assert stat.S_IMODE((folder / signing.NAME).stat().st_mode) == 0o600
 
 
 def test_where_settings_cannot_be_kept_the_key_lies_in_the_cache_or_nowhere(
@@ -213,12 +213,12 @@ def test_where_settings_cannot_be_kept_the_key_lies_in_the_cache_or_nowhere(
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "file"))
     monkeypatch.setenv("AEGEN_CACHE", str(tmp_path / "cached"))
-    told = seals.seal("x")
-    assert (tmp_path / "cached" / seals.NAME).is_file()
-    assert seals.holds("x", told)
+    told = signing.seal("x")
+    assert (tmp_path / "cached" / signing.NAME).is_file()
+    assert signing.holds("x", told)
     monkeypatch.setenv("AEGEN_CACHE", "")
-    assert seals.seal("x") == ""
-    assert not seals.holds("x", told)
+    assert signing.seal("x") == ""
+    assert not signing.holds("x", told)
     trained_on(aegen, private)
     assert "seal" not in Checkpoint(Path("run/checkpoints/last.safetensors")).header
     aegen("evaluate", "-c", "run", "--metric", "reconstruction").refused(2, f"--data {private}")
@@ -230,8 +230,8 @@ def test_a_damaged_key_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     monkeypatch.setenv("AEGEN_CACHE", "")
     (tmp_path / "aegen").mkdir()
-    (tmp_path / "aegen" / seals.NAME).write_bytes(content)
-    assert seals.seal("x") == ""
+    (tmp_path / "aegen" / signing.NAME).write_bytes(content)
+    assert signing.seal("x") == ""
 
 
 SET = '''

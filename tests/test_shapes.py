@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from aegen_data.shapes import Shapes, drawn, render
+from aegen_builtin.data.shapes import Shapes, drawn, render
 from conftest import Aegen
 from torch import Tensor
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from aegen import registry, signals
-from aegen.engine.stop import Stop
 from aegen.errors import PluginError
+from aegen.training.stop_signal import Stop
 
 posix = pytest.mark.skipif(os.name != "posix", reason="a process cannot send itself these elsewhere")
 

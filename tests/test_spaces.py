@@ -11,31 +11,31 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_latents.bessel import log_partition
-from aegen_latents.categorical import Categorical
-from aegen_latents.conditional import Conditional
-from aegen_latents.joint import Joint
-from aegen_latents.poincare import Poincare
-from aegen_latents.sphere import Sphere
-from aegen_latents.von_mises_fisher import VonMisesFisher, depths, log_area, slope
-from aegen_latents.wrapped_normal import Ball, WrappedNormal
-from aegen_objectives.ae import AE
-from aegen_objectives.conditional_vae import ConditionalVAE
-from aegen_objectives.vae import VAE
+from aegen_builtin.latents.bessel import log_partition
+from aegen_builtin.latents.categorical import Categorical
+from aegen_builtin.latents.conditional import Conditional
+from aegen_builtin.latents.joint import Joint
+from aegen_builtin.latents.poincare import Poincare
+from aegen_builtin.latents.sphere import Sphere
+from aegen_builtin.latents.von_mises_fisher import VonMisesFisher, depths, log_area, slope
+from aegen_builtin.latents.wrapped_normal import Ball, WrappedNormal
+from aegen_builtin.objectives.ae import AE
+from aegen_builtin.objectives.conditional_vae import ConditionalVAE
+from aegen_builtin.objectives.vae import VAE
 from scipy import integrate, special, stats
 from torch import Tensor
 from torch.distributions import Normal, OneHotCategorical, kl_divergence
 from torch.nn.functional import normalize
 
-from aegen import model as models
+from aegen import autoencoder as models
 from aegen import registry
+from aegen.autoencoder import Autoencoder, build_model
 from aegen.errors import UsageError
-from aegen.model import Autoencoder, build_model
+from aegen.inference import samplers
+from aegen.inference.latents import path
 from aegen.protocols import Bottleneck, ImageShape
 from aegen.spec import Spec
 from aegen.testing import check_bottleneck, check_objective
-from aegen.use import samplers
-from aegen.use.latents import path
 
 IMAGE = ImageShape(1, 12, 12)
 SPACES: list[tuple[type[Bottleneck], dict[str, Any]]] = [

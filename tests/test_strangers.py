@@ -15,13 +15,14 @@ import torch
 from conftest import TINY, Aegen
 from torch import Tensor
 
-from aegen import PluginError, descriptions, installed, registry, rules
-from aegen.blame import suspected
-from aegen.model import Autoencoder, build_model, build_objective
-from aegen.plugins import Hooks, hookimpl
+from aegen import PluginError, descriptions, package_metadata, registry
+from aegen.autoencoder import Autoencoder, build_model, build_objective
+from aegen.contract import outputs
+from aegen.contract.blame import suspected
+from aegen.hooks import Hooks, hookimpl
 from aegen.protocols import Images, ImageShape, Outcome, Turn
-from aegen.run import train
 from aegen.spec import Spec
+from aegen.training.run import train
 
 Install = Callable[..., Path]
 
@@ -103,21 +104,21 @@ def test_metadata_that_cannot_be_read_does_not_end_a_run(install: Install, tmp_p
 
 def test_a_package_that_calls_itself_aegen_is_told_from_aegen(install: Install, aegen: Aegen) -> None:
     name = b"Metadata-Version: 2.1\nName: aegen\nVersion: 9\n"
-    install("impostor", "from aegen_objectives.vae import VAE as X\n", metadata=name, objectives={"vae": "X"})
+    install("impostor", "from aegen_builtin.objectives.vae import VAE as X\n", metadata=name, objectives={"vae": "X"})
     aegen("train", "--objective", "vae", "--print-config").refused(3, "aegen/vae or impostor/vae")
-    assert registry.find("objective", "aegen/vae").value == "aegen_objectives.vae:VAE"
+    assert registry.find("objective", "aegen/vae").value == "aegen_builtin.objectives.vae:VAE"
     assert registry.find("objective", "impostor/vae").value == "impostor:X"
     assert not registry.find("objective", "impostor/vae").builtin
-    assert [found.package for found in installed.scan()[1]] == ["impostor"]
+    assert [found.package for found in package_metadata.scan()[1]] == ["impostor"]
     registry.forget()
     aegen("train", "--objective", "vae", "--print-config", "--no-plugins").worked()
 
 
 def test_a_version_that_nobody_knows(install: Install) -> None:
     install("nameless", metadata=None)
-    assert installed.version_of("nameless") == "unknown"
-    assert installed.version_of("never-installed") == "unknown"
-    assert installed.version_of("torch") == torch.__version__.partition("+")[0] or "+" in torch.__version__
+    assert package_metadata.version_of("nameless") == "unknown"
+    assert package_metadata.version_of("never-installed") == "unknown"
+    assert package_metadata.version_of("torch") == torch.__version__.partition("+")[0] or "+" in torch.__version__
 
 
 def test_a_name_that_one_package_declares_twice(install: Install, aegen: Aegen) -> None:
@@ -364,7 +365,7 @@ def test_a_compiled_first_step_is_rehearsed(aegen: Aegen, tmp_path: Path) -> Non
 def test_the_first_look_changes_no_number(aegen: Aegen, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same objective, looked at and not: every weight after some steps is the same to the bit."""
     from aegen.checkpoint import Checkpoint
-    from aegen.engine.stage import Player
+    from aegen.training.turns import TurnOptimizer
 
     (tmp_path / "mine.py").write_text(MINE)
     words = {
@@ -377,7 +378,7 @@ def test_the_first_look_changes_no_number(aegen: Aegen, tmp_path: Path, monkeypa
     train(run_dir="one", **words)
     looked: list[object] = []
     monkeypatch.setattr(
-        Player, "_looked_at", lambda self, x, labels: looked.append(x) or __import__("contextlib").nullcontext()
+        TurnOptimizer, "_looked_at", lambda self, x, labels: looked.append(x) or __import__("contextlib").nullcontext()
     )
     train(run_dir="two", **words)
     assert looked
@@ -387,7 +388,7 @@ def test_the_first_look_changes_no_number(aegen: Aegen, tmp_path: Path, monkeypa
 
 
 def test_hooks_are_gone_after_the_first_step() -> None:
-    from aegen.engine.rehearsal import watched
+    from aegen.training.rehearsal import watched
 
     model, objective = tiny()
     with watched(model, objective, objective.turns()[0], learns=True) as loss:
@@ -445,27 +446,27 @@ def test_a_tracker_that_leaves_ends_no_run() -> None:
 @pytest.mark.parametrize(
     ("rule", "values", "piece"),
     [
-        (rules.draws, (torch.zeros(3, 2), 3, (4,)), "(3, 2), not (n, *latent), here (3, 4)"),
-        (rules.draws, (torch.full((1, 2), torch.nan), 1, (2,)), "not finite"),
-        (rules.images, (torch.zeros(2),), "a Tensor, not Images"),
-        (rules.images, (Images(torch.zeros(2, 1, 8, 8)),), "torch.float32 (2, 1, 8, 8), not uint8"),
-        (rules.images, (Images(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 5]), ["a"]),), "0 to 5"),
-        (rules.rows, ({"a": torch.zeros(2)}, 3), "row 'a' is (2,), not (B, …)"),
-        (rules.computed, ({"a": torch.zeros(())},), "not a float"),
-        (rules.written, ([],), "not a list of the files written"),
-        (rules.written, ([Path("nowhere.bin")],), "nowhere.bin, which is not there"),
-        (rules.parity, (3.0,), "not differences by output"),
-        (rules.turns, ([], torch.nn.Module()), "not a list of Turn"),
-        (rules.outcome, (Outcome({}), torch.zeros(1)), "no term"),
+        (outputs.draws, (torch.zeros(3, 2), 3, (4,)), "(3, 2), not (n, *latent), here (3, 4)"),
+        (outputs.draws, (torch.full((1, 2), torch.nan), 1, (2,)), "not finite"),
+        (outputs.images, (torch.zeros(2),), "a Tensor, not Images"),
+        (outputs.images, (Images(torch.zeros(2, 1, 8, 8)),), "torch.float32 (2, 1, 8, 8), not uint8"),
+        (outputs.images, (Images(torch.zeros(2, 1, 8, 8, dtype=torch.uint8), torch.tensor([0, 5]), ["a"]),), "0 to 5"),
+        (outputs.rows, ({"a": torch.zeros(2)}, 3), "row 'a' is (2,), not (B, …)"),
+        (outputs.computed, ({"a": torch.zeros(())},), "not a float"),
+        (outputs.written, ([],), "not a list of the files written"),
+        (outputs.written, ([Path("nowhere.bin")],), "nowhere.bin, which is not there"),
+        (outputs.parity, (3.0,), "not differences by output"),
+        (outputs.turns, ([], torch.nn.Module()), "not a list of Turn"),
+        (outputs.outcome, (Outcome({}), torch.zeros(1)), "no term"),
     ],
 )  # fmt: skip
 def test_a_value_that_breaks_a_rule(rule: Callable[..., None], values: tuple[object, ...], piece: str) -> None:
-    with pytest.raises(rules.Broken, match=re.escape(piece)):
+    with pytest.raises(outputs.Broken, match=re.escape(piece)):
         rule(*values)
 
 
 def test_a_turn_is_what_it_says() -> None:
     model, objective = tiny()
-    rules.turns(objective.turns(), model)  # type: ignore[attr-defined]
-    with pytest.raises(rules.Broken, match="comes every 0 steps"):
-        rules.turns([Turn("a", lambda model, x: Outcome({"e": Tensor()}), every=0)], model)
+    outputs.turns(objective.turns(), model)  # type: ignore[attr-defined]
+    with pytest.raises(outputs.Broken, match="comes every 0 steps"):
+        outputs.turns([Turn("a", lambda model, x: Outcome({"e": Tensor()}), every=0)], model)

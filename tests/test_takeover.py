@@ -16,10 +16,10 @@ from conftest import SMALL, TINY, Aegen
 
 from aegen import atomic, checkpoint, lock
 from aegen.checkpoint import Checkpoint
-from aegen.engine.keeper import Keeper
 from aegen.errors import RunError
-from aegen.plugins import Hooks
-from aegen.run import train
+from aegen.hooks import Hooks
+from aegen.training.checkpointing import Keeper
+from aegen.training.run import train
 
 
 def taken_over(run: Path) -> None:

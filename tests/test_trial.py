@@ -11,7 +11,7 @@ import torch
 from conftest import Aegen
 
 from aegen.checkpoint import Checkpoint
-from aegen.engine import trial
+from aegen.training import autotune
 
 TINY = ("train", "--arch", "mlp", "--arch.hidden", "[8]", "--size", 8, "--device", "cpu", "--set", "log.images=4")
 TINY += ("--set", "log.images_every_epochs=0", "--set", "log.every_steps=1")
@@ -21,13 +21,13 @@ TINY += ("--set", "log.images_every_epochs=0", "--set", "log.every_steps=1")
 def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Seconds of a step by precision or mode, in place of a clock; a candidate that has none fails."""
     seconds: dict[str, Any] = {"first": 1.0}
-    begin = trial._begun
+    begin = autotune._begun
 
     def begun(spec: Any, *rest: Any) -> Any:
         train = spec.train
         if train.precision not in seconds or train.compile not in seconds:
             return "RuntimeError: no such kernel"
-        eager = trial._with(spec, compile="off")  # no compiler is needed to see what is chosen
+        eager = autotune._with(spec, compile="off")  # no compiler is needed to see what is chosen
         candidate = begin(eager, *rest)
         candidate.spec, candidate.first = spec, seconds["first"]
         candidate.loss *= seconds.get("loss", 1.0) if train.precision != "fp32" else 1.0
@@ -38,8 +38,8 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             c.step = seconds[c.spec.train.precision] * seconds[c.spec.train.compile]
 
     monkeypatch.setattr(torch, "compile", lambda stage, **_: stage)
-    monkeypatch.setattr(trial, "_begun", begun)
-    monkeypatch.setattr(trial, "_time", clock)
+    monkeypatch.setattr(autotune, "_begun", begun)
+    monkeypatch.setattr(autotune, "_time", clock)
     return seconds
 
 
@@ -69,8 +69,8 @@ def test_the_fastest_that_is_worth_it_is_chosen_and_said(
 
 
 def test_a_trial_leaves_the_run_as_it_would_have_been(aegen: Aegen, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trial, "_WORTH", float("inf"))  # whatever the clock says, it stays with fp32
-    monkeypatch.setattr(trial, "_SECONDS", 0.01)
+    monkeypatch.setattr(autotune, "_WORTH", float("inf"))  # whatever the clock says, it stays with fp32
+    monkeypatch.setattr(autotune, "_SECONDS", 0.01)
     losses = []
     for words in ((), ("--precision", "auto", "--compile", "auto")):
         run = f"r{len(losses)}"
@@ -88,7 +88,7 @@ def test_a_run_remembers_what_was_chosen_and_resumes_without_a_trial(
     timed |= {"fp32": 1, "bf16": 0.5, "off": 1}
     aegen(*TINY, "--steps", 2, "--precision", "auto", "--run-dir", "r").worked()
     assert 'precision = "bf16"' in Path("r/config.toml").read_text()
-    monkeypatch.setattr(trial, "settle", None)
+    monkeypatch.setattr(autotune, "settle", None)
     assert "precision bf16" not in aegen("train", "--resume", "r", "--steps", 4).worked().err
 
 

@@ -14,27 +14,27 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_objectives.ae import AE
+from aegen_builtin.objectives.ae import AE
 from safetensors import safe_open
 from safetensors.torch import save_file
 from test_parallel import Pool, double, pool_of
 from torch import Tensor, nn
 
 from aegen import AUTOENCODER, Autoencoder, FeatureNetwork, Outcome, Turn, registry
+from aegen.autoencoder import build_model, build_objective
 from aegen.checkpoint import Checkpoint
-from aegen.combining import combinations, expand
+from aegen.combinations import combinations, expand
 from aegen.data.source import Data
-from aegen.engine.loop import Trainer
-from aegen.engine.optim import undecayed
-from aegen.engine.parallel import World
-from aegen.engine.reach import Reach
 from aegen.errors import UsageError
-from aegen.model import build_model, build_objective
-from aegen.plugins import Hooks
+from aegen.hooks import Hooks
 from aegen.protocols import ImageShape
 from aegen.rundir import RunDir
 from aegen.settings import RunSpec, TrainSettings
 from aegen.spec import Spec
+from aegen.training.distributed import World
+from aegen.training.gradient_reach import Reach
+from aegen.training.loop import Trainer
+from aegen.training.optim import undecayed
 
 IMAGE = ImageShape(1, 16, 16)
 CLASSES, BATCH, STEPS, SAVED = 3, 8, 3, 2

@@ -11,23 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_metrics.bound import Bound
+from aegen_builtin.metrics.bound import Bound
 from conftest import SMALL
 from test_parallel import Pool, pool_of, trainer
 
 from aegen import Wrapper, registry
+from aegen.autoencoder import build_model, build_objective, there
 from aegen.checkpoint import Checkpoint
-from aegen.engine import validation
-from aegen.engine.loop import Trainer
-from aegen.engine.notices import Low, lasting
-from aegen.engine.parallel import World
 from aegen.errors import UsageError
 from aegen.factory import load
-from aegen.model import build_model, build_objective, there
-from aegen.plugins import hookimpl
+from aegen.hooks import hookimpl
 from aegen.protocols import ImageShape, Objective
-from aegen.run import train
 from aegen.spec import Spec
+from aegen.training import validation
+from aegen.training.diagnostics import Low, lasting
+from aegen.training.distributed import World
+from aegen.training.loop import Trainer
+from aegen.training.run import train
 
 ALONE = World(torch.device("cpu"))
 IMAGES = 70
@@ -182,7 +182,7 @@ SPREAD = '''
 """The largest and the mean brightness of all images, by a statistic of its own."""
 import torch
 from aegen import Statistic
-from aegen_objectives.ae import AE
+from aegen_builtin.objectives.ae import AE
 
 class Brightest(Statistic):
     def __init__(self, x):

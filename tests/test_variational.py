@@ -8,26 +8,26 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_latents.gaussian import DiagonalGaussian, Gaussian
-from aegen_latents.matched_prior import MatchedPrior
-from aegen_likelihoods.bernoulli import Bernoulli
-from aegen_likelihoods.gaussian import Gaussian as GaussianPixels
-from aegen_objectives.beta_tc_vae import BetaTCVAE, pairwise
-from aegen_objectives.beta_vae import BetaVAE
-from aegen_objectives.capacity_vae import CapacityVAE
-from aegen_objectives.dip_vae import DIPVAE, covariance
-from aegen_objectives.info_vae import InfoVAE
-from aegen_objectives.kernels import SCALES, discrepancy
-from aegen_objectives.sigma_vae import SigmaVAE
-from aegen_objectives.vae import VAE
-from aegen_objectives.wae_mmd import WAEMMD
+from aegen_builtin.latents.gaussian import DiagonalGaussian, Gaussian
+from aegen_builtin.latents.matched_prior import MatchedPrior
+from aegen_builtin.likelihoods.bernoulli import Bernoulli
+from aegen_builtin.likelihoods.gaussian import Gaussian as GaussianPixels
+from aegen_builtin.objectives.beta_tc_vae import BetaTCVAE, pairwise
+from aegen_builtin.objectives.beta_vae import BetaVAE
+from aegen_builtin.objectives.capacity_vae import CapacityVAE
+from aegen_builtin.objectives.dip_vae import DIPVAE, covariance
+from aegen_builtin.objectives.info_vae import InfoVAE
+from aegen_builtin.objectives.kernels import SCALES, discrepancy
+from aegen_builtin.objectives.sigma_vae import SigmaVAE
+from aegen_builtin.objectives.vae import VAE
+from aegen_builtin.objectives.wae_mmd import WAEMMD
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
-from aegen.engine.stage import reduce
-from aegen.model import Autoencoder
+from aegen.autoencoder import Autoencoder
 from aegen.protocols import Bottleneck, ImageShape, Latent, Likelihood, Objective, Outcome
 from aegen.testing import check_bottleneck, check_objective
+from aegen.training.turns import reduce
 
 IMAGE = ImageShape(2, 3, 4)
 PIXELS = math.prod(IMAGE)
@@ -425,10 +425,10 @@ def test_wae_s_own_bottleneck_is_the_matched_prior_and_its_discrepancy_trains_th
 
 
 def test_a_deterministic_latent_without_a_prior_is_refused() -> None:
-    from aegen_latents.deterministic import Deterministic
+    from aegen_builtin.latents.deterministic import Deterministic
 
+    from aegen.autoencoder import check_needs
     from aegen.errors import UsageError
-    from aegen.model import check_needs
 
     for objective in (WAEMMD(), InfoVAE()):
         with pytest.raises(UsageError, match="prior"):
@@ -622,7 +622,7 @@ def test_dip_brings_the_covariance_to_the_identity() -> None:
 
 
 def test_the_class_moves_and_stretches_the_mean_of_the_style_and_is_charged_for_it() -> None:
-    from aegen_latents.conditional import Conditional
+    from aegen_builtin.latents.conditional import Conditional
 
     neck = Conditional(classes=4, dim=3).double()
     with torch.no_grad():

@@ -13,11 +13,11 @@ from conftest import Aegen
 
 import aegen as package
 from aegen import UsageError
-from aegen.beginning import run_name
 from aegen.cli.app import COMMANDS, MEANT
-from aegen.cli.width import wrapped
+from aegen.cli.text_width import wrapped
 from aegen.config import keyword_layers, resolve, spellings
 from aegen.settings import FLAGS, RunSpec
+from aegen.training.warm_start import run_name
 
 # -------------------------------------------------------------------------------- Python
 

@@ -83,7 +83,7 @@ def test_what_else_a_header_says_of_data_is_not_followed(
         return read(settings, options, *more)
 
     monkeypatch.setattr(source, "read_data", watched)
-    monkeypatch.setattr("aegen.evaluation.examination.read_data", watched)
+    monkeypatch.setattr("aegen.evaluation.evaluator.read_data", watched)
     _looked_at.clear()
     aegen("evaluate", "-c", "run", "--metric", "reconstruction").worked()
     aegen("evaluate", "-c", "run", "--metric", "reconstruction", "--data", "photos", "--force").worked()

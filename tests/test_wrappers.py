@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_adversarial.adversarial import Adversarial
-from aegen_adversarial.gan import GAN
-from aegen_latents.deterministic import Deterministic
-from aegen_likelihoods.gaussian import Gaussian as GaussianLikelihood
-from aegen_objectives.ae import AE
-from aegen_objectives.vae import VAE
-from aegen_perceptual import equivariance
-from aegen_perceptual.consistency import Consistency
-from aegen_perceptual.equivariance import Equivariance
-from aegen_perceptual.lpips import FeatureDistance, read_heads
-from aegen_perceptual.ms_ssim import MSSSIM, ms_ssim
-from aegen_perceptual.perceptual import Perceptual
+from aegen_builtin.adversarial.adversarial import Adversarial
+from aegen_builtin.adversarial.gan import GAN
+from aegen_builtin.latents.deterministic import Deterministic
+from aegen_builtin.likelihoods.gaussian import Gaussian as GaussianLikelihood
+from aegen_builtin.objectives.ae import AE
+from aegen_builtin.objectives.vae import VAE
+from aegen_builtin.perceptual import equivariance
+from aegen_builtin.perceptual.consistency import Consistency
+from aegen_builtin.perceptual.equivariance import Equivariance
+from aegen_builtin.perceptual.lpips import FeatureDistance, read_heads
+from aegen_builtin.perceptual.ms_ssim import MSSSIM, ms_ssim
+from aegen_builtin.perceptual.perceptual import Perceptual
 from safetensors.torch import save_file
 from scipy.ndimage import correlate1d
 from torch import Tensor, nn
@@ -30,9 +30,9 @@ from torch.distributions import Normal, kl_divergence
 from torchvision.models import get_model
 
 from aegen import Autoencoder, ImageShape, Objective, Outcome, UsageError, Wrapper, build_features, registry, testing
-from aegen.engine.stage import reduce
-from aegen.model import build_model, check_needs
+from aegen.autoencoder import build_model, check_needs
 from aegen.spec import Spec
+from aegen.training.turns import reduce
 
 IMAGE = ImageShape(3, 12, 12)
 
@@ -363,7 +363,7 @@ def test_consistency_needs_a_normal_posterior() -> None:
 def moved(monkeypatch: pytest.MonkeyPatch, draws: tuple[float, float, float], x: Tensor, **options: Any) -> Tensor:
     """`move` with its draws (turn, right, down) of -1 … 1 given."""
     given = (torch.tensor(draws)[:, None].expand(3, len(x)) + 1) / 2
-    monkeypatch.setattr("aegen_perceptual.consistency.uniform_like", lambda *_, **__: given)
+    monkeypatch.setattr("aegen_builtin.perceptual.consistency.uniform_like", lambda *_, **__: given)
     out = Consistency(VAE(), **options).move(x)
     monkeypatch.undo()
     return out

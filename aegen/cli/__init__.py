@@ -96,7 +96,7 @@ def _run(words: list[str]) -> int:
     import typer  # noqa: F401  # here, so that Ctrl-C meanwhile is told as elsewhere
 
     from aegen.cli.app import build
-    from aegen.installed import forgive
+    from aegen.package_metadata import forgive
 
     forgive()
     code = build(words)(args=words, prog_name="aegen", standalone_mode=False) or 0
@@ -106,15 +106,15 @@ def _run(words: list[str]) -> int:
 
 def _blamed(end: SystemExit, words: list[str]) -> AegenError | None:
     """A third party's code that leaves in the middle of a command of aegen's own; its own command may."""
-    from aegen.blame import blamed
     from aegen.cli.app import is_own
+    from aegen.contract.blame import blamed
 
     return blamed(end) if is_own(words) else None
 
 
 def _raised(error: BaseException) -> bool:
     """Whether a third party's code raised what looks like Ctrl-C."""
-    from aegen.blame import blamed
+    from aegen.contract.blame import blamed
 
     return blamed(error) is not None
 
@@ -129,10 +129,10 @@ def interrupted() -> NoReturn:
 
 def _told(error: BaseException, debug: bool) -> NoReturn:
     """An exception as one sentence on stderr, and its exit code."""
-    from aegen.blame import blamed, suspected
+    from aegen.contract.blame import blamed, suspected
     from aegen.errors import AegenError, EnvironmentFault, Interrupted, PluginError, UsageError
     from aegen.memory import NONE_LEFT, lacks_memory
-    from aegen.places import said
+    from aegen.tracebacks import said
 
     if isinstance(error, BrokenPipeError):  # the reader of stdout went away, as `head` does
         _drop_stdout()
@@ -166,7 +166,7 @@ def _told_already() -> bool:
     """Whether another of torchrun's processes says what its plugin did; most often all of them have it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return False
-    from aegen.engine.parallel import tells_first
+    from aegen.training.distributed import tells_first
 
     return not tells_first()
 
@@ -209,8 +209,8 @@ def misread(error: Any) -> str:
 
 def fail(text: str, code: int) -> NoReturn:
     """One sentence on stderr, and out; that somebody stopped it is no error."""
-    from aegen.cli.width import fitted
-    from aegen.outside import shown
+    from aegen.cli.text_width import fitted
+    from aegen.untrusted import shown
 
     with suppress(OSError, ValueError, AttributeError):  # nobody listens there
         colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from aegen import signals
-from aegen.cli.pages import WIDEST, Command, panel, without_rich
+from aegen.cli.help_format import WIDEST, Command, panel, without_rich
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": WIDEST}
 
@@ -127,7 +127,7 @@ def plugin_command(name: str) -> Any:
     """A command that a package declares in `aegen.commands`: a function with Typer's annotations, or a Typer app."""
     from aegen import registry
     from aegen.errors import PluginError
-    from aegen.places import defined, said
+    from aegen.tracebacks import defined, said
 
     component = registry.find("command", name)
     found = registry.load(component)
@@ -154,7 +154,7 @@ def _owned(function: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return function(*values, **more)
         except KeyboardInterrupt as error:
-            from aegen.blame import blamed
+            from aegen.contract.blame import blamed
 
             if not signals.asked() and (found := blamed(error)) is not None:
                 raise found from error
@@ -169,7 +169,7 @@ def _row() -> None:
 
 def _version(show: bool) -> None:
     if show:
-        from aegen.installed import version_of
+        from aegen.package_metadata import version_of
 
         typer.echo(f"aegen {version_of('aegen')}")
         raise typer.Exit

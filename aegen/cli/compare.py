@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from aegen.cli.app import single
+from aegen.cli.help_format import page
 from aegen.cli.options import Components, Device, Force, Json, out
-from aegen.cli.pages import page
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -60,7 +60,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare runs: their numbers here, and all of it with curves and pictures as one HTML page."""
-    from aegen import reporting, use
+    from aegen import inference, reporting
     from aegen.cli.render import say, tell_files
     from aegen.errors import UsageError
     from aegen.reporting import formats
@@ -71,7 +71,7 @@ def compare(
         raise UsageError(f"--json and --format {form} exclude each other", hint="give one of them")
     if len(runs) < 2:
         raise UsageError("one run was given, but a comparison takes two or more", hint="aegen report describes one run")
-    use.trust_components(component or [])
+    inference.trust_components(component or [])
     if form == "table" or out is not None:
         reporting.check_place(out, "compare.html", force)
     found = reporting.compare(runs, protocol=by, evaluates=evaluates, least=2, device=device, say=say)

@@ -11,8 +11,8 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
+from aegen.cli.help_format import page
 from aegen.cli.options import Checkpoint, Components, Device, Flag, Force, Given, Json, extend, out, peek
-from aegen.cli.pages import page
 from aegen.descriptions import describe
 from aegen.evaluation.protocol import PROTOCOLS, Protocol
 from aegen.spec import options_of
@@ -129,12 +129,12 @@ def evaluate(
     given: Given,
 ) -> None:
     """Measure a trained model on held-out images and on images that it generates."""
-    from aegen import evaluation, use
+    from aegen import evaluation, inference
     from aegen.cli.render import say, tell
     from aegen.errors import AegenError
-    from aegen.use.loading import refuse_present
+    from aegen.inference.loading import refuse_present
 
-    use.trust_components(component or [])
+    inference.trust_components(component or [])
     if out is not None:
         refuse_present([out], force)  # before minutes of work
     network, weights = _network(features or "")

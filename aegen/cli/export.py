@@ -9,8 +9,8 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
+from aegen.cli.help_format import page
 from aegen.cli.options import Checkpoint, Components, Force, Given, Json, Seed, checked, extend, flags_of, out
-from aegen.cli.pages import page
 from aegen.spec import Range
 
 _DEFAULT = "safetensors"
@@ -59,12 +59,12 @@ def export(
     given: Given,
 ) -> None:
     """Write the model for others, read it back, and compare; fails if they differ."""
-    from aegen import use
+    from aegen import inference
     from aegen.cli.render import say, tell_files
 
-    use.trust_components(component or [])
+    inference.trust_components(component or [])
     options = {key: value for key, (_, value) in given.items()}
-    done = use.export(
+    done = inference.export(
         checkpoint, format=format, options=options, out=out, force=force, tolerance=tolerance, seed=seed, say=say
     )
     tell_files(done.files, as_json=as_json, format=format, parity=done.parity, tolerance=tolerance)

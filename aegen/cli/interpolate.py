@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from aegen.cli.app import single
+from aegen.cli.help_format import page
 from aegen.cli.options import Checkpoint, Components, Device, Force, Json, Seed, checked, out
-from aegen.cli.pages import page
 from aegen.spec import Range
 
 _EXAMPLES = ("aegen interpolate a.png b.png", "aegen interpolate a.png b.png c.png --steps 24 -o way.gif")
@@ -46,11 +46,11 @@ def interpolate(
     as_json: Json = False,
 ) -> None:
     """Write the way from image to image: a strip (PNG), or a film (GIF, WebP) by the ending of -o."""
-    from aegen import use
+    from aegen import inference
     from aegen.cli.render import say, tell_files
 
-    use.trust_components(component or [])
-    files = use.interpolate(
+    inference.trust_components(component or [])
+    files = inference.interpolate(
         images,
         checkpoint,
         steps=steps,

@@ -11,7 +11,7 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
-from aegen.cli.pages import page
+from aegen.cli.help_format import page
 from aegen.descriptions import Description, describe_all
 from aegen.errors import AegenError, UsageError, did_you_mean, listing
 from aegen.registry import Component, unreadable
@@ -114,7 +114,7 @@ def list_plugins(
 def _combinations(as_json: bool) -> None:
     """Every objective with its defaults and the bottlenecks that offer what it needs."""
     from aegen.cli.render import table
-    from aegen.combining import combinations
+    from aegen.combinations import combinations
 
     rows = combinations()
     if as_json:
@@ -137,9 +137,9 @@ _WRITTEN = {"architecture": "arch", "exporter": "export", "dataset": "data"}
 
 def _show(found: Mapping[Component, Description | AegenError]) -> None:
     """What a component is, where it stands, and its options with type, bounds and default."""
-    from aegen.cli.pages import WIDEST, panel
+    from aegen.cli.help_format import WIDEST, panel
     from aegen.cli.render import tell
-    from aegen.cli.width import columns, wrapped
+    from aegen.cli.text_width import columns, wrapped
 
     width = columns() or WIDEST
     for component, told in found.items():

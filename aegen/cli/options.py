@@ -18,8 +18,8 @@ import typer
 
 from aegen import registry
 from aegen.descriptions import describe
-from aegen.outside import shown
 from aegen.spec import Option, Range
+from aegen.untrusted import shown
 
 Given = dict[str, tuple[str, Any]]
 """Dotted key → (flag as the user knows it, value)."""

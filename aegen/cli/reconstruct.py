@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from aegen.cli.app import single
+from aegen.cli.help_format import page
 from aegen.cli.options import Checkpoint, Components, Device, Force, Json, Seed, out
-from aegen.cli.pages import page
 
 _EXAMPLES = ("aegen reconstruct photo.png", "aegen reconstruct 'photos/*.jpg' --each -o again/")
 
@@ -36,11 +36,11 @@ def reconstruct(
     as_json: Json = False,
 ) -> None:
     """Write originals above their reconstructions."""
-    from aegen import use
+    from aegen import inference
     from aegen.cli.render import say, tell_files
 
-    use.trust_components(component or [])
-    files = use.reconstruct(
+    inference.trust_components(component or [])
+    files = inference.reconstruct(
         images, checkpoint, each=each, stochastic=stochastic, out=out, force=force, seed=seed, device=device, say=say
     )
     if files:  # the first of several processes has them

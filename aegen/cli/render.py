@@ -13,9 +13,9 @@ from typing import Any
 
 import typer
 
-from aegen.cli.width import columns, fitted, wrapped
-from aegen.outside import shown
-from aegen.plugins import hookimpl
+from aegen.cli.text_width import columns, fitted, wrapped
+from aegen.hooks import hookimpl
+from aegen.untrusted import shown
 
 _TEXT = 40  # characters, below which lines of text are ragged and words do not fit
 _NUMBER = 8  # characters that most numbers take

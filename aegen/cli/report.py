@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from aegen.cli.app import single
+from aegen.cli.help_format import page
 from aegen.cli.options import Components, Device, Force, Json, out
-from aegen.cli.pages import page
 
 _EXAMPLES = ("aegen report", "aegen report runs/faces -o faces.html")
 
@@ -39,11 +39,11 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Describe a run as one HTML page: a model card with numbers, curves and pictures."""
-    from aegen import reporting, use
+    from aegen import inference, reporting
     from aegen.cli.render import say, tell_files
     from aegen.rundir import latest_run
 
-    use.trust_components(component or [])
+    inference.trust_components(component or [])
     reporting.check_place(out, "report.html", force)
     found = reporting.compare([run or latest_run()], protocol=by, evaluates=evaluates, device=device, say=say)
     tell_files([reporting.write_report(found, out, force=force, device=device, say=say)], as_json=as_json)

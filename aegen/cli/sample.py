@@ -9,8 +9,8 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
+from aegen.cli.help_format import page
 from aegen.cli.options import Checkpoint, Components, Device, Force, Given, Json, Seed, checked, extend, flags_of, out
-from aegen.cli.pages import page
 from aegen.spec import Range
 
 _EXAMPLES = ("aegen sample -n 16 --seed 1", "aegen sample --sampler mixture --each -o faces/")
@@ -55,12 +55,12 @@ def sample(
     given: Given,
 ) -> None:
     """Draw new images from a trained model."""
-    from aegen import use
+    from aegen import inference
     from aegen.cli.render import say, tell_files
 
-    use.trust_components(component or [])
+    inference.trust_components(component or [])
     options = {key: value for key, (_, value) in given.items()}
-    files = use.sample(
+    files = inference.sample(
         checkpoint,
         count=count,
         sampler=sampler,

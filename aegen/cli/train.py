@@ -11,8 +11,8 @@ import typer
 
 from aegen import registry
 from aegen.cli.app import single
+from aegen.cli.help_format import page
 from aegen.cli.options import Components, Flag, Given, Json, extend, peek, wants_help
-from aegen.cli.pages import page
 from aegen.settings import COMPONENTS, FLAGS, SETTINGS, flatten, to_toml
 from aegen.spec import Option, options_of
 
@@ -83,9 +83,9 @@ def _before_flags(
         return {}
     layers = _layers([Path(c) for c in configs], sets, {})
     if resumes:
-        from aegen.beginning import followed
         from aegen.checkpoint import resumable
         from aegen.rundir import begun_in
+        from aegen.training.warm_start import followed
 
         found = resumable(Path(resumes[-1]))
         said = {key for values in (typed, *(layer for _, layer in layers)) for key in values}
@@ -231,7 +231,7 @@ def train(
         return
     if resume is None:
         resolve(layers)  # what is refused is refused before torch is loaded
-    from aegen.run import train as run
+    from aegen.training.run import train as run
 
     result = run(
         layers,

@@ -10,9 +10,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from aegen.data.ahead import Ahead
 from aegen.data.augment import Augment, changed
-from aegen.data.rows import MemoryRows, Pictures, Rows
+from aegen.data.image_rows import MemoryRows, Pictures, Rows
+from aegen.data.prefetch import Ahead
 from aegen.errors import UsageError
 
 _BLACK = torch.tensor(-1.0)

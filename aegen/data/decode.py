@@ -19,15 +19,15 @@ from torch import Tensor
 from aegen import memory
 from aegen.data import bmp, jpeg, png, tiff, tiff_page
 from aegen.data.convert import converted, fitted, in_mode, own_channels, to_tensor, turned
+from aegen.data.decode_memory import LARGE, ROOM
 from aegen.data.jpeg import ORIENTATION
 from aegen.data.jpeg import Target as Target
-from aegen.data.room import LARGE, ROOM
 from aegen.data.values import Note, remarks
 from aegen.data.values import Unreadable as Unreadable
 from aegen.errors import UsageError
-from aegen.outside import opened, quoted
 from aegen.settings import DataSettings
 from aegen.threads import pool, workers
+from aegen.untrusted import opened, quoted
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"})
 # Not all that Pillow knows: its EPS reader runs a program.

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from aegen.data.room import ROOM
+from aegen.data.decode_memory import ROOM
 
 MAGIC = b"\xff\xd8"
 DRAFT = 2  # times the size, to which a JPEG may be decoded: the last halving is left to a better filter

@@ -23,10 +23,10 @@ from torch import Tensor
 
 from aegen.data import decode
 from aegen.data.decode import Target, Unreadable
-from aegen.data.files import for_each, say
+from aegen.data.decode_memory import LARGE, ROOM
+from aegen.data.encoded import for_each, say
+from aegen.data.image_rows import Rows
 from aegen.data.listing import HIDDEN, is_hidden, is_image
-from aegen.data.room import LARGE, ROOM
-from aegen.data.rows import Rows
 from aegen.data.values import Note, remarks
 from aegen.errors import RunError, UsageError
 from aegen.protocols import LeftOut

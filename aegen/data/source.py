@@ -14,18 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import registry, rules
-from aegen.data import files, keep
+from aegen import registry
+from aegen.contract import outputs
+from aegen.data import decoded_cache, encoded
+from aegen.data.dataset_names import dataset_name
 from aegen.data.decode import side
-from aegen.data.naming import dataset_name
-from aegen.data.rows import MemoryRows, Pictures, Rows, fingerprint, pick
+from aegen.data.image_rows import MemoryRows, Pictures, Rows, fingerprint, pick
 from aegen.errors import UsageError, counted
 from aegen.factory import create, load, refuse_untyped
-from aegen.outside import quoted
+from aegen.messages import Say, silent, warn
 from aegen.protocols import Dataset, Images, ImageShape, LeftOut
 from aegen.settings import DataSettings
 from aegen.spec import Spec, options_of
-from aegen.talk import Say, silent, warn
+from aegen.untrusted import quoted
 
 _SPLIT_SEED = 20_131_220  # of the validation split, the same for every run so that runs can be compared
 SMALLEST = 8
@@ -200,12 +201,12 @@ def read_data(settings: DataSettings, options: dict[str, Any] | None = None, say
     made = load("dataset", name, Dataset)
     refuse_untyped(made, "data set", spec)
     source = create(made, "dataset", spec, "data.", {})
-    told = files.say.set(say)
+    told = encoded.say.set(say)
     try:
         images = source.load(settings)
     finally:
-        files.say.reset(told)
-    rules.checked(source, rules.images, images)
+        encoded.say.reset(told)
+    outputs.checked(source, outputs.images, images)
     _check(images, settings)
     if images.skipped and settings.strict:
         raise UsageError(
@@ -263,7 +264,7 @@ def _data(
         settings.name,
         factors,
         images.factor_names,
-        images.how or f"{count:,} in memory, {keep.amount(size)}",
+        images.how or f"{count:,} in memory, {decoded_cache.amount(size)}",
         fingerprint(train) if isinstance(train, Rows) and train.digests is not None else None,
         images.left_out,
     )

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from aegen.evaluation.protocol import PROTOCOLS, Protocol
 
 if TYPE_CHECKING:
-    from aegen.evaluation.examination import Evaluation, check_place, evaluate, save
-    from aegen.evaluation.rows import Number
+    from aegen.evaluation.evaluator import Evaluation, check_place, evaluate, save
+    from aegen.evaluation.per_image import Number
 
 __all__ = ["PROTOCOLS", "Evaluation", "Number", "Protocol", "check_place", "evaluate", "save"]
 

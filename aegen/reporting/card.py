@@ -9,10 +9,10 @@ from __future__ import annotations
 import shlex
 
 from aegen.errors import counted
+from aegen.reporting.figures import Sights
 from aegen.reporting.markup import listed, section, text
 from aegen.reporting.runs import Run
 from aegen.reporting.sections import bottleneck, device, images_of
-from aegen.reporting.sights import Sights
 from aegen.reporting.speed import duration, training_seconds
 
 _LEFT = "Not stated: this is for the author of the model to write."

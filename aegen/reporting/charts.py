@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from aegen.outside import shown
 from aegen.reporting.runs import Run
 from aegen.reporting.tables import Cell, figure
+from aegen.untrusted import shown
 
 WIDTH, HEIGHT = 360, 210
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 8, 24

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from aegen.outside import shown
 from aegen.reporting.tables import BEST, TIE, Cell, Row, Table, figure
+from aegen.untrusted import shown
 
 ARROWS = {"lower": "↓", "higher": "↑"}
 FORMATS = ("table", "csv", "json", "latex")

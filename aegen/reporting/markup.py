@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from aegen.outside import shown
 from aegen.reporting.charts import colour
+from aegen.untrusted import shown
 
 
 def text(value: object) -> str:

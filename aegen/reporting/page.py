@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from importlib.resources import files
 
-from aegen.installed import version_of
+from aegen.package_metadata import version_of
 from aegen.reporting.markup import text
 
 

@@ -14,11 +14,11 @@ from typing_extensions import TypedDict
 from aegen.checkpoint import Checkpoint, Header
 from aegen.errors import AegenError, UsageError, counted
 from aegen.evaluation import Evaluation
-from aegen.names import native
-from aegen.outside import parse_json, parse_toml, read_bytes, read_text
+from aegen.filenames import native
 from aegen.reporting.merging import merged
 from aegen.rundir import METRICS, RunDir, find_checkpoint, pointed
 from aegen.settings import RunSpec, flatten
+from aegen.untrusted import parse_json, parse_toml, read_bytes, read_text
 
 _WHAT = "give run folders, as `aegen train` makes them"
 NOT_EVALUATED = "it could not be evaluated: "

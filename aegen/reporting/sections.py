@@ -8,9 +8,9 @@ from typing import Any
 
 from aegen.errors import counted
 from aegen.reporting import charts, formats
+from aegen.reporting.figures import PAIRS, Sights
 from aegen.reporting.markup import code, fold, listed, missing, row, say, scroll, section, text, who
 from aegen.reporting.runs import NOT_EVALUATED, Run
-from aegen.reporting.sights import PAIRS, Sights
 from aegen.reporting.speed import duration, file_size, images_per_second, training_seconds
 from aegen.reporting.sprites import sprite
 from aegen.reporting.tables import BEST, TIE, Cell, Row, Table, figure

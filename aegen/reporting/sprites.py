@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from aegen import pictures
-from aegen.outside import shown
+from aegen.untrusted import shown
 
 _LARGEST = 256  # pixels a side in a page; larger images are made smaller
 _TILE = 84  # what a side should at least measure on the screen

@@ -9,16 +9,16 @@
 Each check builds tiny models on the CPU and raises AssertionError with what does not hold.
 """
 
-from aegen.testing.metrics import check_metric
-from aegen.testing.models import check_options
-from aegen.testing.objectives import check_objective
-from aegen.testing.parts import (
+from aegen.testing.components import (
     check_architecture,
     check_bottleneck,
     check_features,
     check_likelihood,
     check_sampler,
 )
+from aegen.testing.metrics import check_metric
+from aegen.testing.models import check_options
+from aegen.testing.objectives import check_objective
 
 __all__ = [
     "check_architecture",

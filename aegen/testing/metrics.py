@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from aegen.autoencoder import Autoencoder
 from aegen.errors import UsageError
+from aegen.evaluation.batch import Seen
 from aegen.evaluation.features import FeatureSpace
+from aegen.evaluation.per_image import Rows
 from aegen.evaluation.protocol import Protocol
-from aegen.evaluation.rows import Rows
-from aegen.evaluation.seen import Seen
 from aegen.factory import load
-from aegen.model import Autoencoder
 from aegen.protocols import (
     FeatureNetwork,
     ImageShape,

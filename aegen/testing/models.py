@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegen import forms, registry
+from aegen import registry
+from aegen.autoencoder import Autoencoder, build_model
+from aegen.contract import interfaces
 from aegen.factory import load
-from aegen.model import Autoencoder, build_model
 from aegen.protocols import Bottleneck, ImageShape, Objective
 from aegen.spec import Spec, positional_of
 
@@ -23,7 +24,7 @@ _ARCH = Spec("mlp", {"hidden": [24]})
 
 def check_options(cls: type) -> None:
     """Every option has a type and a default that is a JSON value and that its own check accepts."""
-    forms.options(cls, schedulable=issubclass(cls, Objective))
+    interfaces.options(cls, schedulable=issubclass(cls, Objective))
 
 
 def labels(count: int) -> Tensor:

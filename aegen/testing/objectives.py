@@ -14,12 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from aegen import checkpoint
-from aegen.engine.optim import build as build_optimizer
-from aegen.engine.progress import Progress
-from aegen.engine.stage import reduce
+from aegen.autoencoder import Autoencoder, check_needs
 from aegen.errors import UsageError
 from aegen.factory import load
-from aegen.model import Autoencoder, check_needs
 from aegen.protocols import (
     Objective,
     Turn,
@@ -28,6 +25,9 @@ from aegen.protocols import (
 from aegen.settings import TrainSettings
 from aegen.spec import options_of
 from aegen.testing.models import BATCH, SMALL, check_options, made, models
+from aegen.training.optim import build as build_optimizer
+from aegen.training.progress import Progress
+from aegen.training.turns import reduce
 
 _HEADER: dict[str, Any] = {
     "spec": {},

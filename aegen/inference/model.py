@@ -1,0 +1,417 @@
+"""The handle on a trained model: tensors in, tensors out, batches and devices inside, and no file written."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+import aegen.inference.latents as latents
+import aegen.inference.samplers as samplers
+from aegen.data.batches import normalize
+from aegen.errors import UsageError, listing
+from aegen.inference.arguments import SEEDS, dense, described, in_python, integers, paths_of, whole
+from aegen.inference.concatenation import joined
+from aegen.inference.loading import Loaded, open_checkpoint
+from aegen.inference.reading import find_images, read_images
+from aegen.messages import silent
+from aegen.noise import seeded
+from aegen.protocols import ImageShape, Latent, Sampler
+from aegen.training.distributed import World
+from aegen.untrusted import quoted
+
+Score = Literal["pixel", "nll"]
+_FULL = 1.001  # beyond what rounding makes of [-1, 1]
+_ALONE = threading.RLock()
+"""Held by who seeds torch's generator, which all threads share."""
+
+
+class _Near(Latent):
+    """One whose mean lies beside its draws, wherever its posterior stays."""
+
+    @property
+    def mean(self) -> Tensor:
+        return super().mean.to(self.z.device)
+
+
+def load(place: Path | str | None = None, *, device: str = "auto") -> Model:
+    """The trained model of a run folder, a checkpoint file, or the latest run under ./runs.
+
+        model = aegen.load("runs/faces")
+        x = model.read(["a.png", "b.png"])  # (2, C, H, W) in [-1, 1]
+        latent = model.encode(x)  # .mean, .z, .posterior, .codes
+        images = model.decode(latent.mean)  # (2, C, H, W)
+        again = model.reconstruct(x)  # (2, C, H, W)
+        new = model.sample(16, seed=1)  # (16, C, H, W)
+        way = model.interpolate(x[0], x[1], steps=9)  # (9, C, H, W)
+        same = model.lookup(latent.codes)  # (2, *latent_shape), of models with a codebook
+        strange = model.score(x)  # (2,), mean squared error with pixels in [0, 1]; kind="nll": nats an image
+
+    Averaged weights if the run kept them. Of the file only the tensors of the model are read.
+
+    Args:
+        device: where it computes: `auto`, `cpu`, `cuda`, `mps`.
+
+    Raises:
+        UsageError: there is no such checkpoint, or it is damaged.
+        PluginError: it needs a plugin that is not installed.
+    """
+    found = open_checkpoint(place, device=device)
+    return Model(found.path, found.file, found.spec, found.model, found.device)
+
+
+@dataclass(repr=False)
+class Model(Loaded):
+    """A trained autoencoder: tensors in, tensors out. It needs no gradients, writes no file, and never changes.
+
+    Images are floating point (B, C, H, W) in [-1, 1], of the model's `image` shape, and what is given back is float32; latents are (B, *latent_shape). What is computed from
+    a tensor lies on the device of that tensor, what comes from none (`read`, `sample`) on the CPU. Batches are made inside, so that
+    any number of images may be given at once; what does not fit into memory goes batch by batch, through `read_batches`,
+    `encode_batches`, `decode_batches` and `sample_batches`. (A latent's `posterior`
+    and `watch` stay where the model computes.)
+
+    The autoencoder itself, a `torch.nn.Module` with the parts `encoder`, `bottleneck`, `decoder` and `likelihood`, is `model`.
+    """
+
+    _prepared: dict[str, Sampler] = field(default_factory=dict)
+
+    # ------------------------------------------------------------------------------------------------ what it is
+
+    @property
+    def image(self) -> ImageShape:
+        """Channels, height and width of its images."""
+        return self.model.image
+
+    @property
+    def latent_shape(self) -> tuple[int, ...]:
+        """Of one latent: `(D,)` or `(D, h, w)`."""
+        return tuple(self.model.latent_shape)
+
+    @property
+    def classes(self) -> list[str]:
+        """Names of the classes of the data that it was trained on, by label; empty where there are none."""
+        return list(self.file.header["data"]["classes"])
+
+    @property
+    def samplers(self) -> list[str]:
+        """Samplers that can draw at once; the first is the one that `sample` takes."""
+        fitted = list(self.file.header["samplers"])
+        prior = ["prior"] * ("prior" in self.model.bottleneck.offers)
+        usual = samplers.default_sampler(self)
+        return sorted(dict.fromkeys([*fitted, *self._fitted_here(), *prior]), key=lambda name: (name != usual, name))
+
+    def _fitted_here(self) -> list[str]:
+        return [key.partition(" ")[0] for key in self._prepared]
+
+    def __repr__(self) -> str:
+        size = "×".join(map(str, self.latent_shape))
+        parts = f"{self.spec.arch.name}, {self.spec.bottleneck.name}, trained as {self.spec.objective.name}"
+        return f"<Model {self.path}: {parts}; images {self.image}, latents {size}, on {self.device}>"
+
+    # ------------------------------------------------------------------------------------------------ images
+
+    def read(self, paths: str | Path | Iterable[str | Path]) -> Tensor:
+        """Image files, folders and globs → (N, C, H, W) in [-1, 1], brought to the model's shape as by every command, in order.
+
+        What is left out or cannot be read in a folder is said in a warning of the log "aegen".
+
+        Raises:
+            UsageError: a file that was named cannot be read, or there is none.
+        """
+        return torch.cat(list(self.read_batches(paths)))
+
+    def read_batches(self, paths: str | Path | Iterable[str | Path], batch: int | None = None) -> Iterator[Tensor]:
+        """The images of `read` in batches (B, C, H, W), for more than fit into memory.
+
+        Args:
+            batch: images in each but the last.
+
+        Raises:
+            UsageError: as `read`.
+        """
+        batch = None if batch is None else whole(batch, "batch", 1)
+        places = paths_of(paths)
+        if not places:
+            raise UsageError("no image was named", hint="give files, folders or globs")
+        sources, size, any_read = find_images([str(place) for place in places]), batch or self.batch, False
+        for start in range(0, len(sources), size):
+            part = sources[start : start + size]
+            last = start + size >= len(sources)
+            good, pixels = read_images(part, self, silent, any_will_do=any_read or not last)
+            if good:
+                any_read = True
+                yield normalize(pixels)
+
+    # ------------------------------------------------------------------------------------------------ latents
+
+    @torch.no_grad()
+    def encode(self, x: Tensor, *, labels: Tensor | Sequence[int] | None = None, seed: int = 0) -> Latent:
+        """Images → Latent: `.mean` is the posterior mean, `.z` a draw from the posterior, `.codes` integers where it is discrete.
+
+        Args:
+            x: (B, C, H, W) in [-1, 1].
+            labels: class of each image (B,), for a model that was told classes; without it finds them itself.
+            seed: of the draw.
+
+        Raises:
+            UsageError: the images are of another shape or range, or the run trained no encoder.
+        """
+        self.require_encoder("this")
+        self._check_images(x)
+        seed = whole(seed, "seed", *SEEDS)
+        parts = []
+        with self._seeded(seed), self._told(labels, len(x)) as told:
+            for i, part in enumerate(x.split(self.batch)):
+                self.model.labels = None if told is None else told.split(self.batch)[i]
+                parts.append(self.model.encode(part.to(self.device, torch.float32)))
+            latent = joined(parts)
+        return _Near(
+            latent.z.to(x.device),
+            latent.penalty.to(x.device),
+            latent.posterior,
+            None if latent.codes is None else latent.codes.to(x.device),
+            None if latent.charges is None else latent.charges.to(x.device),
+            latent.watch,
+            latent.statistics,
+        )
+
+    @torch.no_grad()
+    def encode_batches(self, batches: Iterable[Tensor], *, seed: int = 0) -> Iterator[Latent]:
+        """Batches of images (B, C, H, W) → their Latents, each with noise of its own.
+
+        Raises:
+            UsageError: as `encode`.
+        """
+        start, seed = 0, whole(seed, "seed", *SEEDS)
+        for x in batches:
+            yield self.encode(x, seed=(seed * 1_000_003 + start) % 2**63)
+            start += len(x)
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents (B, *latent_shape) → images (B, C, H, W) in [-1, 1].
+
+        Raises:
+            UsageError: the latents are of another shape.
+            RunError: a pixel is not finite.
+        """
+        self._check_latents(z)
+        return torch.cat(list(self.decode_batches(z))).to(z.device)
+
+    @torch.no_grad()
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codes, integers (B, …) as `encode(x).codes` has them → their latents (B, *latent_shape).
+
+        Raises:
+            UsageError: the model has no codes, or there are none of these numbers.
+        """
+        neck = self.model.bottleneck
+        if "codes" not in neck.offers:
+            raise UsageError(
+                f"the latents of {self.path} are no codes, but those of a {self.spec.bottleneck.name} bottleneck",
+                hint="train with --objective vq-vae, or decode latents instead",
+            )
+        shape, books = self._codes_shape, list(neck.codebooks)
+        fits = dense(codes) and not codes.is_floating_point() and not codes.is_complex()
+        if not fits or codes.ndim != 1 + len(shape) or tuple(codes.shape[1:]) != shape:
+            raise UsageError(f"codes are {described(codes)}, but the model's are integers (B, {_text(shape)})")
+        sizes = torch.tensor(books).view(1, -1, *[1] * (len(shape) - 1)) if len(books) > 1 else torch.tensor(books[0])
+        given = codes.cpu().long()
+        if bool(((given < 0) | (given >= sizes)).any()):
+            raise UsageError(f"codes must lie in 0…{max(books) - 1}, but are {int(given.min())}…{int(given.max())}")
+        return neck.lookup(codes.to(self.device).long()).to(codes.device)
+
+    # ------------------------------------------------------------------------------------------------ uses
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor, *, stochastic: bool = False, seed: int = 0) -> Tensor:
+        """Images (B, C, H, W) → what the model makes of them, by the posterior mean, or `stochastic` by a draw.
+
+        Raises:
+            UsageError: as `encode`.
+        """
+        latent = self.encode(x, seed=seed)
+        return self.decode(latent.z if stochastic else latent.mean)
+
+    @torch.no_grad()
+    def sample(
+        self,
+        n: int,
+        sampler: str | None = None,
+        label: str | int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> Tensor:
+        """`n` new images (n, C, H, W) in [-1, 1]; the same seed gives the same images.
+
+        Args:
+            sampler: its name; by default the one that was fitted when training ended, else the prior. One that is not fitted yet is fitted
+                on the run's training images, for this handle alone.
+            label: class that they are to be of, by name or number, for a model that was told classes.
+            options: of the sampler.
+
+        Raises:
+            UsageError: the sampler does not fit the model, or the model knows no such class; `n` is less than 1.
+        """
+        return torch.cat(list(self.sample_batches(n, sampler, label, seed, **options)))
+
+    @torch.no_grad()
+    def sample_batches(
+        self,
+        n: int,
+        sampler: str | None = None,
+        label: str | int | None = None,
+        seed: int = 0,
+        **options: Any,
+    ) -> Iterator[Tensor]:
+        """The images of `sample`, in batches (B, C, H, W)."""
+        n, seed = whole(n, "n", 1), whole(seed, "seed", *SEEDS)
+        if not isinstance(sampler, str | None):
+            raise UsageError(f"sampler is {quoted(sampler)}, but must be a name")
+        told = None if label is None else str(label)
+        with in_python():
+            for z in samplers.draw_latents(
+                self, n, sampler=sampler, options=options, label=told, seed=seed, prepare=self._prepare
+            ):
+                yield from self.decode_batches(z)
+
+    @torch.no_grad()
+    def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 12, method: str = "lerp") -> Tensor:
+        """The way from one image to another, ends included: images (C, H, W) → (steps, C, H, W); batches (B, C, H, W) → (B, steps, …).
+
+        Args:
+            method: `lerp`, straight, or `slerp`, along the great circle.
+
+        Raises:
+            UsageError: as `encode`; an unknown method; fewer than two steps.
+        """
+        if not isinstance(method, str) or method not in latents.METHODS:
+            raise UsageError(f"method is {quoted(method)}, but takes {listing(latents.METHODS)}")
+        steps = whole(steps, "steps", 2)
+        for end in (a, b):
+            self._check_images(end[None] if dense(end) and end.ndim == 3 else end)
+        if a.shape != b.shape:
+            raise UsageError(f"images are {tuple(a.shape)} and {tuple(b.shape)}, but take the same shape")
+        both = [end.to(a.device, torch.float32) for end in (a, b)]
+        pairs = torch.stack(both) if a.ndim == 3 else torch.cat(both)
+        ends = self.encode(pairs).mean
+        nearest = self.model.bottleneck.nearest
+        ways = [
+            latents.path(start.to(self.device), end.to(self.device), steps, method, nearest)
+            for start, end in zip(*ends.chunk(2), strict=True)
+        ]
+        frames = torch.cat(list(self.decode_batches(torch.cat(ways)))).to(a.device)
+        return frames if a.ndim == 3 else frames.unflatten(0, (len(a), steps))
+
+    @torch.no_grad()
+    def score(self, x: Tensor, kind: Score = "pixel") -> Tensor:
+        """How badly the model knows each image, (B,) float32: the higher, the stranger.
+
+        Args:
+            kind: `pixel`, the mean squared error of the reconstruction by the posterior mean, with pixels in [0, 1]; `nll`,
+                -log p(x|z) at the posterior mean and what the bottleneck charges, in nats an image.
+
+        Raises:
+            UsageError: as `encode`; an unknown kind.
+        """
+        if kind not in ("pixel", "nll"):
+            raise UsageError(f"kind is {quoted(kind)}, but takes pixel or nll")
+        self._check_images(x)
+        found = []
+        for part in x.float().split(self.batch):
+            latent = self.encode(part)
+            if kind == "pixel":
+                error = ((self.decode(latent.mean) - part) / 2).square().flatten(1).mean(1)
+            else:
+                pixels = self.model.decode(latent.mean.to(self.device))
+                error = (pixels.nll(part.to(self.device)) + latent.penalty.to(self.device)).to(part.device)
+            found.append(error)
+        return torch.cat(found)
+
+    # ------------------------------------------------------------------------------------------------ inside
+
+    def _prepare(self, name: str, options: Mapping[str, Any]) -> Sampler:
+        """A sampler that is fitted at most once, for this handle alone."""
+        key = f"{name} {sorted(options.items())}"
+        with self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
+            if key not in self._prepared:
+                self._prepared[key] = samplers.prepare_sampler(
+                    self, name, dict(options), silent, World(self.device), keep=False
+                )
+        return self._prepared[key]
+
+    @contextmanager
+    def _seeded(self, seed: int) -> Iterator[None]:
+        """Noise of its own, that changes no other; a thread at a time, since torch's generator and the model's labels are for all."""
+        with _ALONE, seeded(seed, self.device):
+            yield
+
+    @contextmanager
+    def _told(self, labels: Tensor | Sequence[int] | None, count: int) -> Iterator[Tensor | None]:
+        """The classes of the images that are encoded meanwhile; whoever encodes gives them to the model, which forgets them then."""
+        if labels is not None:
+            labels = integers(labels)
+            if "labels" not in self.model.bottleneck.offers:
+                raise UsageError(
+                    f"labels were given, but {self.path} has a {self.spec.bottleneck.name} bottleneck, which reads none"
+                )
+            if labels.shape != (count,) or not bool(((labels >= 0) & (labels < len(self.classes))).all()):
+                raise UsageError(
+                    f"labels are {tuple(labels.shape)}, but must be ({count},), of 0…{len(self.classes) - 1}"
+                )
+            labels = labels.to(self.device)
+        try:
+            yield labels
+        finally:
+            self.model.labels = None
+
+    @cached_property
+    def _codes_shape(self) -> tuple[int, ...]:
+        """Of the codes of one image."""
+        with self._seeded(0):
+            codes = self.model.encode(torch.zeros(1, *self.image, device=self.device)).codes
+        assert codes is not None, "a bottleneck that offers codes gives some"
+        return tuple(codes.shape[1:])
+
+    def _check_images(self, x: Tensor) -> None:
+        wanted = f"(B, {_text(self.image)}) in [-1, 1]"
+        if not dense(x):
+            raise UsageError(
+                f"images are {described(x)}, but must be a tensor {wanted}", hint="model.read(paths) gives one"
+            )
+        if tuple(x.shape[1:]) != tuple(self.image):
+            hint = (
+                "a single image is x[None]"
+                if tuple(x.shape) == tuple(self.image)
+                else "model.read(paths) brings files to that shape"
+            )
+            raise UsageError(f"images are {tuple(x.shape)}, but must be {wanted}", hint=hint)
+        if not x.is_floating_point():
+            raise UsageError(
+                f"images are {x.dtype}, but must be floating point {wanted}", hint="bytes become x / 127.5 - 1"
+            )
+        if not len(x):
+            raise UsageError(f"images are {tuple(x.shape)}, but must be at least one")
+        low, high = (float(end) for end in x.float().aminmax())
+        if not (low >= -_FULL and high <= _FULL):  # so written that NaN is refused too
+            hint = "of 0…255 make x / 127.5 - 1" if high > 2 else ""
+            raise UsageError(f"images reach from {low:.4g} to {high:.4g}, but must lie in [-1, 1]", hint=hint)
+
+    def _check_latents(self, z: Tensor) -> None:
+        shape = tuple(self.latent_shape)
+        if not dense(z) or tuple(z.shape[1:]) != shape or not z.is_floating_point() or not len(z):
+            raise UsageError(
+                f"latents are {described(z)}, but must be floating point (B, {_text(shape)})",
+                hint="model.lookup(codes) makes latents of codes" if "codes" in self.model.bottleneck.offers else "",
+            )
+
+
+def _text(shape: Sequence[int]) -> str:
+    return ", ".join(map(str, shape))

@@ -1,0 +1,1 @@
+"""The built-in components, declared and made exactly as a third party makes its own."""
