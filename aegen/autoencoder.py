@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,14 +32,15 @@ from aegen.spec import Spec
 class Autoencoder(nn.Module):
     """Encoder, bottleneck, decoder and likelihood for images of one shape.
 
+    Whatever encodes takes `labels`, the classes of the images, int64 (B,), or None where they are not known. They go to an encoder
+    whose `forward` has a parameter of that name and to a bottleneck that offers `labels`; all others are called without.
+
     Attributes:
         image: the shape of the images.
         latent_shape: of one latent, `(D,)` or `(D, h, w)`.
-        labels: int64 (B,), classes of the images that are being encoded, where they are known; for bottlenecks that offer
-            `labels`.
+        labelled: whether the encoder or the bottleneck reads classes.
     """
 
-    labels: Tensor | None = None
     architecture: type | None = None  # that made encoder and decoder, where it is known
 
     def __init__(
@@ -58,15 +60,34 @@ class Autoencoder(nn.Module):
         self.decoder = decoder
         self.likelihood = likelihood
         bottleneck.attach(encoder)
+        self._encoder_reads, self._bottleneck_reads = _reads_labels(encoder), "labels" in bottleneck.offers
+        self.labelled = self._encoder_reads or self._bottleneck_reads
 
-    def encode(self, x: Tensor) -> Latent:
+    @property
+    def labels(self) -> Tensor | None:
+        """The classes that this model was given, (B,): None, but for what `given` makes and a loss receives. It cannot be set."""
+        return None
+
+    def given(self, labels: Tensor | None) -> Autoencoder:
+        """This model with the classes (B,) of the images that it will encode: what the engine hands to a loss, which says none itself.
+
+        A value that is made for a call, of the same parts; where there are no classes, or nothing reads them, the model itself.
+        """
+        return self if labels is None or not self.labelled else cast(Autoencoder, _Given(self, labels))
+
+    def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images (B, C, H, W) in [-1, 1] → what the encoder gives, (B, fan_in) or (B, fan_in, h, w)."""
+        found: Tensor = self.encoder(x, labels=labels) if self._encoder_reads else self.encoder(x)
+        return found
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Latent:
         """Images (B, C, H, W) in [-1, 1] → Latent. `.z` is a draw from the posterior, `.mean` its mean."""
-        return self.latent(self.encoder(x))
+        return self.latent(self.features(x, labels), labels)
 
-    def latent(self, features: Tensor) -> Latent:
+    def latent(self, features: Tensor, labels: Tensor | None = None) -> Latent:
         """What the encoder gave, (B, fan_in) or (B, fan_in, h, w) → Latent."""
         with _full_precision(features):  # a KL or a codebook distance is not for bf16
-            known = {"labels": self.labels} if "labels" in self.bottleneck.offers else {}
+            known = {"labels": labels} if self._bottleneck_reads else {}
             latent: Latent = self.bottleneck(lifted(features), **known)
         return latent
 
@@ -93,9 +114,9 @@ class Autoencoder(nn.Module):
         with _full_precision(z):
             return self.bottleneck.log_prior(z)
 
-    def reconstruct(self, x: Tensor, *, stochastic: bool = False) -> Tensor:
+    def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, stochastic: bool = False) -> Tensor:
         """Images → images in [-1, 1], by the posterior mean; `stochastic` samples the posterior instead."""
-        latent = self.encode(x)
+        latent = self.encode(x, labels)
         return self.decode(latent.z if stochastic else latent.mean).mean
 
     def prior(
@@ -106,6 +127,44 @@ class Autoencoder(nn.Module):
             if generator is not None:
                 return self.bottleneck.prior(n, self.latent_shape, generator)
             return noise.draw_rows(n, device, lambda count, g: self.bottleneck.prior(count, self.latent_shape, g))
+
+
+class _Given:
+    """An autoencoder whose images have the classes `labels` unless others are said; all else is the autoencoder's own."""
+
+    def __init__(self, model: Autoencoder, labels: Tensor) -> None:
+        vars(self).update(_model=model, _labels=labels)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("_model", "_labels"):  # not there yet, in a copy that is being made
+            raise AttributeError(name)
+        return getattr(self._model, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._model, name, value)
+
+    @property
+    def labels(self) -> Tensor:
+        return self._labels
+
+    def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
+        return self._model.features(x, self._labels if labels is None else labels)
+
+    def encode(self, x: Tensor, labels: Tensor | None = None) -> Latent:
+        return self._model.encode(x, self._labels if labels is None else labels)
+
+    def latent(self, features: Tensor, labels: Tensor | None = None) -> Latent:
+        return self._model.latent(features, self._labels if labels is None else labels)
+
+    def reconstruct(self, x: Tensor, labels: Tensor | None = None, *, stochastic: bool = False) -> Tensor:
+        return self._model.reconstruct(x, self._labels if labels is None else labels, stochastic=stochastic)
+
+
+def _reads_labels(encoder: nn.Module) -> bool:
+    try:
+        return "labels" in inspect.signature(encoder.forward).parameters
+    except (TypeError, ValueError):  # written in C
+        return False
 
 
 def there(model: Autoencoder, objective: Objective) -> set[str]:

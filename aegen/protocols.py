@@ -217,7 +217,10 @@ class Architecture(ABC):
 
     @abstractmethod
     def encoder(self) -> nn.Module:
-        """(B, C, H, W) → features, (B, fan_in) or (B, fan_in, h, w)."""
+        """(B, C, H, W) → features, (B, fan_in) or (B, fan_in, h, w).
+
+        One that reads classes says `forward(x, labels=None)`: int64 (B,), or None where they are not known.
+        """
 
     @abstractmethod
     def decoder(self, latent: tuple[int, ...], fan_out: int) -> nn.Module:
@@ -234,7 +237,7 @@ class Bottleneck(nn.Module, ABC):
         fan_in: channels that the encoder must emit.
         offers: any of `prior` (it can be drawn from), `density` (a posterior, and log_prior), `diagonal` (the posterior is a
             normal, independent in every dimension, with `mean` and `std`), `penalty` (not always 0), `charges`, `codes`,
-            `labels` (it reads the class labels).
+            `labels` (its `forward` takes `labels` beside the features, int64 (B,) or None where they are not known).
         codebooks: how many codes each codebook has, if the bottleneck offers codes; of several, `codes` are (B, books, …).
         undecayed: names of those of its own parameters that weight decay leaves alone: priors, pseudo-inputs, codebooks, shifts by
             class, for which 0 is no simpler than another value. Any module may declare such, a layer inside this one or a net; of

@@ -143,10 +143,7 @@ def measure(run: Path, data: Data, net: nn.Sequential, real: Tensor) -> dict[str
     x = normalize(data.validation)
     found: dict[str, Any] = {"validation": header["validation"]}
     if header.get("encodes", True):
-        model.labels = data.validation_labels
-        latents = [model.encode(part) for part in x.split(1000)] if "labels" not in model.bottleneck.offers else []
-        model.labels = None
-        latents = latents or [model.encode(part) for part in x.split(1000)]
+        latents = [model.encode(part) for part in x.split(1000)]
         z = torch.cat([latent.z for latent in latents])
         means = torch.cat([latent.mean for latent in latents])
         again = loaded.decode(means)

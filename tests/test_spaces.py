@@ -735,15 +735,13 @@ def test_the_model_passes_its_labels(built: Any) -> None:
     net = built(Conditional, dim=4).eval()
     x, labels = torch.rand(6, *IMAGE) * 2 - 1, torch.tensor([0, 1, 2, 2, 1, 0])
     guessed = net.encode(x)
-    net.labels = labels
-    told = net.encode(x)
+    told = net.encode(x, labels)
     assert torch.equal(net.bottleneck.labels_of(told.z), labels)
     assert (told.penalty > guessed.penalty).all()
     for objective in (ConditionalVAE().eval(), VAE().eval()):
-        outcome = objective.loss(net, x)
+        outcome = objective.loss(net.given(labels), x)
         close(outcome.watch["charge"], told.penalty)  # with a cross-entropy of labels, so that it is no KL
         assert "negative_elbo" not in outcome.watch
-    net.labels = None
     assert not torch.equal(net.decode(net.bottleneck.relabel(told.z, (labels + 1) % 3)).mean, net.decode(told.z).mean)
 
 

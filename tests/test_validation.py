@@ -294,9 +294,9 @@ def test_a_bound_is_named_where_the_metric_would_give_it_and_nowhere_else() -> N
                 objective = build_objective(Spec(EVERY[name]["objective.name"]), model).eval()
             except UsageError:
                 continue
-            model.eval().labels = torch.tensor([0, 1, 2, 0])
+            told = model.eval().given(torch.tensor([0, 1, 2, 0]))
             with torch.no_grad():
-                outcome = objective.loss(model, x)
+                outcome = objective.loss(told, x)
             applies = Bound.needs <= there(model, objective)
             assert not {"negative_elbo", "kl"} & outcome.watch.keys() or applies, (name, neck)
             if "charge" in outcome.watch or "kl" in outcome.watch:

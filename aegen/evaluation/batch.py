@@ -93,11 +93,8 @@ class Seen:
     @cached_property
     def latent(self) -> Latent:
         """Of the images; their classes are told."""
-        self.model.labels = self.labels
         with self._noise():
-            latent = self.model.encode(self.x)
-        self.model.labels = None
-        return latent
+            return self.model.given(self.labels).encode(self.x)
 
     @cached_property
     def pixels(self) -> Pixels:
@@ -112,11 +109,8 @@ class Seen:
     @cached_property
     def outcome(self) -> Outcome:
         """What the objective says of the images, as in validation."""
-        self.model.labels = self.labels
         with self._noise():
-            outcome = self.objective.loss(self.model, self.x)
-        self.model.labels = None
-        return outcome
+            return self.objective.loss(self.model.given(self.labels), self.x)
 
     @cached_property
     def features(self) -> Tensor:

@@ -167,10 +167,11 @@ class Model(Loaded):
         self._check_images(x)
         seed = whole(seed, "seed", *SEEDS)
         parts = []
-        with self._seeded(seed), self._told(labels, len(x)) as told:
+        told = None if labels is None else self._labels(labels, len(x)).split(self.batch)
+        with self._seeded(seed):
             for i, part in enumerate(x.split(self.batch)):
-                self.model.labels = None if told is None else told.split(self.batch)[i]
-                parts.append(self.model.encode(part.to(self.device, torch.float32)))
+                own = None if told is None else told[i]
+                parts.append(self.model.encode(part.to(self.device, torch.float32), own))
             latent = joined(parts)
         return _Near(
             latent.z.to(x.device),
@@ -349,28 +350,24 @@ class Model(Loaded):
 
     @contextmanager
     def _seeded(self, seed: int) -> Iterator[None]:
-        """Noise of its own, that changes no other; a thread at a time, since torch's generator and the model's labels are for all."""
+        """Noise of its own, that changes no other; a thread at a time, since torch's generator is for all."""
         with _ALONE, seeded(seed, self.device):
             yield
 
-    @contextmanager
-    def _told(self, labels: Tensor | Sequence[int] | None, count: int) -> Iterator[Tensor | None]:
-        """The classes of the images that are encoded meanwhile; whoever encodes gives them to the model, which forgets them then."""
-        if labels is not None:
-            labels = integers(labels)
-            if "labels" not in self.model.bottleneck.offers:
-                raise UsageError(
-                    f"labels were given, but {self.path} has a {self.spec.bottleneck.name} bottleneck, which reads none"
-                )
-            if labels.shape != (count,) or not bool(((labels >= 0) & (labels < len(self.classes))).all()):
-                raise UsageError(
-                    f"labels are {tuple(labels.shape)}, but must be ({count},), of 0…{len(self.classes) - 1}"
-                )
-            labels = labels.to(self.device)
-        try:
-            yield labels
-        finally:
-            self.model.labels = None
+    def _labels(self, labels: Tensor | Sequence[int], count: int) -> Tensor:
+        """Classes as they were given → int64 (count,), where the model computes.
+
+        Raises:
+            UsageError: the model reads none, or they are no classes of its data.
+        """
+        told = integers(labels)
+        if not self.model.labelled:
+            raise UsageError(
+                f"labels were given, but {self.path} has a {self.spec.bottleneck.name} bottleneck, which reads none"
+            )
+        if told.shape != (count,) or not bool(((told >= 0) & (told < len(self.classes))).all()):
+            raise UsageError(f"labels are {tuple(told.shape)}, but must be ({count},), of 0…{len(self.classes) - 1}")
+        return told.to(self.device)
 
     @cached_property
     def _codes_shape(self) -> tuple[int, ...]:

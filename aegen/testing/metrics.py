@@ -107,7 +107,6 @@ def _rows(
     rows, skipped = Rows(), dict[str, str]()
     x = torch.randint(0, 256, (count, *model.image), generator=torch.Generator().manual_seed(0)) / 127.5 - 1
     with torch.no_grad():
-        model.labels = None
         z = model.encode(x.flip(0)).mean
         generated = model.decode(z).mean
     labels, rules, size = torch.arange(count) % CLASSES, Protocol(seed=seed), count // parts

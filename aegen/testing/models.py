@@ -41,9 +41,7 @@ def models(
         if needs and not needs <= load("bottleneck", name, Bottleneck).offers:
             continue
         torch.manual_seed(0)
-        model = build_model(_ARCH, Spec(name), likelihood, image, classes=CLASSES)
-        model.labels = labels(BATCH)
-        yield model
+        yield build_model(_ARCH, Spec(name), likelihood, image, classes=CLASSES)
     if not needs <= load("bottleneck", "gaussian", Bottleneck).offers:
         return
     spatial = Spec("conv", {"width": 4, "depth": 1, "spatial": True})

@@ -24,7 +24,7 @@ from aegen.protocols import (
 )
 from aegen.settings import TrainSettings
 from aegen.spec import options_of
-from aegen.testing.models import BATCH, SMALL, check_options, made, models
+from aegen.testing.models import BATCH, SMALL, check_options, labels, made, models
 from aegen.training.optim import build as build_optimizer
 from aegen.training.progress import Progress
 from aegen.training.turns import reduce
@@ -74,16 +74,17 @@ def check_objective(cls: type[Objective], *, inner: type[Objective] | None = Non
 def _check_turn(objective: Objective, model: Autoencoder, turn: Turn, x: Tensor) -> None:
     """Terms, then gradients, then one step."""
     players = nn.ModuleDict({"model": model, "objective": objective})
+    told = model.given(labels(BATCH))
     parts = [getattr(model, part) if isinstance(part, str) else part for part in turn.trains]
     mine = {p for part in parts for p in part.parameters()}
     if mine and not mine & set(model.parameters()):
         # A player beside the autoencoder must not reach into it, even where nothing but the loss keeps them apart.
         _take_seats(players, set(players.parameters()))
-        reduce(turn.loss(model, x))[0].backward()
+        reduce(turn.loss(told, x))[0].backward()
         for name, parameter in model.named_parameters():
             assert parameter.grad is None, f"{turn.name}: a gradient leaks into {name}, which it does not train"
     _take_seats(players, mine)
-    outcome = turn.loss(model, x)
+    outcome = turn.loss(told, x)
     for name, term in outcome.terms.items():
         assert term.shape in ((len(x),), ()), f"{turn.name}: term {name} is {tuple(term.shape)}, not (B,) or ()"
         assert term.isfinite().all(), f"{turn.name}: term {name} is not finite"
@@ -116,7 +117,7 @@ def _check_saved(objective: Objective, model: Autoencoder, x: Tensor) -> None:
 
     def loss() -> Tensor:
         torch.manual_seed(5)
-        return reduce(objective.loss(model, x))[0]
+        return reduce(objective.loss(model.given(labels(BATCH)), x))[0]
 
     model.eval()
     objective.eval()

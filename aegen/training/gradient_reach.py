@@ -59,8 +59,8 @@ def _unreached(model: Autoencoder, turn: Turn, every: list[nn.Parameter], where:
     for parameter in own:
         parameter.requires_grad_(True)
     x = torch.rand(_IMAGES, *model.image, device=where.device, dtype=where.dtype) * 2 - 1
-    model.labels = torch.zeros(_IMAGES, dtype=torch.long, device=where.device)
-    loss, _ = reduce(turn.loss(model, x))
+    told = model.given(torch.zeros(_IMAGES, dtype=torch.long, device=where.device))
+    loss, _ = reduce(turn.loss(told, x))
     if not loss.requires_grad:
         return own
     gradients = torch.autograd.grad(loss, own, allow_unused=True)

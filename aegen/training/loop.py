@@ -106,7 +106,7 @@ class Trainer:
             if same is not player:
                 player.share(same)
         self.ema = EMA(model, settings.ema, sharded=self.sharded) if settings.ema else None
-        self.labelled = "labels" in model.bottleneck.offers
+        self.labelled = model.labelled
         self.batches = Batches(
             data.train,
             settings.batch_size,
@@ -330,7 +330,6 @@ class Trainer:
         try:
             yield
         finally:
-            self.model.labels = None
             self.model.train()
             self.objective.train()
 

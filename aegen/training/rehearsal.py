@@ -204,8 +204,7 @@ def _looked_at(
                 stage.loss = stage.turn.loss
             return
         with _put_back((stage.model, stage.objective), x.device), autocast():
-            stage.model.labels = labels
-            loss(stage.model, x)
+            loss(stage.model.given(labels), x)
     yield
 
 

@@ -41,8 +41,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor, labels: Tensor | None = None) -> tuple[Tensor, dict[str, Tensor]]:
         """Images (B, C, H, W) and labels (B,) → the loss () and every term and watched number, each (B,) or ()."""
-        self.model.labels = labels
-        return reduce(self.loss(self.model, x))
+        return reduce(self.loss(self.model.given(labels), x))
 
 
 def reduce(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:

@@ -60,7 +60,7 @@ def measure(
     Model and objective are in evaluation mode; all processes must call it, and get the same numbers.
 
     Args:
-        labelled: whether the bottleneck reads the classes.
+        labelled: whether the model reads the classes.
         together: how many images the nets may see at once; it changes no number.
         mode: the precision of the nets.
         sharded: whether the processes must run the nets equally often.
@@ -80,12 +80,12 @@ def measure(
             start, stop = parts[number]
             torch.manual_seed(start + 1)
             x = normalize(images[start:stop].to(world.device))
-            model.labels = None if labels is None else labels[start:stop].to(world.device)
+            known = model.given(None if labels is None else labels[start:stop].to(world.device))
             with (
                 precision.autocast(mode, world.device),
                 _seen(model, objective, look=counts and number == mine[0]) as loss,
             ):
-                outcome = loss(model, x)
+                outcome = loss(known, x)
                 metrics = reduce(outcome)[1]
             if not counts:
                 continue
@@ -136,11 +136,12 @@ def _in_pieces(net: nn.Module, count: int, *, even: bool) -> Iterator[None]:
     """
     whole, own = net.forward, vars(net).get("forward")
 
-    def forward(x: Tensor) -> Tensor:
-        parts = [part for part in x.tensor_split(count) if len(part)]
-        found = [whole(part) for part in parts]
+    def forward(x: Tensor, labels: Tensor | None = None) -> Tensor:
+        told = [{}] * count if labels is None else [{"labels": part} for part in labels.tensor_split(count)]
+        parts = [(part, own) for part, own in zip(x.tensor_split(count), told, strict=True) if len(part)]
+        found = [whole(part, **own) for part, own in parts]
         for _ in range(count - len(parts) if even else 0):
-            whole(x[:1])
+            whole(x[:1], **{name: part[:1] for name, part in told[0].items()})
         return torch.cat(found).contiguous()
 
     net.forward = forward

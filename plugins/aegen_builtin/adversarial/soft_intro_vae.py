@@ -31,12 +31,8 @@ def pixel_error(x: Tensor, mean: Tensor) -> Tensor:
 
 def encode_generated(model: Autoencoder, images: Tensor, z: Tensor) -> Latent:
     """Encode images that were decoded from `z`; a bottleneck that reads labels is told those of `z`."""
-    labels = model.labels
-    if "labels" in model.bottleneck.offers and labels is not None:
-        model.labels = model.bottleneck.labels_of(z)
-    latent = model.encode(images)
-    model.labels = labels
-    return latent
+    known = "labels" in model.bottleneck.offers and model.labels is not None
+    return model.encode(images, model.bottleneck.labels_of(z) if known else None)
 
 
 class SoftIntroVAE(Objective):

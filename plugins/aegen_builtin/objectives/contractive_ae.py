@@ -42,7 +42,7 @@ class ContractiveAE(AE):
         trained = torch.is_grad_enabled()
         with torch.enable_grad():  # validation wants the derivative too
             x = x.detach().requires_grad_()
-            features = model.encoder(x).flatten(1)
+            features = model.features(x).flatten(1)
             norm = x.new_zeros(len(x))
             for i in range(self.probes or features.shape[1]):
                 along = (features * normal_like(features).sign()).sum(1) if self.probes else features[:, i]
