@@ -228,4 +228,4 @@ def test_a_third_partys_encoder_is_told_the_classes(
     torch.testing.assert_close(told - untold, table[labels[:9]])
     again = ((loaded.decode(z).clamp(-1, 1) + 1).mul(127.5).round() / 127.5 - 1 for z in (told, untold))
     mine, other = (float(((found - x) / 2).square().mean()) for found in again)
-    assert abs(mine - numbers["mse"]) < 0.001 * abs(mine - other)
+    assert abs(mine - numbers["mse"]) < 0.01 * abs(mine - other)
