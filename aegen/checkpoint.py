@@ -8,7 +8,6 @@ training file is the inference file.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -17,89 +16,32 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    NotRequired,  # pydantic asks for this one before Python 3.12
-    TypeVar,
-)
+from typing import Any, TypeVar
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from typing_extensions import TypedDict
 
+from aegen import header as headers
 from aegen import registry, signing
 from aegen.atomic import drafted
-from aegen.errors import PluginError, RunError, UsageError
+from aegen.errors import PluginError, UsageError
 from aegen.factory import TooMuch, bounded, unvalued
-from aegen.filenames import native, portable
+from aegen.filenames import native
+from aegen.header import Header as Header
+from aegen.header import Origin
+from aegen.header import Unwritable as Unwritable
+from aegen.header import check as check
+from aegen.model_spec import ModelSpec
 from aegen.rundir import ASKS, find_checkpoint, owner, told_paths
 from aegen.safetensors_file import OpenedFile
 from aegen.settings import RunSpec
 from aegen.untrusted import parse_json, parse_toml, read_text, shown
 
-FORMAT = 1
-# What a file may say of itself. Beyond lies nothing that was trained, only arithmetic that overflows.
-Whole = Annotated[int, Field(ge=0, le=2**53)]
-Count = Annotated[int, Field(ge=1, le=2**53)]
-Side = Annotated[int, Field(ge=1, le=65535)]
-Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
-
 T = TypeVar("T", bound=nn.Module)
-
-
-class Origin(TypedDict):
-    """Where a component came from."""
-
-    package: str
-    version: str
-
-
-class DataNote(TypedDict):
-    """What a model was trained on."""
-
-    name: str
-    count: Whole
-    classes: list[str]
-    fingerprint: str
-    held_out: NotRequired[str]
-
-
-class Header(TypedDict):
-    """The JSON of a checkpoint; what is read from a file is checked against this.
-
-    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; `batch` is of all processes; `seal` is that of `RunSpec.asks`; `unmoved` names, by turn, the
-    parameters of which the optimizer holds nothing, since no gradient has reached them; the rest is the progress of the run.
-    """
-
-    format: int
-    spec: dict[str, Any]
-    image: tuple[Annotated[int, Field(ge=1, le=4)], Side, Side]
-    latent: Annotated[list[Size], Field(min_length=1, max_length=4)]
-    data: DataNote
-    plugins: dict[str, Origin]
-    samplers: dict[str, dict[str, Any]]
-    encodes: NotRequired[bool]
-    versions: dict[str, str]
-    step: Whole
-    best: float | None
-    best_epoch: Annotated[int, Field(ge=-1, le=2**53)]
-    waited: Whole
-    per_epoch: Count
-    processes: NotRequired[Count]
-    batch: NotRequired[Count]
-    validation: dict[str, float]
-    skipped: NotRequired[Whole]
-    skipped_in_row: NotRequired[Whole]
-    rollbacks: NotRequired[Whole]
-    unmoved: NotRequired[dict[str, list[str]]]
-    low: NotRequired[dict[str, tuple[Whole, Whole, bool]]]
-    seal: NotRequired[str]
-
+V = TypeVar("V")
 
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"
 _ALTERED = "the file was altered, or a plugin changed since it was written"
@@ -130,39 +72,6 @@ def save(
             save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
             raise _disk(error) from error
-
-
-class Unwritable(RunError, ValueError):
-    """What would be written could not be read again."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, hint="a component gave it; aegen.testing checks the components of a package")
-
-
-def check(header: Mapping[str, Any]) -> dict[str, Any]:
-    """A header as it is written, held against what one that is read must be.
-
-    Raises:
-        Unwritable: it is not; some component gave what is no JSON value, or of another type than `Header` says.
-    """
-    try:
-        told: dict[str, Any] = portable({"format": FORMAT, **header})
-        _validated(parse_json(json.dumps(told)))
-    except ValidationError as error:
-        raise Unwritable(f"the header of a checkpoint has {_first(error)}") from error
-    except (ValueError, TypeError) as error:
-        raise Unwritable(f"the header of a checkpoint is no JSON: {error}") from error
-    return told
-
-
-def _validated(raw: Any) -> Header:
-    found: Header = native(_header_type().validate_python(raw))
-    return found
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'format'}: {first['msg']}"
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,11 +115,6 @@ def digest(tensor: Tensor) -> str:
 
 def _digest(text: bytes) -> str:
     return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-
-@functools.cache
-def _header_type() -> TypeAdapter[Header]:
-    return TypeAdapter(Header)  # made when it is first needed; that takes longer than its use
 
 
 def _checksums(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -257,19 +161,12 @@ class Checkpoint:
                 hint="give a checkpoint that `aegen train` wrote",
             )
         try:
-            raw = parse_json(metadata["aegen"])
-            version = raw.get("format") if isinstance(raw, dict) else None
-            if not isinstance(version, int):
-                raise ValueError("format: it takes a whole number")
-            if version > FORMAT:
-                raise UsageError(
-                    f"{path} has checkpoint format {version}, this aegen reads up to {FORMAT}",
-                    hint="pip install --upgrade aegen",
-                )
+            self.header: Header = headers.read(metadata["aegen"])
             self._sums = _checksums(metadata)
-            self.header: Header = _validated(raw)
+        except headers.Newer as error:
+            raise UsageError(f"{path} {error}", hint="pip install --upgrade aegen") from error
         except ValidationError as error:
-            raise UsageError(f"{path} has a damaged header ({_first(error)})", hint=_DAMAGED) from error
+            raise UsageError(f"{path} has a damaged header ({headers.first_fault(error)})", hint=_DAMAGED) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} has a damaged header ({error})", hint=_DAMAGED) from error
 
@@ -389,21 +286,44 @@ class Checkpoint:
             raise UsageError(f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED)
 
     @property
+    def has_run(self) -> bool:
+        """Whether a run trained it; else it was imported."""
+        return "spec" in self.header
+
+    @property
     def spec(self) -> RunSpec:
         """The run that wrote it.
 
         Raises:
-            UsageError: its configuration was altered.
+            UsageError: there was none, or its configuration was altered.
         """
+        return self._configured(headers.run_of, headers.without_run(self.path))
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """What the model is, whoever trained it.
+
+        Raises:
+            UsageError: it was altered.
+        """
+        return self._configured(headers.model_of)
+
+    def _configured(self, read: Callable[[Header], V | None], missing: UsageError | None = None) -> V:
         try:
-            return RunSpec.from_dict(self.header["spec"])
+            found = read(self.header)
+            if found is None and missing is not None:
+                raise missing
+            assert found is not None
+            return found
         except UsageError as error:
+            if error is missing:
+                raise
             raise UsageError(f"{self.path} has a damaged configuration ({error.message})", hint=_DAMAGED) from error
 
     @property
     def own(self) -> bool:
-        """Whether this user's aegen wrote what it asks to be read."""
-        return signing.holds(self.spec.asks, self.header.get("seal"))
+        """Whether this user's aegen wrote what it asks to be read; a model without a run asks for nothing."""
+        return self.has_run and signing.holds(self.spec.asks, self.header.get("seal"))
 
     def changed(self) -> list[str]:
         """A sentence for each file component that holds something else than when this was written, as far as that is known."""

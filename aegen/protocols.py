@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,24 +26,13 @@ from torch import Tensor, nn
 from aegen.data.image_rows import Pictures
 from aegen.errors import UsageError
 from aegen.intervals import mean_interval
+from aegen.model_spec import ImageShape as ImageShape
 from aegen.schedules import Schedule
 from aegen.settings import DataSettings
 
 if TYPE_CHECKING:  # types only: they stand floors above
     from aegen.autoencoder import Autoencoder
     from aegen.evaluation.batch import Seen
-
-
-class ImageShape(NamedTuple):
-    """Channels, height and width of every image that a model sees."""
-
-    channels: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        order = "" if self.height == self.width else " (height×width×channels)"
-        return f"{self.height}×{self.width}×{self.channels}{order}"
 
 
 # ---------------------------------------------------------------------------------------------------- values

@@ -27,6 +27,7 @@ FLOORS: list[tuple[str, list[list[str]]]] = [
         [
             ["spec", "package_metadata", "contract.enforcement"],
             ["settings", "registry", "hooks", "data.image_rows", "data.decode_memory", "data.values"],
+            ["model_spec"],
         ],
     ),
     (
@@ -42,7 +43,7 @@ FLOORS: list[tuple[str, list[list[str]]]] = [
     ),
     (
         "what an autoencoder is, how it is made and kept",
-        [["autoencoder", "rundir", "pictures"], ["checkpoint"]],
+        [["autoencoder", "rundir", "pictures", "header"], ["checkpoint"]],
     ),
     (
         "files → uint8 rows → batches",
@@ -73,7 +74,7 @@ FLOORS: list[tuple[str, list[list[str]]]] = [
         "the handle on a trained model, and what the commands do with it",
         [
             ["inference.arguments", "inference.concatenation", "inference.latents", "inference.loading"],
-            ["inference.reading", "inference.samplers"],
+            ["inference.reading", "inference.samplers", "inference.statistics"],
             ["inference.model"],
             ["inference.sampling", "inference.reconstruction", "inference.exporting"],
             ["inference.interpolation"],
