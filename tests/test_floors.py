@@ -7,9 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from floors import HEIGHT, ROOT, contributing, floor, imports, modules, name_of, page
 
 import aegen
-from floors import HEIGHT, ROOT, contributing, floor, imports, modules, name_of, page
 
 FACADE = set(aegen.__all__)
 SHELVES = {"nn"}  # public rooms beside the façade
@@ -57,6 +57,12 @@ def test_the_table_and_the_page_are_made_from_the_list() -> None:
     assert contributing() == (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"), "run python tests/floors.py"
     assert page() == (ROOT / "docs" / "rooms.md").read_text(encoding="utf-8"), "run python tests/floors.py"
     assert "floors: made by" in contributing()
+
+
+def test_the_facade_lists_all_that_it_gives() -> None:
+    given = {name.partition("=")[0] for names in aegen._HOME.values() for name in names}
+    assert aegen.__all__ == sorted(given)
+    assert all(hasattr(aegen, name) for name in given)
 
 
 def test_every_file_says_what_it_is_for() -> None:
