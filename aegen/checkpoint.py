@@ -55,11 +55,13 @@ def save(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
     may: Callable[[], None] | None = None,
+    *,
+    replaces: bool = True,
 ) -> None:
     """Write atomically: a temporary file in the same folder, flushed to disk, then renamed over `path`.
 
     Args:
-        may: as `atomic.drafted` has it.
+        may, replaces: as `atomic.drafted` has them.
 
     Raises:
         Unwritable: the header is none that could be read.
@@ -67,7 +69,7 @@ def save(
     """
     about, plain = json.dumps(check(header)), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
-    with drafted(path, may=may) as temporary:
+    with drafted(path, may=may, replaces=replaces) as temporary:
         try:
             save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
@@ -235,55 +237,14 @@ class Checkpoint:
         module.load_state_dict({k: _like(own[k], v) for k, v in tensors.items()}, assign=mapped)
 
     def fits(self, build: Callable[[], T], prefix: str) -> T | None:
-        """See that what `build` makes has the tensors of this file, before any of it is made; keys begin with `prefix`.
-
-        It is built on the meta device, where tensors have shapes and no values, and no further than the file can fill.
-
-        Returns:
-            What was built there; None where a plugin's code cannot be run without values.
-
-        Raises:
-            UsageError: naming the first tensor that is missing, superfluous or of another shape or kind.
-        """
+        """See that what `build` makes has the tensors of this file, before any of it is made; keys begin with `prefix`. See `fitting`."""
         held = {k.removeprefix(prefix): self._file.shape(k) for k in sorted(self.keys) if k.startswith(prefix)}
-        try:
-            with bounded(_SPARE_LAYERS + 4 * len(held)), unvalued():
-                made = build()
-        except TooMuch:
-            raise UsageError(
-                f"{self.path} does not fit its own configuration: that has more layers than the file has tensors ({len(held)})",
-                hint=_ALTERED,
-            ) from None
-        except UsageError as error:
-            raise UsageError(f"{self.path} cannot be used: {error.message}", hint=error.hint) from error
-        except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
-            if "overflow" not in str(error).lower():
-                return None
-            raise UsageError(
-                f"{self.path} does not fit its own configuration: that is larger than any memory", hint=_ALTERED
-            ) from error
-        self._compare(prefix, made.state_dict(), held)
-        return made
+        return fitting(self.path, build, held, prefix)
 
     def _compare(
         self, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]
     ) -> None:
-        """Names, shapes, and whether they are fractions, of a module's tensors and of the file's."""
-        wrong = [f"{k} is missing" for k in own if k not in held]
-        wrong += [f"{k} is unknown to the model" for k in held if k not in own]
-        wrong += [
-            f"{k} is {held[k][0]}, the model has {tuple(v.shape)}"
-            for k, v in own.items()
-            if k in held and held[k][0] != tuple(v.shape)
-        ]
-        wrong += [
-            f"{k} holds {'fractions' if held[k][1] else 'whole numbers'}, the model has {v.dtype}"
-            for k, v in own.items()
-            if k in held and held[k][1] != v.is_floating_point()
-        ]
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise UsageError(f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED)
+        compare(self.path, prefix, own, held)
 
     @property
     def has_run(self) -> bool:
@@ -359,6 +320,68 @@ class Checkpoint:
                     "which is not installed",
                     hint=_installing(origin["package"]),
                 )
+
+
+def fitting(
+    path: Path, build: Callable[[], T], held: Mapping[str, tuple[tuple[int, ...], bool]], prefix: str = ""
+) -> T | None:
+    """See that what `build` makes has the tensors of a file, `held`, before any of it is made.
+
+    It is built on the meta device, where tensors have shapes and no values, and no further than the file can fill.
+
+    Args:
+        held: shapes of the tensors, and whether they are fractions, by name.
+        prefix: of the names, for messages.
+
+    Returns:
+        What was built there; None where a plugin's code cannot be run without values.
+
+    Raises:
+        UsageError: naming the first tensor that is missing, superfluous or of another shape or kind.
+    """
+    try:
+        with bounded(_SPARE_LAYERS + 4 * len(held)), unvalued():
+            made = build()
+    except TooMuch:
+        raise UsageError(
+            f"{path} does not fit its own configuration: that has more layers than the file has tensors ({len(held)})",
+            hint=_ALTERED,
+        ) from None
+    except UsageError as error:
+        raise UsageError(f"{path} cannot be used: {error.message}", hint=error.hint) from error
+    except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
+        if "overflow" not in str(error).lower():
+            return None
+        raise UsageError(
+            f"{path} does not fit its own configuration: that is larger than any memory", hint=_ALTERED
+        ) from error
+    compare(path, prefix, made.state_dict(), held)
+    return made
+
+
+def compare(
+    path: Path, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]
+) -> None:
+    """Names, shapes, and whether they are fractions, of a module's tensors and of a file's.
+
+    Raises:
+        UsageError: they differ.
+    """
+    wrong = [f"{k} is missing" for k in own if k not in held]
+    wrong += [f"{k} is unknown to the model" for k in held if k not in own]
+    wrong += [
+        f"{k} is {held[k][0]}, the model has {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in held and held[k][0] != tuple(v.shape)
+    ]
+    wrong += [
+        f"{k} holds {'fractions' if held[k][1] else 'whole numbers'}, the model has {v.dtype}"
+        for k, v in own.items()
+        if k in held and held[k][1] != v.is_floating_point()
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UsageError(f"{path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED)
 
 
 def _installing(package: str) -> str:

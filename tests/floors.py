@@ -44,7 +44,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     (
         "what an autoencoder is, how it is made and kept",
         [
-            "autoencoder rundir pictures header",
+            "autoencoder rundir pictures header foreign",
             "checkpoint",
         ],
     ),
@@ -84,7 +84,7 @@ FLOORS: list[tuple[str, list[str]]] = [
             "inference.arguments inference.concatenation inference.latents inference.loading",
             "inference.reading inference.samplers inference.statistics",
             "inference.model",
-            "inference.sampling inference.reconstruction inference.exporting",
+            "inference.sampling inference.reconstruction inference.exporting inference.importing",
             "inference.interpolation",
             "inference",
         ],
@@ -112,7 +112,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         "the contract that every plugin can be tested against",
         [
             "testing.models",
-            "testing.metrics testing.objectives testing.components",
+            "testing.metrics testing.objectives testing.components testing.importers",
             "testing",
         ],
     ),
