@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from aegen.evaluation import evaluate
     from aegen.evaluation.batch import Seen
     from aegen.factory import build_features
+    from aegen.foreign import read_tensors
     from aegen.hooks import hookimpl
-    from aegen.inference import Model, export, interpolate, load, reconstruct, sample
+    from aegen.inference import Model, export, import_model, interpolate, load, reconstruct, sample
     from aegen.intervals import mean_interval
+    from aegen.model_spec import LatentStatistics, ModelSpec
     from aegen.noise import exponential_like, normal_like, uniform_like
     from aegen.protocols import (
         AUTOENCODER,
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
         FeatureNetwork,
         Images,
         ImageShape,
+        Imported,
+        Importer,
         Latent,
         LeftOut,
         Likelihood,
@@ -58,7 +62,7 @@ if TYPE_CHECKING:
     from aegen.registry import API_VERSION
     from aegen.schedules import Schedule
     from aegen.settings import DataSettings
-    from aegen.spec import File, Range
+    from aegen.spec import File, Range, Spec
     from aegen.training.run import train
     from aegen.untrusted import parse_json, read_text
 
@@ -72,6 +76,8 @@ _HOME = {
         "FeatureNetwork",
         "ImageShape",
         "Images",
+        "Imported",
+        "Importer",
         "Latent",
         "LeftOut",
         "Likelihood",
@@ -94,6 +100,8 @@ _HOME = {
     "aegen.factory": ["build_features"],
     "aegen.noise": ["exponential_like", "normal_like", "uniform_like"],
     "aegen.untrusted": ["parse_json", "read_text"],
+    "aegen.foreign": ["read_tensors"],
+    "aegen.model_spec": ["LatentStatistics", "ModelSpec"],
     "aegen.hooks": ["hookimpl"],
     "aegen.collectives": [
         "common_generator",
@@ -106,9 +114,9 @@ _HOME = {
     "aegen.registry": ["API_VERSION"],
     "aegen.schedules": ["Schedule"],
     "aegen.settings": ["DataSettings"],
-    "aegen.spec": ["File", "Range"],
+    "aegen.spec": ["File", "Range", "Spec"],
     "aegen.training.run": ["train"],
-    "aegen.inference": ["Model", "export", "interpolate", "load", "reconstruct", "sample"],
+    "aegen.inference": ["Model", "export", "import_model", "interpolate", "load", "reconstruct", "sample"],
     "aegen.data.decode": [
         "IMAGE_SUFFIXES=SUFFIXES",
         "Target",
@@ -145,11 +153,15 @@ __all__ = [
     "ImageFiles",
     "ImageShape",
     "Images",
+    "Imported",
+    "Importer",
     "Latent",
+    "LatentStatistics",
     "LeftOut",
     "Likelihood",
     "Metric",
     "Model",
+    "ModelSpec",
     "Objective",
     "Outcome",
     "Pixels",
@@ -162,6 +174,7 @@ __all__ = [
     "Schedule",
     "Seen",
     "ShardRows",
+    "Spec",
     "Statistic",
     "StepMean",
     "Target",
@@ -178,6 +191,7 @@ __all__ = [
     "gather_rows",
     "hookimpl",
     "image_side",
+    "import_model",
     "interpolate",
     "keep_images",
     "list_images",
@@ -189,6 +203,7 @@ __all__ = [
     "own_rows",
     "parse_json",
     "read_images",
+    "read_tensors",
     "read_text",
     "reconstruct",
     "reshape_images",

@@ -16,6 +16,7 @@ from aegen.combinations import meet, objective_options, short, stack
 from aegen.contract import outputs
 from aegen.errors import UsageError
 from aegen.factory import TooMuch, bounded, create, load, refuse_untyped, unvalued
+from aegen.model_spec import ModelSpec
 from aegen.nn.precision import at_least_float32
 from aegen.protocols import (
     Architecture,
@@ -251,6 +252,17 @@ def build_model(
     model = Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
     model.architecture = type(nets)
     return model
+
+
+def built_of(spec: ModelSpec) -> Autoencoder:
+    """The autoencoder that a `ModelSpec` says, with weights drawn from torch's current random state.
+
+    Raises:
+        UsageError, PluginError: as `build_model`.
+    """
+    return build_model(
+        spec.arch, spec.bottleneck, spec.likelihood, spec.image, classes=len(spec.classes), latent=spec.latent
+    )
 
 
 _LAYERS = 200_000

@@ -8,7 +8,6 @@ training file is the inference file.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import os
@@ -17,89 +16,32 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import (
-    Annotated,
-    Any,
-    NotRequired,  # pydantic asks for this one before Python 3.12
-    TypeVar,
-)
+from typing import Any, TypeVar
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from typing_extensions import TypedDict
 
+from aegen import header as headers
 from aegen import registry, signing
 from aegen.atomic import drafted
-from aegen.errors import PluginError, RunError, UsageError
+from aegen.errors import PluginError, UsageError
 from aegen.factory import TooMuch, bounded, unvalued
-from aegen.filenames import native, portable
+from aegen.filenames import native
+from aegen.header import Header as Header
+from aegen.header import Origin
+from aegen.header import Unwritable as Unwritable
+from aegen.header import check as check
+from aegen.model_spec import ModelSpec
 from aegen.rundir import ASKS, find_checkpoint, owner, told_paths
 from aegen.safetensors_file import OpenedFile
 from aegen.settings import RunSpec
 from aegen.untrusted import parse_json, parse_toml, read_text, shown
 
-FORMAT = 1
-# What a file may say of itself. Beyond lies nothing that was trained, only arithmetic that overflows.
-Whole = Annotated[int, Field(ge=0, le=2**53)]
-Count = Annotated[int, Field(ge=1, le=2**53)]
-Side = Annotated[int, Field(ge=1, le=65535)]
-Size = Annotated[int, Field(ge=1, le=2**31 - 1)]
-
-
 T = TypeVar("T", bound=nn.Module)
-
-
-class Origin(TypedDict):
-    """Where a component came from."""
-
-    package: str
-    version: str
-
-
-class DataNote(TypedDict):
-    """What a model was trained on."""
-
-    name: str
-    count: Whole
-    classes: list[str]
-    fingerprint: str
-    held_out: NotRequired[str]
-
-
-class Header(TypedDict):
-    """The JSON of a checkpoint; what is read from a file is checked against this.
-
-    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; `batch` is of all processes; `seal` is that of `RunSpec.asks`; `unmoved` names, by turn, the
-    parameters of which the optimizer holds nothing, since no gradient has reached them; the rest is the progress of the run.
-    """
-
-    format: int
-    spec: dict[str, Any]
-    image: tuple[Annotated[int, Field(ge=1, le=4)], Side, Side]
-    latent: Annotated[list[Size], Field(min_length=1, max_length=4)]
-    data: DataNote
-    plugins: dict[str, Origin]
-    samplers: dict[str, dict[str, Any]]
-    encodes: NotRequired[bool]
-    versions: dict[str, str]
-    step: Whole
-    best: float | None
-    best_epoch: Annotated[int, Field(ge=-1, le=2**53)]
-    waited: Whole
-    per_epoch: Count
-    processes: NotRequired[Count]
-    batch: NotRequired[Count]
-    validation: dict[str, float]
-    skipped: NotRequired[Whole]
-    skipped_in_row: NotRequired[Whole]
-    rollbacks: NotRequired[Whole]
-    unmoved: NotRequired[dict[str, list[str]]]
-    low: NotRequired[dict[str, tuple[Whole, Whole, bool]]]
-    seal: NotRequired[str]
-
+V = TypeVar("V")
 
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"
 _ALTERED = "the file was altered, or a plugin changed since it was written"
@@ -113,11 +55,13 @@ def save(
     tensors: Mapping[str, Tensor],
     header: Mapping[str, Any],
     may: Callable[[], None] | None = None,
+    *,
+    replaces: bool = True,
 ) -> None:
     """Write atomically: a temporary file in the same folder, flushed to disk, then renamed over `path`.
 
     Args:
-        may: as `atomic.drafted` has it.
+        may, replaces: as `atomic.drafted` has them.
 
     Raises:
         Unwritable: the header is none that could be read.
@@ -125,44 +69,11 @@ def save(
     """
     about, plain = json.dumps(check(header)), _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
-    with drafted(path, may=may) as temporary:
+    with drafted(path, may=may, replaces=replaces) as temporary:
         try:
             save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
             raise _disk(error) from error
-
-
-class Unwritable(RunError, ValueError):
-    """What would be written could not be read again."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message, hint="a component gave it; aegen.testing checks the components of a package")
-
-
-def check(header: Mapping[str, Any]) -> dict[str, Any]:
-    """A header as it is written, held against what one that is read must be.
-
-    Raises:
-        Unwritable: it is not; some component gave what is no JSON value, or of another type than `Header` says.
-    """
-    try:
-        told: dict[str, Any] = portable({"format": FORMAT, **header})
-        _validated(parse_json(json.dumps(told)))
-    except ValidationError as error:
-        raise Unwritable(f"the header of a checkpoint has {_first(error)}") from error
-    except (ValueError, TypeError) as error:
-        raise Unwritable(f"the header of a checkpoint is no JSON: {error}") from error
-    return told
-
-
-def _validated(raw: Any) -> Header:
-    found: Header = native(_header_type().validate_python(raw))
-    return found
-
-
-def _first(error: ValidationError) -> str:
-    first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'format'}: {first['msg']}"
 
 
 def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,11 +117,6 @@ def digest(tensor: Tensor) -> str:
 
 def _digest(text: bytes) -> str:
     return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-
-@functools.cache
-def _header_type() -> TypeAdapter[Header]:
-    return TypeAdapter(Header)  # made when it is first needed; that takes longer than its use
 
 
 def _checksums(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -257,19 +163,12 @@ class Checkpoint:
                 hint="give a checkpoint that `aegen train` wrote",
             )
         try:
-            raw = parse_json(metadata["aegen"])
-            version = raw.get("format") if isinstance(raw, dict) else None
-            if not isinstance(version, int):
-                raise ValueError("format: it takes a whole number")
-            if version > FORMAT:
-                raise UsageError(
-                    f"{path} has checkpoint format {version}, this aegen reads up to {FORMAT}",
-                    hint="pip install --upgrade aegen",
-                )
+            self.header: Header = headers.read(metadata["aegen"])
             self._sums = _checksums(metadata)
-            self.header: Header = _validated(raw)
+        except headers.Newer as error:
+            raise UsageError(f"{path} {error}", hint="pip install --upgrade aegen") from error
         except ValidationError as error:
-            raise UsageError(f"{path} has a damaged header ({_first(error)})", hint=_DAMAGED) from error
+            raise UsageError(f"{path} has a damaged header ({headers.first_fault(error)})", hint=_DAMAGED) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} has a damaged header ({error})", hint=_DAMAGED) from error
 
@@ -338,72 +237,54 @@ class Checkpoint:
         module.load_state_dict({k: _like(own[k], v) for k, v in tensors.items()}, assign=mapped)
 
     def fits(self, build: Callable[[], T], prefix: str) -> T | None:
-        """See that what `build` makes has the tensors of this file, before any of it is made; keys begin with `prefix`.
-
-        It is built on the meta device, where tensors have shapes and no values, and no further than the file can fill.
-
-        Returns:
-            What was built there; None where a plugin's code cannot be run without values.
-
-        Raises:
-            UsageError: naming the first tensor that is missing, superfluous or of another shape or kind.
-        """
+        """See that what `build` makes has the tensors of this file, before any of it is made; keys begin with `prefix`. See `fitting`."""
         held = {k.removeprefix(prefix): self._file.shape(k) for k in sorted(self.keys) if k.startswith(prefix)}
-        try:
-            with bounded(_SPARE_LAYERS + 4 * len(held)), unvalued():
-                made = build()
-        except TooMuch:
-            raise UsageError(
-                f"{self.path} does not fit its own configuration: that has more layers than the file has tensors ({len(held)})",
-                hint=_ALTERED,
-            ) from None
-        except UsageError as error:
-            raise UsageError(f"{self.path} cannot be used: {error.message}", hint=error.hint) from error
-        except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
-            if "overflow" not in str(error).lower():
-                return None
-            raise UsageError(
-                f"{self.path} does not fit its own configuration: that is larger than any memory", hint=_ALTERED
-            ) from error
-        self._compare(prefix, made.state_dict(), held)
-        return made
+        return fitting(self.path, build, held, prefix)
 
     def _compare(
         self, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]
     ) -> None:
-        """Names, shapes, and whether they are fractions, of a module's tensors and of the file's."""
-        wrong = [f"{k} is missing" for k in own if k not in held]
-        wrong += [f"{k} is unknown to the model" for k in held if k not in own]
-        wrong += [
-            f"{k} is {held[k][0]}, the model has {tuple(v.shape)}"
-            for k, v in own.items()
-            if k in held and held[k][0] != tuple(v.shape)
-        ]
-        wrong += [
-            f"{k} holds {'fractions' if held[k][1] else 'whole numbers'}, the model has {v.dtype}"
-            for k, v in own.items()
-            if k in held and held[k][1] != v.is_floating_point()
-        ]
-        if wrong:
-            more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-            raise UsageError(f"{self.path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED)
+        compare(self.path, prefix, own, held)
+
+    @property
+    def has_run(self) -> bool:
+        """Whether a run trained it; else it was imported."""
+        return "spec" in self.header
 
     @property
     def spec(self) -> RunSpec:
         """The run that wrote it.
 
         Raises:
-            UsageError: its configuration was altered.
+            UsageError: there was none, or its configuration was altered.
         """
+        return self._configured(headers.run_of, headers.without_run(self.path))
+
+    @property
+    def model_spec(self) -> ModelSpec:
+        """What the model is, whoever trained it.
+
+        Raises:
+            UsageError: it was altered.
+        """
+        return self._configured(headers.model_of)
+
+    def _configured(self, read: Callable[[Header], V | None], missing: UsageError | None = None) -> V:
         try:
-            return RunSpec.from_dict(self.header["spec"])
+            found = read(self.header)
+            if found is None and missing is not None:
+                raise missing
+            assert found is not None
+            return found
         except UsageError as error:
+            if error is missing:
+                raise
             raise UsageError(f"{self.path} has a damaged configuration ({error.message})", hint=_DAMAGED) from error
 
     @property
     def own(self) -> bool:
-        """Whether this user's aegen wrote what it asks to be read."""
-        return signing.holds(self.spec.asks, self.header.get("seal"))
+        """Whether this user's aegen wrote what it asks to be read; a model without a run asks for nothing."""
+        return self.has_run and signing.holds(self.spec.asks, self.header.get("seal"))
 
     def changed(self) -> list[str]:
         """A sentence for each file component that holds something else than when this was written, as far as that is known."""
@@ -439,6 +320,68 @@ class Checkpoint:
                     "which is not installed",
                     hint=_installing(origin["package"]),
                 )
+
+
+def fitting(
+    path: Path, build: Callable[[], T], held: Mapping[str, tuple[tuple[int, ...], bool]], prefix: str = ""
+) -> T | None:
+    """See that what `build` makes has the tensors of a file, `held`, before any of it is made.
+
+    It is built on the meta device, where tensors have shapes and no values, and no further than the file can fill.
+
+    Args:
+        held: shapes of the tensors, and whether they are fractions, by name.
+        prefix: of the names, for messages.
+
+    Returns:
+        What was built there; None where a plugin's code cannot be run without values.
+
+    Raises:
+        UsageError: naming the first tensor that is missing, superfluous or of another shape or kind.
+    """
+    try:
+        with bounded(_SPARE_LAYERS + 4 * len(held)), unvalued():
+            made = build()
+    except TooMuch:
+        raise UsageError(
+            f"{path} does not fit its own configuration: that has more layers than the file has tensors ({len(held)})",
+            hint=_ALTERED,
+        ) from None
+    except UsageError as error:
+        raise UsageError(f"{path} cannot be used: {error.message}", hint=error.hint) from error
+    except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
+        if "overflow" not in str(error).lower():
+            return None
+        raise UsageError(
+            f"{path} does not fit its own configuration: that is larger than any memory", hint=_ALTERED
+        ) from error
+    compare(path, prefix, made.state_dict(), held)
+    return made
+
+
+def compare(
+    path: Path, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]
+) -> None:
+    """Names, shapes, and whether they are fractions, of a module's tensors and of a file's.
+
+    Raises:
+        UsageError: they differ.
+    """
+    wrong = [f"{k} is missing" for k in own if k not in held]
+    wrong += [f"{k} is unknown to the model" for k in held if k not in own]
+    wrong += [
+        f"{k} is {held[k][0]}, the model has {tuple(v.shape)}"
+        for k, v in own.items()
+        if k in held and held[k][0] != tuple(v.shape)
+    ]
+    wrong += [
+        f"{k} holds {'fractions' if held[k][1] else 'whole numbers'}, the model has {v.dtype}"
+        for k, v in own.items()
+        if k in held and held[k][1] != v.is_floating_point()
+    ]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise UsageError(f"{path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED)
 
 
 def _installing(package: str) -> str:

@@ -24,6 +24,7 @@ from aegen.protocols import (
     Dataset,
     Exporter,
     FeatureNetwork,
+    Importer,
     Likelihood,
     Metric,
     Objective,
@@ -46,6 +47,7 @@ BASES: dict[str, type] = {
     "metric": Metric,
     "dataset": Dataset,
     "exporter": Exporter,
+    "importer": Importer,
 }
 """Kind → what its components must be; the other kinds may be anything that does what is asked of it."""
 

@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,24 +26,14 @@ from torch import Tensor, nn
 from aegen.data.image_rows import Pictures
 from aegen.errors import UsageError
 from aegen.intervals import mean_interval
+from aegen.model_spec import ImageShape as ImageShape
+from aegen.model_spec import ModelSpec
 from aegen.schedules import Schedule
 from aegen.settings import DataSettings
 
 if TYPE_CHECKING:  # types only: they stand floors above
     from aegen.autoencoder import Autoencoder
     from aegen.evaluation.batch import Seen
-
-
-class ImageShape(NamedTuple):
-    """Channels, height and width of every image that a model sees."""
-
-    channels: int
-    height: int
-    width: int
-
-    def __str__(self) -> str:
-        order = "" if self.height == self.width else " (height×width×channels)"
-        return f"{self.height}×{self.width}×{self.channels}{order}"
 
 
 # ---------------------------------------------------------------------------------------------------- values
@@ -591,4 +581,35 @@ class Exporter(ABC):
         """Read back what was written and run it: largest absolute difference from `model` by output, for images `x` (B, C, H, W).
 
         Called for batches of several sizes.
+        """
+
+
+@dataclass
+class Imported:
+    """What an importer made of a foreign file.
+
+    Attributes:
+        spec: what the model is.
+        tensors: of its `state_dict`, by name: `encoder.…`, `bottleneck.…`, `decoder.…`, `likelihood.…`.
+        notes: what was guessed, or left out, said to the user.
+    """
+
+    spec: ModelSpec
+    tensors: Mapping[str, Tensor]
+    notes: list[str] = field(default_factory=list)
+
+
+class Importer(ABC):
+    """A foreign file or folder → a model: `__init__(self, *, options…)`, options written `--importer.name`.
+
+    What a file does not say (activations, strides, the range of pixels) is an option. No code of a file is run and nothing is fetched; tensors are
+    read by `aegen.read_tensors`, texts by `aegen.read_text` and `aegen.parse_json`.
+    """
+
+    @abstractmethod
+    def read(self, place: Path) -> Imported:
+        """The model of a file or folder.
+
+        Raises:
+            UsageError: it is damaged, or none of this kind; or an option does not fit it.
         """

@@ -39,6 +39,8 @@ KINDS = {
     "dataset": "aegen.datasets",
     "metric": "aegen.metrics",
     "exporter": "aegen.exporters",
+    "importer": "aegen.importers",
+    "scheme": "aegen.schemes",
     "tracker": "aegen.trackers",
     "command": "aegen.commands",
 }
@@ -49,7 +51,7 @@ KINDS = {
 KNOWN_ELSEWHERE = {("objective", "swae"): "./examples/aegen-swae"}
 
 
-_FLAGS = {"architecture": "arch", "dataset": "data", "tracker": "track", "exporter": "format", "feature": "features"}
+_FLAGS = {"architecture": "arch", "dataset": "data", "tracker": "track", "exporter": "format", "importer": "importer", "feature": "features"}
 _FEW = 8  # names that a sentence can hold
 
 

@@ -172,6 +172,7 @@ FLAGS = {
     },
 }
 """Heading → flag of `aegen train` → dotted key; what is not here is reached by `--set`. `aegen.train` knows the same words."""
+PARTS = ("arch", "bottleneck", "likelihood")
 COMPONENTS = ("arch", "objective", "bottleneck", "likelihood")
 # What may differ between a run and its resumption: how far, where and how it is watched, never what is computed.
 RESUMABLE = frozenset(
@@ -192,13 +193,19 @@ RESUMABLE = frozenset(
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunSpec:
-    """Everything that determines a run; what `config.toml` and the header of a checkpoint hold."""
+class ModelParts:
+    """The parts of a model by name, with their options: what a run asks for, and what a `ModelSpec` has for its images."""
 
     arch: Spec
-    objective: Spec
     bottleneck: Spec
     likelihood: Spec
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSpec(ModelParts):
+    """Everything that determines a run; what `config.toml` and the header of a checkpoint hold."""
+
+    objective: Spec
     data: DataSettings = field(default_factory=DataSettings)
     data_options: dict[str, Any] = field(default_factory=dict)
     train: TrainSettings = field(default_factory=TrainSettings)

@@ -27,6 +27,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "spec package_metadata contract.enforcement",
             "settings registry hooks data.image_rows data.decode_memory data.values",
+            "model_spec",
         ],
     ),
     (
@@ -43,7 +44,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     (
         "what an autoencoder is, how it is made and kept",
         [
-            "autoencoder rundir pictures",
+            "autoencoder rundir pictures header foreign",
             "checkpoint",
         ],
     ),
@@ -81,9 +82,9 @@ FLOORS: list[tuple[str, list[str]]] = [
         "the handle on a trained model, and what the commands do with it",
         [
             "inference.arguments inference.concatenation inference.latents inference.loading",
-            "inference.reading inference.samplers",
+            "inference.reading inference.samplers inference.statistics",
             "inference.model",
-            "inference.sampling inference.reconstruction inference.exporting",
+            "inference.sampling inference.reconstruction inference.exporting inference.importing",
             "inference.interpolation",
             "inference",
         ],
@@ -111,7 +112,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         "the contract that every plugin can be tested against",
         [
             "testing.models",
-            "testing.metrics testing.objectives testing.components",
+            "testing.metrics testing.objectives testing.components testing.importers",
             "testing",
         ],
     ),

@@ -30,6 +30,7 @@ COMMANDS = {
     "compare": ("aegen.cli.compare", "Runs side by side, one page: aegen compare runs/a runs/b"),
     "report": ("aegen.cli.report", "A run as a page, its model card: aegen report runs/faces"),
     "export": ("aegen.cli.export", "Write the model for others: aegen export --format onnx"),
+    "import": ("aegen.cli.import_", "A model trained elsewhere: aegen import mine.safetensors"),
     "list-plugins": ("aegen.cli.list_plugins", "What is installed: aegen list-plugins --kind objective"),
 }
 """Name → the module whose `command(args)` builds it, and its short help."""
@@ -44,6 +45,7 @@ MEANT = {
     "compare": ("diff", "leaderboard", "versus", "vs"),
     "report": ("plot", "show", "view", "card", "summary", "summarize", "visualize", "visualise", "dashboard"),
     "export": ("save", "convert", "onnx", "deploy"),
+    "import": ("load", "open", "upload"),
     "list-plugins": ("list", "ls", "plugins", "components", "info", "models"),
 }
 """Command → what people call it who have not seen its name; what looks alike seldom means alike."""

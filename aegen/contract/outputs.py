@@ -17,10 +17,12 @@ from aegen.contract.enforcement import callable_as_asked
 from aegen.contract.enforcement import checked as checked
 from aegen.contract.enforcement import hold as hold
 from aegen.contract.enforcement import told as told
+from aegen.model_spec import ModelSpec
 from aegen.protocols import (
     AUTOENCODER,
     Images,
     ImageShape,
+    Imported,
     Latent,
     LeftOut,
     Outcome,
@@ -355,3 +357,14 @@ def parity(found: Any) -> None:
     """What `Exporter.parity` gave."""
     good = isinstance(found, Mapping) and all(isinstance(value, int | float) for value in found.values())
     hold(good, f"parity() gave {found!r}, not differences by output")
+
+
+def imported(found: Any) -> None:
+    """What `Importer.read` gave."""
+    hold(isinstance(found, Imported), f"read() gave a {type(found).__name__}, not Imported")
+    hold(isinstance(found.spec, ModelSpec), f"spec is a {type(found.spec).__name__}, not a ModelSpec")
+    named = isinstance(found.tensors, Mapping) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.tensors.items()
+    )
+    hold(named, f"tensors are {_short(type(found.tensors))}, not tensors by name")
+    notes(found.notes)

@@ -39,6 +39,7 @@ from aegen.inference.model import load as load_model
 from aegen.inference.samplers import default_sampler, draw_latents
 from aegen.protocols import Metric, Objective
 from aegen.rundir import owner, reason
+from aegen.settings import PARTS, DataSettings
 from aegen.spec import Spec, options_of
 from aegen.training.distributed import World, world
 
@@ -159,11 +160,12 @@ def _evaluate(
     evaluation = Evaluation(
         checkpoint=str(loaded.path),
         model={
-            **{part: getattr(loaded.spec, part).name for part in ("arch", "objective", "bottleneck", "likelihood")},
+            **{part: getattr(loaded.about, part).name for part in PARTS},
+            "objective": loaded.trained_as,
             "image": list(loaded.model.image),
             "latent": list(loaded.model.latent_shape),
             "parameters": sum(p.numel() for p in loaded.model.parameters()),
-            "steps": loaded.file.header["step"],
+            "steps": loaded.file.header.get("step", 0),
             "weights": loaded.file.weights,
         },
         data={
@@ -273,11 +275,7 @@ def _subject(
 ) -> tuple[Subject, dict[str, str]]:
     """What is examined, and why something that metrics may need is not there."""
     model, header = loaded.model, loaded.file.header
-    named = data.get("name") or loaded.spec.data.name
-    own = named == loaded.spec.data.name
-    settings = loaded.spec.data if loaded.file.own else without_word(loaded.spec.data, data)
-    if own:
-        settings = loaded.images(typed=data)
+    named, own, settings = _named(loaded, data)
     if data:
         size = [model.image.height, model.image.width]
         settings = replace(
@@ -287,7 +285,11 @@ def _subject(
     options = loaded.options_of(settings) if own or dataset_name(named) == _kind(loaded) else {}
     read = read_data(settings, options, say)
     images = split(read, settings)
-    if images.fingerprint() != header["data"]["fingerprint"] and not (own and "validation" in data):
+    note = header.get("data")
+    if note is None:
+        images = whole(read, settings)
+        say(f"the model was imported, so that some images of {named} may be ones that it was trained on")
+    elif images.fingerprint() != note["fingerprint"] and not (own and "validation" in data):
         if set(data) <= {"root"}:  # a checkpoint's word is not enough to look at images that are none of its own
             raise UsageError(
                 f"{named} holds other images than when the model was trained",
@@ -303,7 +305,7 @@ def _subject(
         say(
             f"{named} is another set than the one that the model was trained on, though some of its images may be in that too; {used}"
         )
-    elif header["data"].get("held_out") not in (None, images.held_out_fingerprint()) and "validation" not in data:
+    elif note.get("held_out") not in (None, images.held_out_fingerprint()) and "validation" not in data:
         say(
             f"the held-out images of {named} are others than when the model was trained; the numbers are of those that are there now"
         )
@@ -327,24 +329,18 @@ def _subject(
         else:
             missing[what] = reason
 
-    know(_ENCODER, header.get("encodes", True), f"objective {loaded.spec.objective.name} trains no encoder")
-    same = not header["data"]["classes"] or images.classes == header["data"]["classes"]
+    know(_ENCODER, loaded.about.encodes, f"objective {loaded.trained_as} trains no encoder")
+    same = not loaded.about.classes or images.classes == loaded.about.classes
     know(_LABELS, images.validation_labels is not None and same, f"{settings.name} has no class labels of the model's")
     know(
         _FACTORS,
         images.validation_factors is not None,
         f"what the images of {settings.name} were made from is not known",
     )
-    loaded.file.require_plugins(("objective",))
-    require_typed(loaded.spec.objective)
-    build = partial(build_objective, loaded.spec.objective, model, size=header["data"]["count"])
-    loaded.file.fits(build, "objective.")
-    objective = build()
-    loaded.file.restore(objective, "objective.")
-    objective.to(loaded.device).eval().requires_grad_(False)
-    objective.at(header["step"])
-    has, there[_OBJECTIVE] = there_of(model, objective), ""
-    know(_LIKELIHOOD, _LIKELIHOOD in has, f"objective {loaded.spec.objective.name} trains no scale of the pixels")
+    objective = _objective(loaded)
+    know(_OBJECTIVE, loaded.file.has_run, "the model was imported without the objective that it was trained by")
+    scaled = _LIKELIHOOD in there_of(model, objective)
+    know(_LIKELIHOOD, scaled, f"objective {loaded.trained_as} trains no scale of the pixels")
     space = None
     if any(isinstance(metric, Metric) and _FEATURES in metric.needs for metric in chosen.values()):
         try:
@@ -359,6 +355,39 @@ def _subject(
     drawable = "prior" in there or _ENCODER in there
     know(_SAMPLER, drawable, f"sampler {sampler} cannot draw from this model")
     return Subject(loaded, objective, images, rules, space, sampler, there), missing
+
+
+def _named(loaded: Model, data: Mapping[str, Any]) -> tuple[str, bool, DataSettings]:
+    """The name of the images that are looked at, whether they are the run's own, and the settings that they are read with.
+
+    Raises:
+        UsageError: the model has no run, and nobody named images.
+    """
+    if not loaded.file.has_run:
+        if not data.get("name"):
+            hint = "name images: --data digits, or a folder of them"
+            raise UsageError(f"{loaded.path} was imported and has no images of its own", hint=hint)
+        return data["name"], False, DataSettings(fit=loaded.about.fit, white=loaded.about.white)
+    named = data.get("name") or loaded.spec.data.name
+    if named == loaded.spec.data.name:
+        return named, True, loaded.images(typed=data)
+    return named, False, loaded.spec.data if loaded.file.own else without_word(loaded.spec.data, data)
+
+
+def _objective(loaded: Model) -> Objective:
+    """That of the run, in its last step; of a model without a run one that says nothing and trained everything."""
+    if not loaded.file.has_run:
+        return Objective()
+    loaded.file.require_plugins(("objective",))
+    require_typed(loaded.spec.objective)
+    header = loaded.file.header
+    build = partial(build_objective, loaded.spec.objective, loaded.model, size=header["data"]["count"])
+    loaded.file.fits(build, "objective.")
+    objective = build()
+    loaded.file.restore(objective, "objective.")
+    objective.to(loaded.device).eval().requires_grad_(False)
+    objective.at(header["step"])
+    return objective
 
 
 def _kind(loaded: Model) -> str:

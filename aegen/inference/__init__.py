@@ -1,6 +1,7 @@
 """Use a trained model: load, sample, reconstruct, interpolate, export."""
 
 from aegen.inference.exporting import Exported, export
+from aegen.inference.importing import import_model
 from aegen.inference.interpolation import interpolate
 from aegen.inference.latents import METHODS
 from aegen.inference.loading import trust_components
@@ -16,6 +17,7 @@ __all__ = [
     "ex_post",
     "export",
     "fit_sampler",
+    "import_model",
     "interpolate",
     "load",
     "reconstruct",

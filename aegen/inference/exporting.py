@@ -102,7 +102,7 @@ def _name(path: Path) -> str:
 
 
 def _tell_what_stays(exporter: Exporter, loaded: Loaded, format: str, say: Say) -> None:
-    fitted, classes = list(loaded.file.header["samplers"]), loaded.file.header["data"]["classes"]
+    fitted, classes = list(loaded.file.header["samplers"]), loaded.about.classes
     things = {
         "samplers": f"the fitted sampler {listing(fitted)}" if fitted else "",
         "preprocessing": "what images are brought to",

@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,13 @@ from torch.overrides import TorchFunctionMode
 
 from aegen import pictures, registry
 from aegen.atomic import Present
-from aegen.autoencoder import Autoencoder, build_model
+from aegen.autoencoder import Autoencoder, built_of
 from aegen.checkpoint import Checkpoint
 from aegen.data.source import located, options_without_word
 from aegen.errors import RunError, UsageError, unwritable
 from aegen.messages import Say as Say
 from aegen.messages import silent as silent
-from aegen.protocols import ImageShape
+from aegen.model_spec import ModelSpec
 from aegen.rundir import begun_in, find_checkpoint, free_name, owner
 from aegen.settings import DataSettings, RunSpec
 from aegen.training.distributed import World, choose_device
@@ -35,13 +35,32 @@ _FEWEST, _MOST = 16, 256  # images
 
 @dataclass
 class Loaded:
-    """A model ready for use: averaged weights if the run kept them, evaluation mode, no gradients."""
+    """A model ready for use: averaged weights if the run kept them, evaluation mode, no gradients.
+
+    Attributes:
+        file: its checkpoint, whose tensors that are not the model's are still on disk.
+        about: what it is, apart from how it was trained; `spec` is the run that trained it, if there was one.
+    """
 
     path: Path
     file: Checkpoint
-    spec: RunSpec
+    about: ModelSpec
     model: Autoencoder
     device: torch.device
+
+    @property
+    def spec(self) -> RunSpec:
+        """The run that trained it.
+
+        Raises:
+            UsageError: it was imported, and has none.
+        """
+        return self.file.spec
+
+    @property
+    def trained_as(self) -> str:
+        """The objective of its run; nothing where it has none."""
+        return self.spec.objective.name if self.file.has_run else ""
 
     def images(
         self, hint: str = "if it was moved, say where it is now: --data NEW", *, typed: Collection[str] = ()
@@ -75,10 +94,22 @@ class Loaded:
         Raises:
             UsageError: the objective of the run trains only a decoder.
         """
-        if not self.file.header.get("encodes", True):
+        if not self.about.encodes:
             raise UsageError(
-                f"{what} needs an encoder, but objective {self.spec.objective.name} of {self.path} trains none",
+                f"{what} needs an encoder, but objective {self.trained_as} of {self.path} trains none",
                 hint="use `aegen sample` with this run, or train with ae-gan, vae-gan or vae",
+            )
+
+    def require_run(self, what: str) -> None:
+        """Refuse what needs the images of a run where there was none.
+
+        Raises:
+            UsageError: the model was imported.
+        """
+        if not self.file.has_run:
+            raise UsageError(
+                f"{what} needs the images that the model was trained on, but {self.path} was imported without any",
+                hint="import it again with --data, or draw with --sampler prior where it has a prior",
             )
 
     def decode_shared(self, batches: Iterable[Tensor], here: World) -> Iterator[Tensor]:
@@ -138,11 +169,9 @@ def open_checkpoint(place: Path | str | None = None, *, device: str = "auto") ->
     path = find_checkpoint(Path(place) if place is not None else None)
     file = Checkpoint(path)
     file.require_plugins(("architecture", "bottleneck", "likelihood"))
-    spec, where = file.spec, choose_device(device)
-    image, latent = ImageShape(*file.header["image"]), file.header["latent"]
-    classes = len(file.header["data"]["classes"])
+    about, where = file.model_spec, choose_device(device)
     prefix = "ema." if file.has("ema.") else "model."
-    build = partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes, latent=latent)
+    build = partial(built_of, about)
     with undrawn():
         if file.fits(build, prefix) is None:
             check_fits(file, prefix)
@@ -150,7 +179,7 @@ def open_checkpoint(place: Path | str | None = None, *, device: str = "auto") ->
     file.restore(model, prefix, mapped=True)
     if not _gives_its_latents(file, model):
         check_fits(file, prefix)
-    return Loaded(path, file, spec, model.to(where), where)
+    return Loaded(path, file, about, model.to(where), where)
 
 
 @torch.no_grad()
@@ -186,9 +215,7 @@ def check_fits(file: Checkpoint, prefix: str) -> None:
     Raises:
         UsageError: it does.
     """
-    spec, image = file.spec, ImageShape(*file.header["image"])
-    classes = len(file.header["data"]["classes"])
-    made = file.fits(partial(build_model, spec.arch, spec.bottleneck, spec.likelihood, image, classes=classes), prefix)
+    made = file.fits(partial(built_of, replace(file.model_spec, latent=None)), prefix)
     if made is not None:
         _compare_latents(file, file.header["latent"], made.latent_shape)
 

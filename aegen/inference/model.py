@@ -15,6 +15,7 @@ from torch import Tensor
 
 import aegen.inference.latents as latents
 import aegen.inference.samplers as samplers
+import aegen.inference.statistics as statistics
 from aegen.data.batches import normalize
 from aegen.errors import UsageError, listing
 from aegen.inference.arguments import SEEDS, dense, described, in_python, integers, paths_of, whole
@@ -22,6 +23,7 @@ from aegen.inference.concatenation import joined
 from aegen.inference.loading import Loaded, open_checkpoint
 from aegen.inference.reading import find_images, read_images
 from aegen.messages import silent
+from aegen.model_spec import LatentStatistics
 from aegen.noise import seeded
 from aegen.protocols import ImageShape, Latent, Sampler
 from aegen.training.distributed import World
@@ -64,7 +66,7 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Model:
         PluginError: it needs a plugin that is not installed.
     """
     found = open_checkpoint(place, device=device)
-    return Model(found.path, found.file, found.spec, found.model, found.device)
+    return Model(found.path, found.file, found.about, found.model, found.device)
 
 
 @dataclass(repr=False)
@@ -97,7 +99,7 @@ class Model(Loaded):
     @property
     def classes(self) -> list[str]:
         """Names of the classes of the data that it was trained on, by label; empty where there are none."""
-        return list(self.file.header["data"]["classes"])
+        return list(self.about.classes)
 
     @property
     def samplers(self) -> list[str]:
@@ -112,8 +114,26 @@ class Model(Loaded):
 
     def __repr__(self) -> str:
         size = "×".join(map(str, self.latent_shape))
-        parts = f"{self.spec.arch.name}, {self.spec.bottleneck.name}, trained as {self.spec.objective.name}"
+        trained = f"trained as {self.trained_as}" if self.file.has_run else "imported"
+        parts = f"{self.about.arch.name}, {self.about.bottleneck.name}, {trained}"
         return f"<Model {self.path}: {parts}; images {self.image}, latents {size}, on {self.device}>"
+
+    @cached_property
+    def latent_statistics(self) -> LatentStatistics:
+        """How the posterior means of its training images are spread: `mean` and `std` of each channel, `shift` and `scaling` of all.
+
+        From the file, or, where that is of before they were kept there, measured now on the run's training images.
+
+        Raises:
+            UsageError: they are not known, and the model was imported or its images are gone.
+        """
+        if self.about.statistics is not None:
+            return self.about.statistics
+        self.require_encoder("measuring latents")
+        self.require_run("measuring latents")
+        train, seed = statistics.training_images(self), self.spec.train.seed
+        with self._seeded(seed):
+            return statistics.measure(self.model, train, seed)
 
     # ------------------------------------------------------------------------------------------------ images
 
@@ -216,7 +236,7 @@ class Model(Loaded):
         neck = self.model.bottleneck
         if "codes" not in neck.offers:
             raise UsageError(
-                f"the latents of {self.path} are no codes, but those of a {self.spec.bottleneck.name} bottleneck",
+                f"the latents of {self.path} are no codes, but those of a {self.about.bottleneck.name} bottleneck",
                 hint="train with --objective vq-vae, or decode latents instead",
             )
         shape, books = self._codes_shape, list(neck.codebooks)
@@ -341,7 +361,7 @@ class Model(Loaded):
     def _prepare(self, name: str, options: Mapping[str, Any]) -> Sampler:
         """A sampler that is fitted at most once, for this handle alone."""
         key = f"{name} {sorted(options.items())}"
-        with self._seeded(self.spec.train.seed):  # fitting encodes, and so draws
+        with self._seeded(self.spec.train.seed if self.file.has_run else 0):  # fitting encodes, and so draws
             if key not in self._prepared:
                 self._prepared[key] = samplers.prepare_sampler(
                     self, name, dict(options), silent, World(self.device), keep=False
@@ -363,7 +383,7 @@ class Model(Loaded):
         told = integers(labels)
         if not self.model.labelled:
             raise UsageError(
-                f"labels were given, but {self.path} has a {self.spec.bottleneck.name} bottleneck, which reads none"
+                f"labels were given, but {self.path} has a {self.about.bottleneck.name} bottleneck, which reads none"
             )
         if told.shape != (count,) or not bool(((told >= 0) & (told < len(self.classes))).all()):
             raise UsageError(f"labels are {tuple(told.shape)}, but must be ({count},), of 0…{len(self.classes) - 1}")

@@ -102,7 +102,7 @@ def read_images(
         UsageError: a file that the user named, or every file, cannot be read.
     """
     image = loaded.model.image
-    target = decode.Target((image.height, image.width), image.channels, loaded.spec.data.fit, loaded.spec.data.white)
+    target = decode.Target((image.height, image.width), image.channels, loaded.about.fit, loaded.about.white)
     others: dict[str, list[Path]] = {}
     for source in sources:
         shape = decode.probe(source.path)

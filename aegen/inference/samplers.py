@@ -120,10 +120,10 @@ def _drawn(drawer: Sampler, count: int, generator: torch.Generator, shape: tuple
 def _class_index(loaded: Loaded, label: str) -> int:
     if "labels" not in loaded.model.bottleneck.offers:
         raise UsageError(
-            f"--label {label} needs a model that was told classes, but {loaded.path} has a {loaded.spec.bottleneck.name} bottleneck",
+            f"--label {label} needs a model that was told classes, but {loaded.path} has a {loaded.about.bottleneck.name} bottleneck",
             hint="train with --objective conditional-vae on data with labels, a folder a class",
         )
-    classes = loaded.file.header["data"]["classes"]
+    classes = loaded.about.classes
     if label not in classes and label.isdecimal() and int(label) < len(classes):
         return int(label)  # MNIST calls its classes "7 - seven"
     if label not in classes:
@@ -162,6 +162,7 @@ def prepare_sampler(
     sampler = build_sampler(Spec(name, options), loaded.model)
     if sampler.fitted:
         loaded.require_encoder(f"fitting sampler {name}")
+        loaded.require_run(f"fitting sampler {name}")
         settings = loaded.images("a sampler is fitted on its training images; --sampler prior does without")
         say(f"fitting sampler {name} on the training images of {settings.name}")
         data = load_data(settings, loaded.options_of(settings), say)

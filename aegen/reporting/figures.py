@@ -136,7 +136,7 @@ def _look(run: Run, album: _Album, device: str, say: Say) -> Sights:
 
     part("samples", lambda: _sample(loaded, sights))
     try:
-        if not loaded.file.header.get("encodes", True):
+        if not loaded.about.encodes:
             raise AegenError(f"objective {loaded.spec.objective.name} trains no encoder")
         data = album.data(loaded, say)
         if data.fingerprint() != loaded.file.header["data"]["fingerprint"]:  # a page is passed on
@@ -194,7 +194,7 @@ def _travel(loaded: Model, centre: Tensor, data: Data, sights: Sights) -> None:
     if len(sights.latent) != 1:
         raise AegenError(f"its latents are maps of {'×'.join(map(str, sights.latent))}, not vectors")
     if "codes" in sights.offers:
-        raise AegenError(f"its latents are codes ({loaded.spec.bottleneck.name}), which have no way between them")
+        raise AegenError(f"its latents are codes ({loaded.about.bottleneck.name}), which have no way between them")
     parts = data.validation[:_LOOKED_AT].split(100)
     seen = [model.encode(normalize(part).to(loaded.device)) for part in parts]
     means, draws = torch.cat([latent.mean for latent in seen]), torch.cat([latent.z for latent in seen])
@@ -219,5 +219,5 @@ def _unmarked(loaded: Model, latents: Tensor) -> Tensor:
     if "labels" not in neck.offers:
         return every
     labels = neck.labels_of(latents)
-    other = neck.relabel(latents, (labels + 1) % max(2, len(loaded.file.header["data"]["classes"])))
+    other = neck.relabel(latents, (labels + 1) % max(2, len(loaded.about.classes)))
     return every[(other == latents).all(0)]

@@ -16,6 +16,7 @@ from aegen.testing.components import (
     check_likelihood,
     check_sampler,
 )
+from aegen.testing.importers import check_importer
 from aegen.testing.metrics import check_metric
 from aegen.testing.models import check_options
 from aegen.testing.objectives import check_objective
@@ -24,6 +25,7 @@ __all__ = [
     "check_architecture",
     "check_bottleneck",
     "check_features",
+    "check_importer",
     "check_likelihood",
     "check_metric",
     "check_objective",

@@ -23,11 +23,12 @@ from aegen.data.source import Data, load_data
 from aegen.errors import AegenError, EnvironmentFault, Interrupted, UsageError, counted, listing
 from aegen.factory import create, load_component
 from aegen.hooks import Hooks
-from aegen.inference import ex_post, fit_sampler, load, sample_alone, save_sampler
+from aegen.inference import ex_post, fit_sampler, load, sample_alone, save_sampler, statistics
 from aegen.inference.loading import check_fits
 from aegen.inference.samplers import tell_fallback
 from aegen.lock import Lock, held
 from aegen.messages import Say, silent
+from aegen.model_spec import LatentStatistics
 from aegen.protocols import Sampler
 from aegen.rundir import RunDir, begun_in, disk_error, find_checkpoint, refuse_existing
 from aegen.settings import DataSettings, RunSpec
@@ -397,6 +398,7 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
     if trainer.world.first:
         device = str(trainer.world.device)
         _fit_samplers(trainer, run, device)
+        _measure_latents(trainer, run, device)
         _progress(trainer, "drawing samples", 0, 1)
         trainer.keeper.check()
         try:
@@ -431,6 +433,22 @@ def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
             tell_fallback(sampler, name, notice)
             fitted = sampler
         save_sampler(path, Spec(name), fitted, trainer.keeper.may)
+
+
+def _measure_latents(trainer: Trainer, run: RunDir, device: str) -> None:
+    """How the latents of `best` and of `last` are spread, kept in their headers."""
+    known: dict[str, LatentStatistics] = {}  # by digest of the weights
+    for path in (run.best, run.last):
+        if not path.exists() or not trainer.objective.encodes:
+            continue
+        loaded = load(path, device=device)
+        if loaded.about.statistics is not None:
+            continue
+        weights = loaded.file.weights or str(path)
+        if weights not in known:
+            tell = partial(_progress, trainer, f"measuring the latents of {path.stem}")
+            known[weights] = statistics.measure(loaded.model, trainer.data.train, trainer.spec.train.seed, tell)
+        statistics.keep(path, known[weights], trainer.keeper.may)
 
 
 def _progress(trainer: Trainer, text: str, done: int, total: int) -> None:

@@ -26,9 +26,9 @@ from aegen.errors import UsageError
 from aegen.filenames import native, portable
 from aegen.inference.loading import check_fits
 from aegen.package_metadata import version_of
-from aegen.protocols import ImageShape, Objective
+from aegen.protocols import Objective
 from aegen.rundir import ASKS, BEGUN, FIRST, RUNS, RunDir, disk_error, sealed_paths, told_paths
-from aegen.settings import DataSettings, RunSpec, to_toml
+from aegen.settings import PARTS, DataSettings, RunSpec, to_toml
 from aegen.training.distributed import World
 from aegen.training.loop import Trainer
 from aegen.untrusted import parse_json, quoted, read_text
@@ -40,15 +40,15 @@ def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spe
     Raises:
         UsageError: the architectures differ.
     """
-    theirs = source.spec
-    for key in ("arch", "bottleneck", "likelihood"):
+    theirs = source.model_spec
+    for key in PARTS:
         mine, other = getattr(spec, key), getattr(theirs, key)
         if mine != other:
             raise UsageError(
                 f"--init-from {source.path} has {key} {other.name} {other.options}, this run {mine.name} {mine.options}",
                 hint="give the same --arch, --bottleneck and --likelihood with the same options",
             )
-    image = ImageShape(*source.header["image"])
+    image = theirs.image
     if image != model.image:
         raise UsageError(
             f"--init-from {source.path} is for images of {image}, this run's are {model.image}",
@@ -57,7 +57,7 @@ def initialise(model: Autoencoder, objective: Objective, source: Checkpoint, spe
     prefix = "ema." if source.has("ema.") else "model."
     check_fits(source, prefix)
     source.restore(model, prefix)
-    if spec.objective.name == theirs.objective.name and source.has("objective."):
+    if source.has_run and spec.objective.name == source.spec.objective.name and source.has("objective."):
         source.restore(objective, "objective.")
 
 

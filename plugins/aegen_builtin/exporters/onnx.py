@@ -104,13 +104,13 @@ class ONNX(Exporter):
 
     def _about(self, model: Autoencoder, header: Mapping[str, Any]) -> dict[str, Any]:
         image = {"channels": model.image.channels, "height": model.image.height, "width": model.image.width}
-        spec, fitted = header["spec"], header.get("samplers", {})
+        spec, fitted = header.get("spec") or header["model"], header.get("samplers", {})
         return {
             "image": image,
             "latent": list(model.latent_shape),
             "range": [-1, 1],
-            "fit": spec.get("data", {}).get("fit", "crop"),
-            "classes": header.get("data", {}).get("classes", []),
+            "fit": spec.get("data", spec).get("fit", "crop"),
+            "classes": header.get("data", spec).get("classes", []),
             "samplers": {name: fitted.get(name, {}) for name in self.samplers},
             "spec": {k: spec[k] for k in ("arch", "bottleneck", "likelihood")},
         }
