@@ -18,7 +18,7 @@ FLOORS: list[tuple[str, list[list[str]]]] = [
         "errors, what comes from outside, several processes, files that are whole or not there",
         [
             ["errors", "collectives", "atomic", "threads", "untrusted", "accumulation", "filenames", "safetensors_file"]
-            + ["messages", "signals", "caches", "intervals"],
+            + ["messages", "signals", "caches", "intervals", "energy_distance"],
             ["schedules", "noise", "tracebacks", "memory", "lock", "signing"],
         ],
     ),
@@ -42,7 +42,7 @@ FLOORS: list[tuple[str, list[list[str]]]] = [
     ),
     (
         "what an autoencoder is, how it is made and kept",
-        [["autoencoder", "rundir", "pictures"], ["checkpoint"]],
+        [["autoencoder", "rundir", "pictures"], ["checkpoint"], ["sampler_file"]],
     ),
     (
         "files → uint8 rows → batches",
@@ -66,14 +66,14 @@ FLOORS: list[tuple[str, list[list[str]]]] = [
             ["training.checkpointing", "training.gradient_reach", "training.recovery", "training.sharding"]
             + ["training.validation"],
             ["config", "training.loop"],
-            ["training.autotune"],
+            ["training.autotune", "training.sampler_trainer"],
         ],
     ),
     (
         "the handle on a trained model, and what the commands do with it",
         [
             ["inference.arguments", "inference.concatenation", "inference.latents", "inference.loading"],
-            ["inference.reading", "inference.samplers"],
+            ["inference.reading", "inference.samplers", "inference.latent_rows"],
             ["inference.model"],
             ["inference.sampling", "inference.reconstruction", "inference.exporting"],
             ["inference.interpolation"],
@@ -92,7 +92,7 @@ FLOORS: list[tuple[str, list[list[str]]]] = [
             ["evaluation"],
         ],
     ),
-    ("a run from its first look at the data to its card", [["training.warm_start"], ["training.run"]]),
+    ("a run from its first look at the data to its card", [["training.warm_start"], ["training.run"], ["training.fit_sampler"]]),
     (
         "the contract that every plugin can be tested against",
         [["testing.models"], ["testing.metrics", "testing.objectives", "testing.components"], ["testing"]],

@@ -137,6 +137,7 @@ def open_checkpoint(place: Path | str | None = None, *, device: str = "auto") ->
     """
     path = find_checkpoint(Path(place) if place is not None else None)
     file = Checkpoint(path)
+    file.require_model()
     file.require_plugins(("architecture", "bottleneck", "likelihood"))
     spec, where = file.spec, choose_device(device)
     image, latent = ImageShape(*file.header["image"]), file.header["latent"]
