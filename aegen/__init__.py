@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from aegen.schedules import Schedule
     from aegen.settings import DataSettings
     from aegen.spec import File, Range, Spec
+    from aegen.training.fit_sampler import fit_sampler
     from aegen.training.run import train
     from aegen.untrusted import parse_json, read_text
 
@@ -115,6 +116,7 @@ _HOME = {
     "aegen.schedules": ["Schedule"],
     "aegen.settings": ["DataSettings"],
     "aegen.spec": ["File", "Range", "Spec"],
+    "aegen.training.fit_sampler": ["fit_sampler"],
     "aegen.training.run": ["train"],
     "aegen.inference": ["Model", "export", "import_model", "interpolate", "load", "reconstruct", "sample"],
     "aegen.data.decode": [

@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -136,6 +136,10 @@ class _Given:
 
     def __init__(self, model: Autoencoder, labels: Tensor) -> None:
         vars(self).update(_model=model, _labels=labels)
+
+    if TYPE_CHECKING:
+        _model: Autoencoder
+        _labels: Tensor
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_model", "_labels"):  # not there yet, in a copy that is being made

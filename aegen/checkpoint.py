@@ -8,6 +8,7 @@ training file is the inference file.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import os
@@ -67,11 +68,24 @@ def save(
         Unwritable: the header is none that could be read.
         OSError: the file cannot be written; what stood at `path` is untouched and nothing is left behind.
     """
-    about, plain = json.dumps(check(header)), _detached(tensors)
+    write(path, tensors, json.dumps(check(header)), "aegen", may, replaces=replaces)
+
+
+def write(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    about: str,
+    entry: str,
+    may: Callable[[], None] | None = None,
+    *,
+    replaces: bool = True,
+) -> None:
+    """As `save`, with any JSON `about` as the metadata `entry`."""
+    plain = _detached(tensors)
     sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
     with drafted(path, may=may, replaces=replaces) as temporary:
         try:
-            save_file(plain, temporary, {"aegen": about, "checksums": json.dumps(sums)})
+            save_file(plain, temporary, {entry: about, "checksums": json.dumps(sums)})
         except SafetensorError as error:
             raise _disk(error) from error
 
@@ -119,12 +133,12 @@ def _digest(text: bytes) -> str:
     return hashlib.blake2b(text, digest_size=8).hexdigest()
 
 
-def _checksums(metadata: Mapping[str, str]) -> dict[str, str]:
+def _checksums(metadata: Mapping[str, str], entry: str) -> dict[str, str]:
     """Digests of the tensors by key; none in a file from before there were any."""
     if "checksums" not in metadata:
         return {}
     sums = parse_json(metadata["checksums"])
-    if not isinstance(sums, dict) or sums.get("header") != _digest(metadata["aegen"].encode()):
+    if not isinstance(sums, dict) or sums.get("header") != _digest(metadata[entry].encode()):
         raise ValueError("its checksum does not fit")
     return dict(sums["tensors"])
 
@@ -142,6 +156,10 @@ class Checkpoint:
         UsageError: the file is missing, cut short, not aegen's, or of a newer format.
     """
 
+    entry, other = "aegen", ("aegen-sampler", "is a fitted sampler and no model: give the run folder that it lies in")
+    """Of the metadata: the entry that is the header, and one of files that are something else, with what they are."""
+    header: Header
+
     def __init__(self, path: Path) -> None:
         self.path = path
         if not path.is_file():
@@ -157,20 +175,26 @@ class Checkpoint:
                 f"{path} is not a whole safetensors file ({error})",
                 hint="it was cut short or is something else; use another checkpoint of the run",
             ) from error
-        if "aegen" not in metadata:
+        if self.entry not in metadata and self.other[0] in metadata:
+            raise UsageError(f"{path} {self.other[1]}")
+        if self.entry not in metadata:
             raise UsageError(
-                f"{path} was not written by aegen: its safetensors metadata has no aegen entry",
+                f"{path} was not written by aegen: its safetensors metadata has no {self.entry} entry",
                 hint="give a checkpoint that `aegen train` wrote",
             )
         try:
-            self.header: Header = headers.read(metadata["aegen"])
-            self._sums = _checksums(metadata)
+            self._sums = _checksums(metadata, self.entry)
+            self.header = self._read(metadata[self.entry])
         except headers.Newer as error:
             raise UsageError(f"{path} {error}", hint="pip install --upgrade aegen") from error
         except ValidationError as error:
             raise UsageError(f"{path} has a damaged header ({headers.first_fault(error)})", hint=_DAMAGED) from error
         except (ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} has a damaged header ({error})", hint=_DAMAGED) from error
+
+    @staticmethod
+    def _read(text: str) -> Any:
+        return headers.read(text)
 
     def tensors(self, prefix: str, *, device: str | torch.device = "cpu") -> dict[str, Tensor]:
         """The tensors whose keys begin with `prefix`, by the rest of their key; others stay on disk.
@@ -202,6 +226,14 @@ class Checkpoint:
         """One digest of the model's and the objective's tensors, 16 hexadecimal digits; nothing where the file has none of some."""
         own = self._sums_of_weights()
         return "" if None in own.values() else _digest(json.dumps(own, sort_keys=True).encode())
+
+    @functools.cached_property
+    def decoder_weights(self) -> str:
+        """A digest of the model as it is used, 16 hexadecimal digits: what a sampler is fitted to, wherever it is written."""
+        prefix = "ema." if self.has("ema.") else "model."
+        keys = sorted(key for key in self.keys if key.startswith(prefix))
+        sums = {key.removeprefix(prefix): self._sums.get(key) or digest(self._file.tensor(key)) for key in keys}
+        return _digest(json.dumps(sums, sort_keys=True).encode())
 
     def _sums_of_weights(self) -> dict[str, str | None]:
         return {k: self._sums.get(k) for k in self.keys if k.startswith(("model.", "ema.", "objective."))}
@@ -302,6 +334,19 @@ class Checkpoint:
                     f"on the run is one of the file as it is now: put the old one back where it should be the run that was begun"
                 )
         return list(told.values())
+
+    def require_model(self) -> None:
+        """Refuse a file that holds a sampler in training.
+
+        Raises:
+            UsageError: it does.
+        """
+        if "trains" in self.header:
+            name = shown(self.header["trains"]["sampler"])
+            raise UsageError(
+                f"{self.path} is the training of a sampler, {name}, and no model",
+                hint=f"give the run that it lies in; to go on with it: aegen fit-sampler RUN --sampler {name} --resume",
+            )
 
     def require_plugins(self, kinds: Iterable[str]) -> None:
         """Name the package to install, before a name that it provides turns out to be unknown.
@@ -449,6 +494,7 @@ def resumable(place: Path) -> Resumable:
             return Resumable(place, None, spec, told_paths(place).get(ASKS) == spec.asks)
         return Resumable(place, None, spec, False)
     saved = Checkpoint(find_checkpoint(place, prefer="last"))
+    saved.require_model()
     home = owner(saved.path)
     saved.require_plugins(("architecture", "bottleneck", "likelihood", "objective", "dataset", "tracker"))
     return Resumable(home, saved, saved.spec, saved.own)

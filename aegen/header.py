@@ -68,11 +68,19 @@ class ImportNote(TypedDict):
     file: str
 
 
+class SamplerNote(TypedDict):
+    """The sampler that a checkpoint is the training of; `weights` is the digest of the model that it is for."""
+
+    sampler: str
+    options: dict[str, Any]
+    weights: str
+
+
 class Header(TypedDict):
     """The JSON of a checkpoint; what is read from a file is checked against this.
 
-    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler; `latents` is how
-    they are spread; `batch` is of all processes; `seal` is that of `RunSpec.asks`; `unmoved` names, by turn, the
+    `encodes` says whether the encoder was trained; `plugins` is keyed `kind:name`; `samplers` has the options of each fitted sampler inside (now
+    they have files of their own); `latents` is how they are spread; `trains` says that it holds no model, but a sampler in training; `batch` is of all processes; `seal` is that of `RunSpec.asks`; `unmoved` names, by turn, the
     parameters of which the optimizer holds nothing, since no gradient has reached them; the rest is the progress of the run. All of
     `OF_A_RUN` is there, or `model` and none of it.
     """
@@ -101,6 +109,7 @@ class Header(TypedDict):
     skipped_in_row: NotRequired[Whole]
     rollbacks: NotRequired[Whole]
     unmoved: NotRequired[dict[str, list[str]]]
+    trains: NotRequired[SamplerNote]
     low: NotRequired[dict[str, tuple[Whole, Whole, bool]]]
     seal: NotRequired[str]
 
@@ -132,7 +141,16 @@ def check(header: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read(text: str) -> Header:
-    """The header of a file.
+    """The header of a model's file.
+
+    Raises:
+        Newer, ValueError, KeyError, TypeError: as `versioned` and `validated`.
+    """
+    return validated(versioned(text, FORMAT))
+
+
+def versioned(text: str, newest: int) -> Any:
+    """The JSON of a header whose format is known.
 
     Raises:
         Newer: it is of a format that this aegen does not know.
@@ -142,9 +160,9 @@ def read(text: str) -> Header:
     version = raw.get("format") if isinstance(raw, dict) else None
     if not isinstance(version, int):
         raise ValueError("format: it takes a whole number")
-    if version > FORMAT:
-        raise Newer(f"has checkpoint format {version}, this aegen reads up to {FORMAT}")
-    return validated(raw)
+    if version > newest:
+        raise Newer(f"has checkpoint format {version}, this aegen reads up to {newest}")
+    return raw
 
 
 class Newer(Exception):

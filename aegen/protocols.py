@@ -2,7 +2,7 @@
 
     image ─ Encoder ─► features ─ Bottleneck ─► Latent ─ Decoder ─► parameters ─ Likelihood ─► Pixels
                                  Objective.turns() ─► [Turn]      turn.loss(model, x) ─► Outcome
-                                 Sampler.fit(latents) / sample(n) ─► latents ─► model.decode ─► Pixels
+                                 Sampler.fit(latents) or loss(latent, labels); sample(n) ─► latents ─► model.decode ─► Pixels
 
 Shapes: B batch, C image channels, H × W pixels, z the shape of one latent: `(D,)` or `(D, h, w)`.
 Images are float32 in [-1, 1]. Losses are nats per image: summed over pixels and latent dimensions, averaged over
@@ -378,26 +378,42 @@ class Wrapper(Objective):
 
 
 class Sampler(nn.Module, ABC):
-    """How latents are drawn: a few buffers, fitted on latents, saved in the checkpoint.
+    """How latents are drawn: fitted on latents in closed form, or trained on them; kept in a file beside the model's.
 
     Positional constructor parameters are filled by name: `model` (Autoencoder), `latent` (shape of one latent).
-    What `fit` finds is kept in buffers (or parameters) whose shapes the constructor fixes.
+    What is found is kept in buffers and parameters whose shapes the constructor fixes.
+
+    One in closed form writes `fit`. One that learns says `learns = True` and writes `loss`, which `aegen fit-sampler` minimises over its
+    parameters by the loop that trains models; if it writes `fit` too, that is called once before the first step, for what is not found by
+    gradients, such as the scale of the latents.
 
     Attributes:
         needs: what the bottleneck must offer.
-        fitted: whether `fit` must be called with training latents before `sample`.
+        fitted: whether it must be given training latents, by `fit` or `loss`, before `sample`.
+        learns: whether it is trained by its `loss`.
+        suggests: settings of [train] that suit its training better than the usual ones, `{"lr": 2e-4}`; any that a user gives is stronger.
         most: how many latents `fit` uses at most, so that no more images are encoded; all of them if None.
         tell: to be called by a `fit` that takes long, as `self.tell(done, total)`; set by whoever shows progress.
     """
 
     needs: frozenset[str] | set[str] = frozenset()
     fitted: ClassVar[bool] = True
+    learns: ClassVar[bool] = False
+    suggests: ClassVar[Mapping[str, Any]] = {}
     most: int | None = None
     tell: Callable[[int, int], None] = staticmethod(lambda done, total: None)
 
     def fit(self, latents: Tensor, seed: int = 0) -> None:
         """Learn from the posterior means of the training images, (N, *z)."""
         return
+
+    def loss(self, latent: Tensor, labels: Tensor | None = None) -> Outcome:
+        """Of one that learns: its terms, nats an image, of a batch of latents (B, *z), float32, drawn from their posteriors.
+
+        Args:
+            labels: class of each image, int64 (B,), where the data has classes.
+        """
+        raise TypeError(f"{type(self).__name__} does not define loss()")
 
     def fallback(self) -> str:
         """What it draws from instead of what it was asked for, since the latents were too few; users are told. Nothing otherwise."""

@@ -51,7 +51,14 @@ KINDS = {
 KNOWN_ELSEWHERE = {("objective", "swae"): "./examples/aegen-swae"}
 
 
-_FLAGS = {"architecture": "arch", "dataset": "data", "tracker": "track", "exporter": "format", "importer": "importer", "feature": "features"}
+_FLAGS = {
+    "architecture": "arch",
+    "dataset": "data",
+    "tracker": "track",
+    "exporter": "format",
+    "importer": "importer",
+    "feature": "features",
+}
 _FEW = 8  # names that a sentence can hold
 
 

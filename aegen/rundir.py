@@ -47,6 +47,7 @@ class RunDir:
         begin: Callable[[RunDir], None] = lambda run: None,
         *,
         replaces: bool = False,
+        points: bool = True,
     ) -> RunDir:
         """Make a new folder: `path`, or the first free `runs/stem`, `runs/stem-2`, ….
 
@@ -55,6 +56,7 @@ class RunDir:
         Args:
             begin: writes the first files, into a folder that is not yet where it will be.
             replaces: take the place of a run that stands at `path`.
+            points: have `latest` name it.
 
         Raises:
             UsageError: `path` exists, or cannot be made.
@@ -86,7 +88,8 @@ class RunDir:
         finally:
             shutil.rmtree(draft.path, ignore_errors=True)
         sync_folder(run.path.parent)
-        run._point_latest()
+        if points:
+            run._point_latest()
         return run
 
     def _named(self, path: Path | None, stem: str) -> Path:

@@ -18,7 +18,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         "errors, what comes from outside, several processes, files that are whole or not there",
         [
             "errors collectives atomic threads untrusted accumulation filenames safetensors_file messages signals "
-            "caches intervals",
+            "caches intervals energy_distance",
             "schedules noise tracebacks memory lock signing nn.precision",
         ],
     ),
@@ -46,6 +46,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "autoencoder rundir pictures header foreign",
             "checkpoint",
+            "sampler_file",
         ],
     ),
     (
@@ -75,14 +76,14 @@ FLOORS: list[tuple[str, list[str]]] = [
             "training.metrics training.turns",
             "training.checkpointing training.gradient_reach training.recovery training.sharding training.validation",
             "config training.loop",
-            "training.autotune",
+            "training.autotune training.sampler_trainer",
         ],
     ),
     (
         "the handle on a trained model, and what the commands do with it",
         [
             "inference.arguments inference.concatenation inference.latents inference.loading",
-            "inference.reading inference.samplers inference.statistics",
+            "inference.reading inference.samplers inference.statistics inference.latent_rows",
             "inference.model",
             "inference.sampling inference.reconstruction inference.exporting inference.importing",
             "inference.interpolation",
@@ -106,6 +107,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "training.warm_start",
             "training.run",
+            "training.fit_sampler",
         ],
     ),
     (

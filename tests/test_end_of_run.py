@@ -14,7 +14,7 @@ from aegen_builtin.samplers.gaussian import Gaussian
 from aegen_builtin.samplers.mixture import Mixture
 from conftest import SMALL, TINY, Aegen
 
-from aegen import checkpoint, hookimpl, threads
+from aegen import checkpoint, hookimpl, sampler_file, threads
 from aegen.checkpoint import Checkpoint
 from aegen.training.run import train
 
@@ -77,9 +77,10 @@ def test_where_best_is_last_one_fit_serves_both(fits: Fits, tmp_path: Path) -> N
     train(objective="vae", run_dir=run, **SMALL, **{"train.steps": 3})
     best, last = (Checkpoint(run / f"checkpoints/{name}.safetensors") for name in ("best", "last"))
     assert fits.count == 1 and best.same_weights(last)
-    kept = [{k: v for k, v in file.tensors("").items() if k.startswith("sampler.mixture.")} for file in (best, last)]
-    assert kept[0].keys() == kept[1].keys() == {f"sampler.mixture.{name}" for name in ("weights", "means", "factors")}
-    assert all(torch.equal(kept[0][key], kept[1][key]) for key in kept[0])
+    found = [sampler_file.find(file, "mixture") for file in (best, last)]
+    assert [file and file.path for file in found] == [run / "samplers/mixture.safetensors"] * 2
+    assert found[0] is not None and set(found[0].tensors("sampler.")) == {"weights", "means", "factors"}
+    assert not best.has("sampler.") and not last.has("sampler."), "fitting wrote the model's file again"
 
 
 def test_where_best_is_another_it_has_a_fit_of_its_own(fits: Fits, tmp_path: Path) -> None:
@@ -87,6 +88,9 @@ def test_where_best_is_another_it_has_a_fit_of_its_own(fits: Fits, tmp_path: Pat
     train(objective="vae", run_dir=tmp_path / "r", listeners=[ear], **SMALL, **{"train.epochs": 3, "train.lr": 2.0})
     best, last = (Checkpoint(tmp_path / f"r/checkpoints/{name}.safetensors") for name in ("best", "last"))
     assert fits.count == 2 and not best.same_weights(last)
+    for file, name in ((best, "mixture"), (last, "mixture.last")):
+        found = sampler_file.find(file, "mixture")
+        assert found is not None and found.path == tmp_path / f"r/samplers/{name}.safetensors"
     texts = list(dict.fromkeys(text for text, _, _ in ear.told if text.startswith("fitting")))
     assert texts == [f"fitting sampler mixture of {which} on 1,617 latents" for which in ("best", "last")]
 
@@ -116,11 +120,11 @@ def test_ctrl_c_during_the_fit_is_130_and_resuming_finishes_it(aegen: Aegen, fit
     said.refused(130, "stopped while fitting sampler mixture", "all steps are taken", "aegen train --resume r")
     last = tmp_path / "r/checkpoints/last.safetensors"
     before = tensors(last)
-    assert Checkpoint(last).header["samplers"] == {} and not (tmp_path / "r/samples.png").exists()
+    assert not sampler_file.kept(Checkpoint(last)) and not (tmp_path / "r/samples.png").exists()
     fits.before = lambda: None
     aegen("train", "--resume", "r").worked()
     after = tensors(last)
-    assert "mixture" in Checkpoint(last).header["samplers"] and (tmp_path / "r/samples.png").exists()
+    assert sampler_file.find(Checkpoint(last), "mixture") and (tmp_path / "r/samples.png").exists()
     assert all(torch.equal(after[key], value) for key, value in before.items() if key.startswith("model."))
 
 

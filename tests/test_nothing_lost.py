@@ -66,6 +66,10 @@ def tensors(run: Path, name: str = "last") -> dict[str, Tensor]:
     return load_file(run / f"checkpoints/{name}.safetensors")
 
 
+def samplers(run: Path) -> dict[str, dict[str, Tensor]]:
+    return {path.name: load_file(path) for path in (run / "samplers").glob("*.safetensors")}
+
+
 def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     assert one.keys() == other.keys()
     different = [k for k in one if not torch.equal(one[k], other[k])]
@@ -180,8 +184,9 @@ def test_killed_at_any_step_of_any_write_a_run_goes_on_to_the_same_weights(part:
             go(tmp_path / name, 9, KILLED)
             count, finish = death.steps, death.noted
         wanted = {file: tensors(tmp_path / name, file) for file in ("last", "best")}
+        fitted = samplers(tmp_path / name)
     assert 40 < finish < count - 10
-    assert any(k.startswith("sampler.") for k in wanted["last"])
+    assert "mixture.safetensors" in fitted
     for moment in range(1 + part, count + 1, PARTS):
         run = tmp_path / f"at-{moment}"
         with pytest.MonkeyPatch.context() as patch:
@@ -195,8 +200,9 @@ def test_killed_at_any_step_of_any_write_a_run_goes_on_to_the_same_weights(part:
                 patch.setattr(aegen.training.run, "_finish", lambda trainer, run: None)
             go(run, 9, None if run.exists() else KILLED)
         for file, expected in wanted.items():
-            fitted = {k for k in expected if k.startswith("sampler.")} if moment < finish else set()
-            assert_same({k: v for k, v in expected.items() if k not in fitted}, tensors(run, file))
+            assert_same(expected, tensors(run, file))
+        for file, state in fitted.items() if moment >= finish else ():
+            assert_same(state, samplers(run)[file])
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         keys = [(line["step"], line["split"]) for line in lines]
         assert sorted(set(keys)) == sorted(keys), "a step has two lines"
@@ -390,8 +396,7 @@ def test_the_loop_goes_on_while_a_checkpoint_is_written_and_the_checkpoint_is_of
     go(tmp_path / "run", 8, values, pace)
     assert pace.saved == [("last", 4), ("last", 8)]
     go(tmp_path / "short", 4, values)
-    wanted = {k: v for k, v in tensors(tmp_path / "short").items() if not k.startswith("sampler.")}
-    assert_same(wanted, load_file(tmp_path / "of step 4.safetensors"))
+    assert_same(tensors(tmp_path / "short"), load_file(tmp_path / "of step 4.safetensors"))
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     stalls = {line["step"]: line["checkpoint_stall"] for line in lines if "checkpoint_stall" in line}
     assert set(stalls) == {5} and stalls[5] > 0

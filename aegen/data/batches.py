@@ -1,9 +1,10 @@
-"""Batches of uint8 images, a function of (seed, epoch) and the position in it, so that a run can resume anywhere."""
+"""Batches of images, or of rows of any type, a function of (seed, epoch) and the position in it, so that a run can resume anywhere."""
 
 from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -71,6 +72,7 @@ class Batches:
         rank, world: this process takes the rank-th part of each global batch.
         labels: int64 (N,), where a model wants them.
         augment: random changes of each image.
+        prepare: makes what is asked for of the rows of a batch; rows may be of any type, if it takes them.
 
     Raises:
         UsageError: there are fewer images than parts of a step.
@@ -88,7 +90,9 @@ class Batches:
         accumulate: int = 1,
         labels: Tensor | None = None,
         augment: Augment | None = None,
+        prepare: Callable[[Tensor], Tensor] = normalize,
     ) -> None:
+        self._prepare = prepare
         self.count = len(pixels)
         if self.count < world * accumulate:
             raise UsageError(
@@ -115,7 +119,8 @@ class Batches:
             self._epoch = -1
         else:
             rows = pixels if isinstance(pixels, Rows) else MemoryRows(pixels)
-            depth = max(1, min(_DEEPEST, _AHEAD // (self.batch_size * rows.shape[1:].numel())))
+            size = self.batch_size * rows.shape[1:].numel() * rows.dtype.itemsize
+            depth = max(1, min(_DEEPEST, _AHEAD // size))
             self._reader = _Reader(rows, labels, self._plan, device)
             self._ahead = Ahead(self._reader.read, depth, min(_THREADS, depth))
 
@@ -141,7 +146,7 @@ class Batches:
             every = self.batch_size * self.world * self.accumulate
             draws = self._augment.draw(step, every, start, start + len(batch))
             batch = changed(batch, draws.to(self.device, non_blocking=True))
-        return normalize(batch)
+        return self._prepare(batch)
 
 
 class _Sent(NamedTuple):
@@ -182,7 +187,7 @@ class _Reader:
         if self._stream is None:
             batch = self._rows.read(index, self._free(len(index))).to(self._device)
             return _Sent(batch, None if labels is None else labels.to(self._device))
-        pinned = torch.empty((len(index), *self._rows.shape[1:]), dtype=torch.uint8, pin_memory=True)
+        pinned = torch.empty((len(index), *self._rows.shape[1:]), dtype=self._rows.dtype, pin_memory=True)
         self._rows.read(index, pinned)
         with torch.cuda.stream(self._stream):
             batch = pinned.to(self._device, non_blocking=True)
@@ -194,7 +199,7 @@ class _Reader:
         try:
             return self._spare.pop()
         except IndexError:
-            return torch.empty((count, *self._rows.shape[1:]), dtype=torch.uint8)
+            return torch.empty((count, *self._rows.shape[1:]), dtype=self._rows.dtype)
 
     def done(self, batch: Tensor) -> None:
         """Take back a batch that nobody needs any more."""
@@ -215,8 +220,8 @@ def _moved(pixels: Pictures, device: torch.device) -> Tensor:
     """All images as one tensor on the device, a part in memory at a time."""
     if isinstance(pixels, Tensor):
         return pixels.to(device)
-    moved = torch.empty(pixels.shape, dtype=torch.uint8, device=device)
-    size = max(1, _PART // pixels.shape[1:].numel())
+    moved = torch.empty(pixels.shape, dtype=pixels.dtype, device=device)
+    size = max(1, _PART // (pixels.shape[1:].numel() * pixels.dtype.itemsize))
     for start, part in zip(range(0, len(pixels), size), pixels.split(size), strict=True):
         moved[start : start + len(part)] = part.to(device)
     return moved
@@ -227,7 +232,8 @@ def _fits(pixels: Pictures, device: torch.device) -> bool:
         return False  # that would read it all into memory
     if isinstance(pixels, Rows) and pixels.sequential:
         return False
+    size = pixels.shape.numel() * pixels.dtype.itemsize
     if device.type != "cuda":
-        return pixels.shape.numel() < 2**31
+        return size < 2**31
     free, _ = torch.cuda.mem_get_info(device)
-    return pixels.shape.numel() < free * _DEVICE_SHARE
+    return size < free * _DEVICE_SHARE

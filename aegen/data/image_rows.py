@@ -16,7 +16,7 @@ _COPIED = (
 
 
 class Rows(ABC):
-    """uint8 images (N, C, H, W) that are read by number; `len`, `shape`, slices, index tensors and `split` as a tensor has them.
+    """uint8 images (N, C, H, W), or rows of another type and shape, that are read by number; `len`, `shape`, slices, index tensors and `split` as a tensor has them.
 
     Attributes:
         shape: (N, C, H, W).
@@ -34,8 +34,8 @@ class Rows(ABC):
         """A digest of all images that is cheaper than theirs one by one, or an empty text."""
         return ""
 
-    def __init__(self, shape: tuple[int, int, int, int]) -> None:
-        self.shape = torch.Size(shape)
+    def __init__(self, shape: Sequence[int], dtype: torch.dtype = torch.uint8) -> None:
+        self.shape, self.dtype, self.ndim = torch.Size(shape), dtype, len(shape)
 
     @abstractmethod
     def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:
@@ -92,7 +92,7 @@ class _Parts(Sequence[Tensor]):
 
 class _Picked(Rows):
     def __init__(self, rows: Rows, index: Tensor) -> None:
-        super().__init__((len(index), *rows.shape[1:]))
+        super().__init__((len(index), *rows.shape[1:]), rows.dtype)
         self._rows, self._index = rows, index
         self.digests = None if rows.digests is None else rows.digests[index]
 
@@ -107,8 +107,7 @@ class MemoryRows(Rows):
     """Images in memory."""
 
     def __init__(self, pixels: Tensor, digests: Tensor | None = None) -> None:
-        channels, height, width = pixels.shape[1:]
-        super().__init__((len(pixels), channels, height, width))
+        super().__init__(pixels.shape, pixels.dtype)
         self.pixels, self.digests = pixels, digests
 
     def read(self, index: Tensor, out: Tensor | None = None) -> Tensor:

@@ -7,7 +7,7 @@ from aegen.inference.latents import METHODS
 from aegen.inference.loading import trust_components
 from aegen.inference.model import Model, load
 from aegen.inference.reconstruction import reconstruct
-from aegen.inference.samplers import ex_post, fit_sampler, save_sampler
+from aegen.inference.samplers import ex_post, fit_sampler
 from aegen.inference.sampling import sample, sample_alone
 
 __all__ = [
@@ -23,6 +23,5 @@ __all__ = [
     "reconstruct",
     "sample",
     "sample_alone",
-    "save_sampler",
     "trust_components",
 ]

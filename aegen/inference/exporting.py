@@ -11,12 +11,14 @@ from typing import Any
 
 import torch
 
+from aegen.checkpoint import origins
 from aegen.contract import outputs
 from aegen.errors import RunError, listing
 from aegen.factory import create
 from aegen.factory import load as load_class
 from aegen.inference.loading import Loaded, Say, refuse_present, silent, writing
 from aegen.inference.model import load
+from aegen.inference.samplers import fitted, states
 from aegen.protocols import Exporter
 from aegen.rundir import free_name
 from aegen.spec import Spec
@@ -60,14 +62,16 @@ def export(
     out = out or free_name(Path(f"{_name(loaded.path)}-{format}{exporter.suffix}"), exporter.suffix)
     if not (force and out.is_dir() and not exporter.suffix):
         refuse_present([out], force)
-    fitted = loaded.file.header["samplers"]
-    exporter.samplers = {name: loaded.file.tensors(f"sampler.{name}.") for name in fitted}
+    # Others read one file: what lies beside the checkpoint goes inside.
+    exporter.samplers, options = states(loaded), fitted(loaded)
+    plugins = loaded.file.header["plugins"] | origins(("sampler", name) for name in options)
+    header: dict[str, Any] = {**loaded.file.header, "samplers": options, "plugins": plugins}
     _tell_what_stays(exporter, loaded, format, say)
     with writing(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         new = not out.exists()
         try:
-            files = exporter.export(loaded.model, out, loaded.file.header)
+            files = exporter.export(loaded.model, out, header)
         except BaseException:
             if new:
                 _discard(out)
@@ -102,9 +106,9 @@ def _name(path: Path) -> str:
 
 
 def _tell_what_stays(exporter: Exporter, loaded: Loaded, format: str, say: Say) -> None:
-    fitted, classes = list(loaded.file.header["samplers"]), loaded.about.classes
+    drawn, classes = list(fitted(loaded)), loaded.about.classes
     things = {
-        "samplers": f"the fitted sampler {listing(fitted)}" if fitted else "",
+        "samplers": f"the fitted sampler {listing(drawn)}" if drawn else "",
         "preprocessing": "what images are brought to",
         "classes": "the names of the classes" if classes else "",
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -63,12 +63,17 @@ class Loaded:
         return self.spec.objective.name if self.file.has_run else ""
 
     def images(
-        self, hint: str = "if it was moved, say where it is now: --data NEW", *, typed: Collection[str] = ()
+        self,
+        hint: str = "if it was moved, say where it is now: --data NEW",
+        *,
+        typed: Collection[str] = (),
+        moved: Mapping[str, Any] | None = None,
     ) -> DataSettings:
         """The settings of the run's own data, with paths that hold from here.
 
         Args:
             typed: `name` and `root`, as far as the user named them too.
+            moved: settings that are other than the run's.
 
         Raises:
             UsageError: it is not where it was, and `hint` says what to do; or nothing but a file of others names it.
@@ -76,7 +81,9 @@ class Loaded:
         begun = None
         with suppress(UsageError):  # a checkpoint without a run
             begun = begun_in(owner(self.path))
-        return located(self.spec.data, begun, str(self.path), own=self.file.own, typed=typed, hint=hint)
+        return located(
+            replace(self.spec.data, **(moved or {})), begun, str(self.path), own=self.file.own, typed=typed, hint=hint
+        )
 
     def options_of(self, settings: DataSettings) -> dict[str, Any]:
         """The options of the run's data set, read from where `settings` say, as far as its checkpoint's word is enough for them."""
@@ -168,6 +175,7 @@ def open_checkpoint(place: Path | str | None = None, *, device: str = "auto") ->
     """
     path = find_checkpoint(Path(place) if place is not None else None)
     file = Checkpoint(path)
+    file.require_model()
     file.require_plugins(("architecture", "bottleneck", "likelihood"))
     about, where = file.model_spec, choose_device(device)
     prefix = "ema." if file.has("ema.") else "model."

@@ -104,7 +104,7 @@ class Model(Loaded):
     @property
     def samplers(self) -> list[str]:
         """Samplers that can draw at once; the first is the one that `sample` takes."""
-        fitted = list(self.file.header["samplers"])
+        fitted = list(samplers.fitted(self))
         prior = ["prior"] * ("prior" in self.model.bottleneck.offers)
         usual = samplers.default_sampler(self)
         return sorted(dict.fromkeys([*fitted, *self._fitted_here(), *prior]), key=lambda name: (name != usual, name))
@@ -274,7 +274,7 @@ class Model(Loaded):
 
         Args:
             sampler: its name; by default the one that was fitted when training ended, else the prior. One that is not fitted yet is fitted
-                on the run's training images, for this handle alone.
+                on the run's training images, for this handle alone; one that is trained must have been, by `aegen fit-sampler`.
             label: class that they are to be of, by name or number, for a model that was told classes.
             options: of the sampler.
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, suppress
-from pathlib import Path
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from aegen import checkpoint, memory, threads
+from aegen import memory, sampler_file, threads
 from aegen.autoencoder import Autoencoder, build_sampler
 from aegen.checkpoint import Checkpoint
 from aegen.contract import outputs
@@ -21,7 +21,6 @@ from aegen.data.image_rows import Pictures
 from aegen.data.source import load_data
 from aegen.errors import UsageError, counted, did_you_mean, listing
 from aegen.inference.loading import Loaded, Say, silent
-from aegen.lock import held
 from aegen.protocols import Bottleneck, Sampler
 from aegen.rundir import owner
 from aegen.spec import Spec
@@ -47,9 +46,21 @@ def ex_post(model: Autoencoder) -> str | None:
 
 def default_sampler(loaded: Loaded) -> str:
     """The one fitted when training ended; before that, the prior; without a prior, one fitted now."""
-    if EX_POST in loaded.file.header["samplers"] or "prior" not in loaded.model.bottleneck.offers:
+    if EX_POST in fitted(loaded) or "prior" not in loaded.model.bottleneck.offers:
         return EX_POST
     return "prior"
+
+
+def fitted(loaded: Loaded) -> dict[str, dict[str, Any]]:
+    """The options of each sampler that can draw at once: those beside the checkpoint, and those that an old one holds inside."""
+    beside = {name: file.header["options"] for name, file in sampler_file.kept(loaded.file).items()}
+    return {**loaded.file.header["samplers"], **beside}
+
+
+def states(loaded: Loaded) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each of those, by name."""
+    inside = {name: loaded.file.tensors(f"sampler.{name}.") for name in loaded.file.header["samplers"]}
+    return inside | {name: file.tensors(sampler_file.PREFIX) for name, file in sampler_file.kept(loaded.file).items()}
 
 
 @torch.no_grad()
@@ -148,18 +159,17 @@ def _of_class(neck: Bottleneck, drawer: Sampler, z: Tensor, wanted: int, generat
 def prepare_sampler(
     loaded: Loaded, name: str, options: dict[str, Any], say: Say, here: World, *, keep: bool = True
 ) -> Sampler:
-    """The sampler from the checkpoint, or one fitted now, which is kept there if `keep`.
+    """The sampler that lies beside the checkpoint or in it, or one fitted now, which is kept beside it if `keep`.
 
     It is fitted by the seed of the run, as when training ends: a seed of drawing means the same images whoever drew before.
     """
-    kept = loaded.file.header["samplers"].get(name)
-    if kept is not None and (not options or kept | options == kept):
-        loaded.file.fits(lambda: build_sampler(Spec(name, kept), loaded.model), f"sampler.{name}.")
-        sampler = build_sampler(Spec(name, kept), loaded.model)
-        loaded.file.restore(sampler, f"sampler.{name}.")
+    sampler = _found(loaded, name, options)
+    if sampler is not None:
         tell_fallback(sampler, name, say)
         return sampler
     sampler = build_sampler(Spec(name, options), loaded.model)
+    if sampler.learns:
+        raise _untrained(loaded, name, options)
     if sampler.fitted:
         loaded.require_encoder(f"fitting sampler {name}")
         loaded.require_run(f"fitting sampler {name}")
@@ -178,6 +188,43 @@ def prepare_sampler(
     return sampler
 
 
+def _found(loaded: Loaded, name: str, options: dict[str, Any]) -> Sampler | None:
+    """The sampler as it was fitted to this very model, if it was, with these options as far as they are said."""
+    beside = sampler_file.find(loaded.file, name)
+    inside = loaded.file.header["samplers"].get(name)
+    files: list[tuple[Checkpoint, dict[str, Any], str]] = []
+    if beside is not None:
+        files.append((beside, beside.header["options"], sampler_file.PREFIX))
+    if inside is not None:
+        files.append((loaded.file, inside, f"sampler.{name}."))
+    for file, kept, prefix in files:
+        if not options or kept | options == kept:
+            file.require_plugins(("sampler",))
+            file.fits(lambda kept=kept: build_sampler(Spec(name, kept), loaded.model), prefix)  # type: ignore[misc]
+            sampler = build_sampler(Spec(name, kept), loaded.model)
+            file.restore(sampler, prefix)
+            return sampler.eval().requires_grad_(False)
+    return None
+
+
+def _untrained(loaded: Loaded, name: str, options: Mapping[str, Any]) -> UsageError:
+    other = sampler_file.of_other_weights(loaded.file, name)
+    has = f"{loaded.path} has none"
+    if other is not None:
+        has = f"{other} was trained for other weights than those of {loaded.path}"
+    elif name in fitted(loaded):
+        has = f"that of {loaded.path} has other options than {dict(options)}"
+    again = " --force" if has and not has.endswith("none") else ""
+    with suppress(UsageError):
+        place = owner(loaded.path)
+        return UsageError(
+            f"sampler {name} is trained, and {has}",
+            hint=f"train it: aegen fit-sampler {shlex.quote(str(place))} --sampler {shlex.quote(name)}{again}",
+        )
+    hint = f"train it: aegen fit-sampler {shlex.quote(str(loaded.path))} --sampler {shlex.quote(name)}{again}"
+    return UsageError(f"sampler {name} is trained, and {has}", hint=hint)
+
+
 def tell_fallback(sampler: Sampler, name: str, say: Say) -> None:
     """In one line what it does instead of what it was asked for, if it does."""
     told = sampler.fallback()
@@ -187,22 +234,15 @@ def tell_fallback(sampler: Sampler, name: str, say: Say) -> None:
 
 
 def _keep_sampler(loaded: Loaded, spec: Spec, sampler: Sampler, say: Say) -> None:
-    """Into the checkpoint that it was fitted for, unless training has put another one there or is about to."""
+    """Beside the checkpoint that it was fitted for, unless training has put another one there."""
     try:
-        with ExitStack() as until:
-            home = None
-            with suppress(UsageError):  # a checkpoint without a run, which nobody trains
-                home = owner(loaded.path)
-            if home is not None:
-                until.enter_context(held(home, waits=False))
-            if loaded.file.replaced:
-                say(f"the fitted sampler was not kept, since {loaded.path} is another checkpoint by now")
-                return
-            save_sampler(loaded.path, spec, sampler)
-    except UsageError as error:
-        say(f"the fitted sampler was not kept: {error.message}")
+        if loaded.file.replaced:
+            say(f"the fitted sampler was not kept, since {loaded.path} is another checkpoint by now")
+            return
+        sampler_file.save(loaded.file, spec, sampler, seed=loaded.spec.train.seed)
     except OSError as error:  # the pictures do not depend on it
-        say(f"the fitted sampler could not be kept in {loaded.path} ({error.strerror or error})")
+        place = sampler_file.place_of(loaded.path, spec.name)
+        say(f"the fitted sampler could not be kept in {place} ({error.strerror or error})")
 
 
 Tell = Callable[[str, int, int], None]
@@ -263,18 +303,3 @@ def fit_sampler(
         sampler.fit(latents, seed)
     del sampler.tell
     tell(text, 1, 1)
-
-
-def save_sampler(path: Path, spec: Spec, sampler: Sampler, may: Callable[[], None] | None = None) -> None:
-    """Keep a fitted sampler in a checkpoint; every other tensor stays as it is.
-
-    Args:
-        may: as `atomic.drafted` has it.
-    """
-    file = Checkpoint(path)
-    prefix = f"sampler.{spec.name}."
-    tensors = {k: v for k, v in file.tensors("").items() if not k.startswith(prefix)}
-    tensors |= {prefix + k: v for k, v in sampler.state_dict().items()}
-    samplers = file.header["samplers"] | {spec.name: spec.options}
-    plugins = file.header["plugins"] | checkpoint.origins([("sampler", spec.name)])
-    checkpoint.save(path, tensors, {**file.header, "samplers": samplers, "plugins": plugins}, may)

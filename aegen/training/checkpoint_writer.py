@@ -92,6 +92,6 @@ class Writer:
 
 def _broken(name: str, value: Tensor) -> bool:
     """Whether a weight is not finite. Its sum is looked at first: one pass, and finite only where all of them are."""
-    if not name.startswith("model.") or not value.is_floating_point():
+    if not name.startswith(("model.", "objective.sampler.")) or not value.is_floating_point():
         return False
     return not math.isfinite(value.sum()) and not bool(value.isfinite().all())

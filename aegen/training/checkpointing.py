@@ -82,7 +82,7 @@ class Keeper:
         if write is None:
             return
         if write.weight is not None:
-            text = f"the weight {write.weight.removeprefix('model.')} is no longer finite at step {write.step}"
+            text = f"the weight {write.weight.removeprefix('model.').removeprefix('objective.')} is no longer finite at step {write.step}"
             raise NotFinite(text, weight=True)
         if isinstance(write.error, OSError):
             if final or self.last_good is None:

@@ -1,4 +1,4 @@
-"""An exponential moving average of the model's weights.
+"""An exponential moving average of the weights of whatever is trained.
 
 The decay starts low, min(decay, (1 + t) / (10 + t)), or the random first weights would haunt a short run.
 """

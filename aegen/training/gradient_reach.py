@@ -8,7 +8,7 @@ that takes other ways later is trained all the same: nothing is kept still becau
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
 
@@ -19,6 +19,7 @@ from aegen.autoencoder import Autoencoder
 from aegen.protocols import Objective, Turn
 from aegen.training.turns import reduce, trained
 
+Example = Callable[[Autoencoder, Tensor], Tensor]
 _IMAGES = 2  # the fewest of which every objective can compare one with another
 
 
@@ -26,10 +27,13 @@ class Reach:
     """What the turns of an objective reach, found when it is first asked for.
 
     The model must be whole: it is asked before parts of it are given to other processes.
+
+    Args:
+        example: makes a few rows of the kind that the losses are given, images if it is not said, like a tensor.
     """
 
-    def __init__(self, model: Autoencoder, objective: Objective) -> None:
-        self._players = (model, objective)
+    def __init__(self, model: Autoencoder, objective: Objective, example: Example | None = None) -> None:
+        self._players, self._example = (model, objective), example or _images
 
     def unreached(self, turn: str) -> frozenset[str]:
         """Parameters that the turn trains and its loss does not reach, as `model.…` and `objective.…`; none if the loss fails."""
@@ -48,18 +52,23 @@ class Reach:
             with torch.random.fork_rng([where.device] if where.device.type == "cuda" else []):
                 for turn in objective.turns():
                     with suppress(Exception):
-                        found[turn.name] = frozenset(names[p] for p in _unreached(model, turn, list(names), where))
+                        found[turn.name] = frozenset(
+                            names[p] for p in _unreached(model, turn, list(names), self._example(model, where))
+                        )
         return found
 
 
-def _unreached(model: Autoencoder, turn: Turn, every: list[nn.Parameter], where: Tensor) -> list[nn.Parameter]:
+def _images(model: Autoencoder, where: Tensor) -> Tensor:
+    return torch.rand(_IMAGES, *model.image, device=where.device, dtype=where.dtype) * 2 - 1
+
+
+def _unreached(model: Autoencoder, turn: Turn, every: list[nn.Parameter], x: Tensor) -> list[nn.Parameter]:
     own = trained(model, turn)
     for parameter in every:
         parameter.requires_grad_(False)
     for parameter in own:
         parameter.requires_grad_(True)
-    x = torch.rand(_IMAGES, *model.image, device=where.device, dtype=where.dtype) * 2 - 1
-    told = model.given(torch.zeros(_IMAGES, dtype=torch.long, device=where.device))
+    told = model.given(torch.zeros(len(x), dtype=torch.long, device=x.device))
     loss, _ = reduce(turn.loss(told, x))
     if not loss.requires_grad:
         return own

@@ -7,7 +7,7 @@ its schedules from the step. So a run that stops anywhere and is resumed goes on
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from aegen import checkpoint, collectives
 from aegen.autoencoder import Autoencoder
 from aegen.data.augment import Augment
-from aegen.data.batches import Batches
+from aegen.data.batches import Batches, normalize
 from aegen.data.source import Data
 from aegen.errors import Interrupted
 from aegen.hooks import Hooks
@@ -32,7 +32,7 @@ from aegen.training.checkpointing import Keeper
 from aegen.training.diagnostics import lasting
 from aegen.training.distributed import World, shards
 from aegen.training.ema import EMA
-from aegen.training.gradient_reach import Reach
+from aegen.training.gradient_reach import Example, Reach
 from aegen.training.metrics import NotFinite, Recorder
 from aegen.training.progress import Clock, Progress, seed_step, step_seed
 from aegen.training.recovery import MOST_ROLLBACKS, failure, skipped
@@ -42,11 +42,16 @@ from aegen.training.turns import TurnOptimizer
 class Trainer:
     """One run in one process.
 
+    What is trained is an autoencoder and its objective. `SamplerTrainer` trains a part of the objective on other rows than images, by
+    saying what is different: `example`, `averaged_module`, `saved_modules`, `make_batches`, `validate` and `picture_jobs`.
+
     Args:
         run: folder to write to, None to write nothing (a dry run, another rank).
         header: what every checkpoint says besides its progress.
         stop: asked after each step whether to save and stop.
     """
+
+    example: Example | None = None  # of a few rows of what the losses are given, if that is no images
 
     def __init__(
         self,
@@ -86,7 +91,7 @@ class Trainer:
         self.objective = objective.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         named = [("model", model), ("objective", objective)]
         names: dict[nn.Parameter, str] = {p: f"{k}.{n}" for k, m in named for n, p in m.named_parameters()}
-        turns, reach = objective.turns(), Reach(model, objective)
+        turns, reach = objective.turns(), Reach(model, objective, self.example)
         self.players = [
             make(
                 model,
@@ -105,19 +110,9 @@ class Trainer:
             same = first.setdefault(tuple(player.parameters), player)
             if same is not player:
                 player.share(same)
-        self.ema = EMA(model, settings.ema, sharded=self.sharded) if settings.ema else None
-        self.labelled = model.labelled
-        self.batches = Batches(
-            data.train,
-            settings.batch_size,
-            seed=settings.seed,
-            device=world.device,
-            rank=world.rank,
-            world=world.size,
-            accumulate=settings.accumulate,
-            labels=data.train_labels if self.labelled else None,
-            augment=Augment(spec.data.flip, spec.data.crop, settings.seed),
-        )
+        self.ema = EMA(self.averaged_module(), settings.ema, sharded=self.sharded) if settings.ema else None
+        self.labelled = self.wants_labels()
+        self.batches = self.make_batches()
         self.total = settings.steps or settings.epochs * self.batches.per_epoch
         self.progress = Progress()
         self.validation: dict[str, float] = {}
@@ -125,6 +120,47 @@ class Trainer:
         self._recorders = [Recorder() for _ in self.players]
         self._clock = Clock()
         self.keeper = Keeper(hooks, self.notice)
+
+    # ------------------------------------------------------------------------------------------------ what is trained
+
+    def averaged_module(self) -> nn.Module:
+        """What `train.ema` keeps an average of."""
+        return self.model
+
+    def saved_modules(self) -> dict[str, nn.Module]:
+        """What a checkpoint holds besides averages and optimizers, by the prefix of its keys."""
+        return {"model": self.model, "objective": self.objective}
+
+    def wants_labels(self) -> bool:
+        """Whether the losses are told the classes."""
+        return "labels" in self.model.bottleneck.offers
+
+    def make_batches(
+        self, *, augment: Augment | None = None, prepare: Callable[[Tensor], Tensor] = normalize
+    ) -> Batches:
+        """The rows of `data.train` in batches; images unless told otherwise."""
+        settings, data = self.spec.train, self.spec.data
+        return Batches(
+            self.data.train,
+            settings.batch_size,
+            seed=settings.seed,
+            device=self.world.device,
+            rank=self.world.rank,
+            world=self.world.size,
+            accumulate=settings.accumulate,
+            labels=self.data.train_labels if self.labelled else None,
+            augment=Augment(data.flip, data.crop, settings.seed) if augment is None else augment,
+            prepare=prepare,
+        )
+
+    def picture_jobs(self) -> list[tuple[str, Callable[[Path | None], None]]]:
+        """The pictures of an epoch by name, and how each is drawn; without a path it is only computed."""
+        jobs: list[tuple[str, Callable[[Path | None], None]]] = [
+            ("samples", lambda p: preview.samples(self.model, self.data.train, self.spec.log.images, p))
+        ]
+        if self.objective.encodes:
+            jobs.insert(0, ("reconstructions", lambda p: preview.reconstructions(self.model, self.data.validation, p)))
+        return jobs
 
     # ------------------------------------------------------------------------------------------------ the loop
 
@@ -311,6 +347,9 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """The objective's loss, its terms and what it watches, of all validation images; see `training/validation.py`."""
+        return self._measured(normalize, [self.model.encoder, self.model.decoder])
+
+    def _measured(self, prepare: Callable[[Tensor], Tensor], nets: Sequence[nn.Module]) -> dict[str, float]:
         with self._evaluation():
             return validation.measure(
                 self.model,
@@ -321,6 +360,8 @@ class Trainer:
                 together=self.batches.batch_size,
                 mode=self.spec.train.precision,
                 sharded=self.sharded,
+                prepare=prepare,
+                nets=nets,
             )
 
     @contextmanager
@@ -334,7 +375,7 @@ class Trainer:
             self.objective.train()
 
     def averaged(self) -> Any:
-        """The context in which the model has its averaged weights, if there are any."""
+        """The context in which what is averaged has its averaged weights, if there are any."""
         return self.ema.applied() if self.ema is not None else nullcontext()
 
     def draw(self, epoch: int, *, over: bool) -> None:
@@ -344,13 +385,8 @@ class Trainer:
         # Where the model is sharded, all processes run it, or none can.
         if (folder is None and not self.sharded) or not (over or (every and epoch % every == 0)):
             return
-        jobs: list[tuple[str, Callable[[Path | None], None]]] = [
-            ("samples", lambda p: preview.samples(self.model, self.data.train, self.spec.log.images, p))
-        ]
-        if self.objective.encodes:
-            jobs.insert(0, ("reconstructions", lambda p: preview.reconstructions(self.model, self.data.validation, p)))
         with self.averaged(), self._evaluation():
-            for name, draw in jobs:
+            for name, draw in self.picture_jobs():
                 path = folder / f"{name}-{epoch:04d}.png" if folder is not None else None
                 try:
                     # Not made anew: where a mount has vanished it would be another one. Yet other processes may draw along.
@@ -380,8 +416,9 @@ class Trainer:
 
     def state(self) -> dict[str, Tensor]:
         """Every tensor that a resumed run needs, by key; where the model is sharded all processes must ask, and the first has it."""
-        tensors = {f"model.{k}": v for k, v in self.model.state_dict().items()}
-        tensors |= {f"objective.{k}": v for k, v in self.objective.state_dict().items()}
+        tensors = {
+            f"{name}.{k}": v for name, part in self.saved_modules().items() for k, v in part.state_dict().items()
+        }
         if self.ema is not None:
             tensors |= {f"ema.{k}": v for k, v in self.ema.shadow.items()}
         for player in self.players:
@@ -414,8 +451,8 @@ class Trainer:
 
     def restore(self, saved: checkpoint.Checkpoint) -> None:
         """Continue from a checkpoint: weights, averages, optimizers, scalers and progress."""
-        saved.restore(self.model, "model.")
-        saved.restore(self.objective, "objective.")
+        for name, part in self.saved_modules().items():
+            saved.restore(part, f"{name}.")
         if self.ema is not None:
             averages = saved.tensors("ema.")
             if self.sharded:

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from aegen import checkpoint, memory, pictures, registry, signals
+from aegen import checkpoint, memory, pictures, registry, sampler_file, signals
 from aegen.autoencoder import Autoencoder, build_model, build_objective, build_sampler, check_room, require_typed
 from aegen.checkpoint import Checkpoint, resumable
 from aegen.config import Layer, keyword_layers, merge_resume, read_toml, resolve, signature
@@ -23,13 +23,12 @@ from aegen.data.source import Data, load_data
 from aegen.errors import AegenError, EnvironmentFault, Interrupted, UsageError, counted, listing
 from aegen.factory import create, load_component
 from aegen.hooks import Hooks
-from aegen.inference import ex_post, fit_sampler, load, sample_alone, save_sampler, statistics
+from aegen.inference import ex_post, fit_sampler, load, sample_alone, statistics
 from aegen.inference.loading import check_fits
-from aegen.inference.samplers import tell_fallback
+from aegen.inference.samplers import fitted, tell_fallback
 from aegen.lock import Lock, held
 from aegen.messages import Say, silent
 from aegen.model_spec import LatentStatistics
-from aegen.protocols import Sampler
 from aegen.rundir import RunDir, begun_in, disk_error, find_checkpoint, refuse_existing
 from aegen.settings import DataSettings, RunSpec
 from aegen.spec import Spec
@@ -153,7 +152,7 @@ def train(
         # torchrun may have replaced workers of this very run, some of them with other words.
         begun = here.share((plan.home or begun_run()) if here.first and not dry_run else None)
         if begun is not None:
-            lock = _locked(begun, here, talk, until)
+            lock = locked(begun, here, talk, until)
             # Read once more: nobody else writes there from here on. All of them read what the first one goes on with.
             place = here.share(resume if resume is not None and begun == plan.home else begun)
             mine = _going_on(place, layers if begun == plan.home else ()) if here.first else plan
@@ -210,7 +209,7 @@ def _going_on(place: Path, layers: Sequence[Layer]) -> Plan:
     return Plan(spec, init_from, None, False, home, saved, places, begun if elsewhere else None)
 
 
-def _locked(home: Path, here: World, say: Say, until: ExitStack) -> Lock:
+def locked(home: Path, here: World, say: Say, until: ExitStack) -> Lock:
     """Hold a run in the first process, for all.
 
     Raises:
@@ -305,7 +304,7 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
     opened = open_run(spec, here, plan.home, plan.run_dir, trainer, first, plan.begun, replaces=plan.force)
     run = RunDir(here.share(opened.path))
     if plan.home is None:
-        lock = _locked(run.path, here, say, until)
+        lock = locked(run.path, here, say, until)
         if here.first:
             remember_run(run.path)
     trainer.run_dir = run if here.first else None
@@ -314,7 +313,7 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
     for name, tracker in trackers:
         hooks.add(create(tracker, "tracker", Spec(name), "tracker.", {}), name)
     say(f"run {run.path}" + (f", from step {trainer.progress.step}" if saved else ""))
-    return _drive(trainer, run, stop, hooks, say)
+    return drive(trainer, run, stop, hooks, say, _finish, f"aegen train --resume {shlex.quote(str(run.path))}")
 
 
 def _check_room(build: Callable[[], Autoencoder], spec: RunSpec, data: Data, here: World) -> None:
@@ -331,8 +330,21 @@ def _check_room(build: Callable[[], Autoencoder], spec: RunSpec, data: Data, her
     check_room(build, None if have is None else have * share)
 
 
-def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) -> Result:
-    """Run the loop between the first hook and the last, and turn what ends it early into advice."""
+def drive(
+    trainer: Trainer,
+    run: RunDir,
+    stop: Stop,
+    hooks: Hooks,
+    say: Say,
+    finish: Callable[[Trainer, RunDir], Path],
+    again: str,
+) -> Result:
+    """Run the loop between the first hook and the last, and turn what ends it early into advice.
+
+    Args:
+        finish: does what comes after the last step, in every process; the final picture.
+        again: the command that goes on with the run.
+    """
     spec, progress = trainer.spec, trainer.progress
     error: BaseException | None = None
     begin = {"run": run.path, "config": spec.to_dict(), "total_steps": trainer.total, "step": progress.step}
@@ -347,11 +359,11 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
             if not done:
                 trainer.run()
             if trainer.world.size == 1:
-                samples = _finish(trainer, run)
+                samples = finish(trainer, run)
         if trainer.world.size > 1:  # the others wait for the first, and cannot be asked to stop
-            samples = _finish(trainer, run)
+            samples = finish(trainer, run)
     except Interrupted as interrupt:
-        interrupt.hint = f"go on with: aegen train --resume {shlex.quote(str(run.path))}"
+        interrupt.hint = f"go on with: {again}"
         error = interrupt
         raise
     except KeyboardInterrupt as fault:  # after the loop, or a second one in it; checkpoints are whole or not there
@@ -363,8 +375,7 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
             if trainer.keeper.last_good
             else "there is no checkpoint yet"
         )
-        go_on = f"go on with: aegen train --resume {shlex.quote(str(run.path))}"
-        error = Interrupted(f"interrupted at {at}; {kept}", hint=go_on)
+        error = Interrupted(f"interrupted at {at}; {kept}", hint=f"go on with: {again}")
         raise error from fault
     except OSError as fault:
         error = blamed(fault) or disk_error(fault, run.path, last_good=trainer.keeper.last_good)
@@ -393,13 +404,13 @@ def _drive(trainer: Trainer, run: RunDir, stop: Stop, hooks: Hooks, say: Say) ->
 
 
 def _finish(trainer: Trainer, run: RunDir) -> Path:
-    """Fit a sampler on the training latents, keep it in the checkpoints, and draw the final picture with it."""
+    """Fit a sampler on the training latents, keep it beside the checkpoints, and draw the final picture with it."""
     picture = run.path / "samples.png"
     if trainer.world.first:
         device = str(trainer.world.device)
         _fit_samplers(trainer, run, device)
         _measure_latents(trainer, run, device)
-        _progress(trainer, "drawing samples", 0, 1)
+        told_progress(trainer, "drawing samples", 0, 1)
         trainer.keeper.check()
         try:
             sample_alone(load(run.path, device=device), trainer.spec.log.images, picture)
@@ -412,8 +423,8 @@ def _finish(trainer: Trainer, run: RunDir) -> Path:
 
 def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
     """One for `best` and one for `last`, or one for both where both have the same weights; none where there is one already."""
-    fitted: Sampler | None = None
-    both = run.best.exists() and run.last.exists() and Checkpoint(run.best).same_weights(Checkpoint(run.last))
+    both = run.best.exists() and run.last.exists()
+    both = both and Checkpoint(run.best).decoder_weights == Checkpoint(run.last).decoder_weights
 
     def notice(text: str) -> None:
         trainer.hooks.call("aegen_notice", text=text, step=trainer.progress.step)
@@ -423,16 +434,14 @@ def _fit_samplers(trainer: Trainer, run: RunDir, device: str) -> None:
             continue
         loaded = load(path, device=device)
         name = ex_post(loaded.model) if trainer.objective.encodes else None
-        if name is None or name in loaded.file.header["samplers"]:
+        if name is None or name in fitted(loaded):  # where both have the same weights, one file serves both
             continue
-        if fitted is None or not both:
-            sampler = build_sampler(Spec(name), loaded.model)
-            whose = f"{name} of {run.best.stem} and {run.last.stem}" if both else f"{name} of {path.stem}"
-            tell = partial(_progress, trainer)
-            fit_sampler(sampler, loaded.model, trainer.data.train, trainer.spec.train.seed, tell=tell, name=whose)
-            tell_fallback(sampler, name, notice)
-            fitted = sampler
-        save_sampler(path, Spec(name), fitted, trainer.keeper.may)
+        sampler = build_sampler(Spec(name), loaded.model)
+        whose = f"{name} of {run.best.stem} and {run.last.stem}" if both else f"{name} of {path.stem}"
+        seed, tell = trainer.spec.train.seed, partial(told_progress, trainer)
+        fit_sampler(sampler, loaded.model, trainer.data.train, seed, tell=tell, name=whose)
+        tell_fallback(sampler, name, notice)
+        sampler_file.save(loaded.file, Spec(name), sampler, seed=seed, may=trainer.keeper.may)
 
 
 def _measure_latents(trainer: Trainer, run: RunDir, device: str) -> None:
@@ -446,12 +455,12 @@ def _measure_latents(trainer: Trainer, run: RunDir, device: str) -> None:
             continue
         weights = loaded.file.weights or str(path)
         if weights not in known:
-            tell = partial(_progress, trainer, f"measuring the latents of {path.stem}")
+            tell = partial(told_progress, trainer, f"measuring the latents of {path.stem}")
             known[weights] = statistics.measure(loaded.model, trainer.data.train, trainer.spec.train.seed, tell)
         statistics.keep(path, known[weights], trainer.keeper.may)
 
 
-def _progress(trainer: Trainer, text: str, done: int, total: int) -> None:
+def told_progress(trainer: Trainer, text: str, done: int, total: int) -> None:
     """Show what is done after the last step.
 
     Raises:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from itertools import pairwise
 from typing import Any
 
@@ -55,6 +55,8 @@ def measure(
     together: int,
     mode: str,
     sharded: bool = False,
+    prepare: Callable[[Tensor], Tensor] = normalize,
+    nets: Sequence[nn.Module] | None = None,
 ) -> dict[str, float]:
     """Means over the images of the loss, every term and what is watched, and the statistics of all of them together.
 
@@ -65,9 +67,11 @@ def measure(
         together: how many images the nets may see at once; it changes no number.
         mode: the precision of the nets.
         sharded: whether the processes must run the nets equally often.
+        prepare: makes what the loss is given of the rows of the data.
+        nets: what sees at most `together` images at once; encoder and decoder, if it is not said.
     """
     images, labels = data.validation, data.validation_labels if labelled else None
-    parts = chunks(len(images), model.image)
+    parts = chunks(len(images), images.shape[1:])
     mine = list(range(world.rank, len(parts), world.size))
     # One more that does not count.
     spare = [0] * (math.ceil(len(parts) / world.size) - len(mine)) if sharded else []
@@ -76,11 +80,13 @@ def measure(
     names: list[str] = []
     rows: list[Tensor] = []
     statistics: dict[str, Statistic] = {}
-    with _in_pieces(model.encoder, pieces, even=sharded), _in_pieces(model.decoder, pieces, even=sharded):
+    with ExitStack() as split:
+        for net in (model.encoder, model.decoder) if nets is None else nets:
+            split.enter_context(_in_pieces(net, pieces, even=sharded))
         for counts, number in [*((True, n) for n in mine), *((False, n) for n in spare)]:
             start, stop = parts[number]
             torch.manual_seed(start + 1)
-            x = normalize(images[start:stop].to(world.device))
+            x = prepare(images[start:stop].to(world.device))
             known = model.given(None if labels is None else labels[start:stop].to(world.device))
             with (
                 precision.autocast(mode, world.device),

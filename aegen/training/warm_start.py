@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from aegen import registry, signing
+from aegen import registry, sampler_file, signing
 from aegen.atomic import sweep, write_text
 from aegen.autoencoder import Autoencoder
 from aegen.checkpoint import Checkpoint, Resumable, origins
@@ -95,7 +95,7 @@ def open_run(
     try:
         if home is not None:
             run = RunDir(home)
-            for folder in (run.path.parent, run.path, run.checkpoints, run.samples):
+            for folder in (run.path.parent, run.path, run.checkpoints, run.samples, run.path / sampler_file.FOLDER):
                 sweep(folder)
             run.forget_after(trainer.progress.step)
             describe(run)
