@@ -56,6 +56,8 @@ if TYPE_CHECKING:
         Wrapper,
     )
     from aegen.registry import API_VERSION
+    from aegen.reporting import Comparison, compare, write_comparison, write_report
+    from aegen.reporting import check_place as check_page
     from aegen.schedules import Schedule
     from aegen.settings import DataSettings
     from aegen.spec import File, Range
@@ -104,6 +106,7 @@ _HOME = {
         "take_rows",
     ],
     "aegen.registry": ["API_VERSION"],
+    "aegen.reporting": ["Comparison", "check_page=check_place", "compare", "write_comparison", "write_report"],
     "aegen.schedules": ["Schedule"],
     "aegen.settings": ["DataSettings"],
     "aegen.spec": ["File", "Range"],

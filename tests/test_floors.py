@@ -7,12 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
-
-import aegen
 from floors import HEIGHT, ROOT, contributing, floor, imports, modules, name_of, page
 
+import aegen
+
 FACADE = set(aegen.__all__)
-SHELVES = {"nn"}  # public rooms beside the façade
+SHELVES = {"command", "nn"}  # public rooms beside the façade
 # Upward for type checkers alone: the protocols say what an autoencoder and an evaluated batch are given to.
 NAMED_ABOVE = {("protocols", "autoencoder"), ("protocols", "evaluation.batch")}
 
