@@ -15,6 +15,7 @@ from aegen.combinations import meet, objective_options, short, stack
 from aegen.contract import outputs
 from aegen.errors import UsageError
 from aegen.factory import TooMuch, bounded, create, load, refuse_untyped, unvalued
+from aegen.nn.precision import at_least_float32
 from aegen.protocols import (
     Architecture,
     Bottleneck,
@@ -67,7 +68,7 @@ class Autoencoder(nn.Module):
         """What the encoder gave, (B, fan_in) or (B, fan_in, h, w) → Latent."""
         with _full_precision(features):  # a KL or a codebook distance is not for bf16
             known = {"labels": self.labels} if "labels" in self.bottleneck.offers else {}
-            latent: Latent = self.bottleneck(lifted(features), **known)
+            latent: Latent = self.bottleneck(at_least_float32(features), **known)
         return latent
 
     def decode(self, z: Tensor) -> Pixels:
@@ -79,7 +80,7 @@ class Autoencoder(nn.Module):
             z = z.to(next((p.dtype for p in self.decoder.parameters()), z.dtype))
         parameters = self.decoder(z)
         with _full_precision(parameters):
-            pixels: Pixels = self.likelihood(lifted(parameters))
+            pixels: Pixels = self.likelihood(at_least_float32(parameters))
         return pixels
 
     def draw(self, latent: Latent) -> tuple[Tensor, Tensor]:
@@ -129,11 +130,6 @@ def bound(model: Autoencoder, objective: Objective, error: Tensor, charge: Tenso
     if there(model, objective) >= BOUND:
         return {"negative_elbo": error + charge, "kl": charge}
     return {"charge": charge}
-
-
-def lifted(x: Tensor) -> Tensor:
-    """Half precision → float32; what is wider stays as it is."""
-    return x.float() if x.dtype.itemsize < 4 else x
 
 
 def _full_precision(x: Tensor) -> Any:

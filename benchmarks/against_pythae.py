@@ -45,7 +45,6 @@ from aegen_builtin.objectives.beta_tc_vae import BetaTCVAE
 from aegen_builtin.objectives.beta_vae import BetaVAE
 from aegen_builtin.objectives.capacity_vae import CapacityVAE
 from aegen_builtin.objectives.ciwae import CIWAE
-from aegen_builtin.objectives.importance import Draws, log_mean_exp
 from aegen_builtin.objectives.info_vae import InfoVAE
 from aegen_builtin.objectives.iwae import IWAE
 from aegen_builtin.objectives.miwae import MIWAE
@@ -59,6 +58,7 @@ from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
 from aegen.autoencoder import Autoencoder
+from aegen.nn.importance import Draws, log_mean_exp
 from aegen.protocols import Bottleneck, ImageShape, Likelihood, Objective, Outcome
 
 try:

@@ -20,11 +20,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from aegen_builtin.objectives.importance import importance_nll
 
 from aegen import load
 from aegen.data.batches import normalize
 from aegen.data.source import load_data
+from aegen.nn.importance import importance_nll
 from aegen.settings import DataSettings
 
 SET_UP = '--arch mlp --arch.hidden "[400]" --latent-dim 40 --likelihood bernoulli --batch-size 100 --lr 1e-3'

@@ -27,7 +27,6 @@ from urllib.parse import quote
 
 import torch
 from aegen_builtin.latents.fsq import FSQ
-from aegen_builtin.objectives.importance import importance_nll
 from cells import cell
 from sklearn.metrics.pairwise import polynomial_kernel
 from torch import Tensor, nn
@@ -38,6 +37,7 @@ from aegen.combinations import combinations, expand, meant
 from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
 from aegen.factory import load as load_class
+from aegen.nn.importance import importance_nll
 from aegen.settings import DataSettings
 from aegen.spec import options_of
 

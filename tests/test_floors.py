@@ -59,6 +59,12 @@ def test_the_table_and_the_page_are_made_from_the_list() -> None:
     assert "floors: made by" in contributing()
 
 
+def test_the_facade_lists_all_that_it_gives() -> None:
+    given = {name.partition("=")[0] for names in aegen._HOME.values() for name in names}
+    assert sorted(aegen.__all__) == sorted(given)
+    assert all(hasattr(aegen, name) for name in given)
+
+
 def test_every_file_says_what_it_is_for() -> None:
     silent = [line for line in page().splitlines() if line.startswith("| `") and line.endswith("|  |")]
     assert not silent

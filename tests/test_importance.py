@@ -10,7 +10,6 @@ import torch
 from aegen_builtin.adversarial.adversarial import Adversarial
 from aegen_builtin.latents.gaussian import Gaussian
 from aegen_builtin.objectives.ciwae import CIWAE
-from aegen_builtin.objectives.importance import Draws, importance_nll, log_mean_exp
 from aegen_builtin.objectives.iwae import IWAE
 from aegen_builtin.objectives.miwae import MIWAE
 from aegen_builtin.objectives.piwae import PIWAE
@@ -19,6 +18,7 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal
 
 from aegen.autoencoder import Autoencoder, build_model
+from aegen.nn.importance import Draws, importance_nll, log_mean_exp
 from aegen.protocols import ImageShape, Objective, Outcome
 from aegen.spec import Spec
 from aegen.testing import check_objective

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_builtin.latents.gaussian import DiagonalGaussian, Gaussian
+from aegen_builtin.latents.gaussian import Gaussian
 from aegen_builtin.likelihoods.bernoulli import Bernoulli
 from aegen_builtin.likelihoods.discretized_logistic import DiscretizedLogistic
 from aegen_builtin.metrics.bound import Bound
@@ -38,6 +38,7 @@ from aegen.autoencoder import Autoencoder
 from aegen.errors import EnvironmentFault, UsageError
 from aegen.evaluation.per_image import Rows
 from aegen.evaluation.protocol import Protocol
+from aegen.nn.densities import DiagonalGaussian
 from aegen.protocols import ImageShape, Latent, Likelihood, Objective, Outcome
 
 IMAGE = ImageShape(1, 2, 3)

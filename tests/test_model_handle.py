@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from aegen_builtin.latents.gaussian import DiagonalGaussian
 from conftest import SMALL, Aegen
 from PIL import Image
 from torch import Tensor
@@ -22,6 +21,7 @@ from aegen.data.batches import normalize
 from aegen.errors import UsageError
 from aegen.factory import load
 from aegen.inference.model import _Near
+from aegen.nn.densities import DiagonalGaussian
 from aegen.protocols import Bottleneck
 from aegen.spec import options_of
 from aegen.training.run import train

@@ -12,7 +12,7 @@ import torch
 from aegen_builtin.latents.flow_posterior import FlowPosterior
 from aegen_builtin.latents.flows import IAF, Flow, Planar, Radial
 from aegen_builtin.latents.full_gaussian import FullGaussian
-from aegen_builtin.latents.gaussian import DiagonalGaussian, Gaussian
+from aegen_builtin.latents.gaussian import Gaussian
 from aegen_builtin.latents.mixture_prior import MixturePrior
 from aegen_builtin.latents.vamp import Vamp
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from torch.distributions import Categorical, Independent, MixtureSameFamily, Mul
 
 from aegen import registry, testing
 from aegen.autoencoder import Autoencoder, build_objective, build_sampler
+from aegen.nn.densities import DiagonalGaussian
 from aegen.protocols import Bottleneck, ImageShape
 from aegen.spec import Spec
 from aegen.training.ema import EMA

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from aegen_builtin.latents.gaussian import DiagonalGaussian, Gaussian
+from aegen_builtin.latents.gaussian import Gaussian
 from aegen_builtin.latents.matched_prior import MatchedPrior
 from aegen_builtin.likelihoods.bernoulli import Bernoulli
 from aegen_builtin.likelihoods.gaussian import Gaussian as GaussianPixels
@@ -17,7 +17,6 @@ from aegen_builtin.objectives.beta_vae import BetaVAE
 from aegen_builtin.objectives.capacity_vae import CapacityVAE
 from aegen_builtin.objectives.dip_vae import DIPVAE, covariance
 from aegen_builtin.objectives.info_vae import InfoVAE
-from aegen_builtin.objectives.kernels import SCALES, discrepancy
 from aegen_builtin.objectives.sigma_vae import SigmaVAE
 from aegen_builtin.objectives.vae import VAE
 from aegen_builtin.objectives.wae_mmd import WAEMMD
@@ -25,6 +24,8 @@ from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
 from aegen.autoencoder import Autoencoder
+from aegen.nn.densities import DiagonalGaussian
+from aegen.nn.kernels import SCALES, discrepancy
 from aegen.protocols import Bottleneck, ImageShape, Latent, Likelihood, Objective, Outcome
 from aegen.testing import check_bottleneck, check_objective
 from aegen.training.turns import reduce

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from aegen.autoencoder import lifted
+from aegen.nn.precision import at_least_float32
 from aegen.training.distributed import World
 
 
@@ -47,7 +47,9 @@ class Recorder:
             return {}
         names = list(parts[0][0])
         columns = [
-            lifted(torch.stack([part[name] for step in parts for part in step])).reshape(len(steps), -1).mean(1)
+            at_least_float32(torch.stack([part[name] for step in parts for part in step]))
+            .reshape(len(steps), -1)
+            .mean(1)
             for name in names
         ]
         table = world.sum(torch.stack(columns, 1)) / world.size  # (steps, names)

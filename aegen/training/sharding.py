@@ -14,11 +14,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from aegen.autoencoder import Autoencoder, lifted
+from aegen.autoencoder import Autoencoder
 from aegen.errors import UsageError
+from aegen.nn.precision import at_least_float32
 from aegen.settings import TrainSettings
 from aegen.training.distributed import World
-from aegen.training.turns import TurnOptimizer, Stage
+from aegen.training.turns import Stage, TurnOptimizer
 
 PARTS = ("encoder", "decoder")
 _LEAST = 2**20  # weights that make a layer worth being gathered by itself
@@ -192,12 +193,12 @@ def average(gradients: list[Tensor], world: World) -> None:
 
 def clip(parts: list[Tensor], wholes: list[Tensor], most: float) -> None:
     """`clip_grad_norm_` for gradients of which some lie in parts; the norm is that of all of them, of all processes."""
-    square = torch.zeros((), device=(parts or wholes)[0].device, dtype=lifted((parts or wholes)[0]).dtype)
+    square = torch.zeros((), device=(parts or wholes)[0].device, dtype=at_least_float32((parts or wholes)[0]).dtype)
     for gradient in parts:
-        square += lifted(gradient).square().sum()
+        square += at_least_float32(gradient).square().sum()
     dist.all_reduce(square)
     for gradient in wholes:
-        square += lifted(gradient).square().sum()
+        square += at_least_float32(gradient).square().sum()
     scale = (most / (square.sqrt() + 1e-6)).clamp(max=1.0)
     torch._foreach_mul_([*parts, *wholes], scale)
 

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from aegen import accumulation
-from aegen.autoencoder import Autoencoder, lifted
+from aegen.autoencoder import Autoencoder
 from aegen.errors import UsageError
+from aegen.nn.precision import at_least_float32
 from aegen.protocols import Objective, Outcome, Turn
 from aegen.settings import TrainSettings
 from aegen.training import optim, precision
@@ -51,7 +52,7 @@ def reduce(outcome: Outcome) -> tuple[Tensor, dict[str, Tensor]]:
     Returns:
         The loss, (), and every term and watched number as it came, (B,) or (); the recorder averages them when they are read.
     """
-    first, *others = (lifted(term) for term in outcome.terms.values())
+    first, *others = (at_least_float32(term) for term in outcome.terms.values())
     loss = sum(others, start=first).mean()
     watch = outcome.watch if outcome.latent is None else {**outcome.watch, **outcome.latent.watch}
     metrics = {"loss": loss, **outcome.terms, **watch}

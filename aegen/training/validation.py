@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegen.autoencoder import Autoencoder, lifted
+from aegen.autoencoder import Autoencoder
 from aegen.data.batches import normalize
 from aegen.data.source import Data
+from aegen.nn.precision import at_least_float32
 from aegen.protocols import Objective, Statistic, Turn
 from aegen.training import precision
 from aegen.training.distributed import World
@@ -90,7 +91,7 @@ def measure(
             if not counts:
                 continue
             names = list(metrics)
-            rows.append(torch.stack([lifted(value).mean() for value in metrics.values()]))
+            rows.append(torch.stack([at_least_float32(value).mean() for value in metrics.values()]))
             for name, found in _statistics(outcome).items():
                 _hold(found)
                 if name in statistics:

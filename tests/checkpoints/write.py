@@ -1,12 +1,13 @@
 """The set of checkpoints that `tests/test_written_checkpoints.py` loads: runs of a few steps, written by a version of aegen and never again.
 
     python tests/checkpoints/write.py            # adds what is not there yet; a file that is there is not written anew
-    python tests/checkpoints/write.py --exact    # everything is computed again on this machine and compared bit for bit
+    python tests/checkpoints/write.py --expect FOLDER    # before a move: what that version makes of the set, on this machine
+    python tests/checkpoints/write.py --exact FOLDER     # after it: computed again on the same machine and compared bit for bit
 
 `NAME.safetensors` and `NAME.toml` are what the run had after STEPS steps; `NAME.expected.safetensors` is what the version that wrote it made
 of it: latents, codes, reconstructions and drawn pictures of the model, and the run's weights after as many steps again. `losses.json`
 holds the losses of thirty steps of twelve objectives. Another
-processor may round differently, so the tests compare within a tolerance; `--exact` is for one machine, before and after a move.
+processor may round differently, so the tests compare within a tolerance; what is to be the same to the bit is computed twice on one machine.
 """
 
 from __future__ import annotations
@@ -142,41 +143,51 @@ def write(name: str, work: Path) -> None:
     subprocess.run([sys.executable, "-m", "aegen", *words], check=True)  # the command keeps what it fitted in the file
     shutil.copy(file, HERE / f"{name}.safetensors")
     shutil.copy(run / "config.toml", HERE / f"{name}.toml")
-    file = HERE / f"{name}.safetensors"
-    expected = results(file) | resumed(file, work / f"{name}-resumed")
-    save_file({key: value.contiguous() for key, value in expected.items()}, HERE / f"{name}.expected.safetensors")
+    save_file(computed(name, work / "resumed"), HERE / f"{name}.expected.safetensors")
+
+
+def computed(name: str, work: Path) -> dict[str, Tensor]:
+    """What this version makes of a file of the set."""
+    return results(HERE / f"{name}.safetensors") | resumed(HERE / f"{name}.safetensors", work / name)
+
+
+def differences(expected: Path, work: Path, lost: dict[str, list[float]]) -> list[str]:
+    """What is not, to the bit, as a folder of expected values says."""
+    wrong = []
+    for name in RUNS:
+        before, now = load_file(expected / f"{name}.expected.safetensors"), computed(name, work)
+        wrong += [f"{name}: {key}" for key in before if key not in now or not torch.equal(before[key], now[key])]
+    before = json.loads((expected / "losses.json").read_text())
+    return wrong + [f"losses of {name}" for name in OBJECTIVES if lost[name] != before[name]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--exact", action="store_true", help="compare with what is written, bit for bit")
-    exact = parser.parse_args().exact
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--exact", metavar="FOLDER", type=Path, help="compare with what is written there, bit for bit")
+    choice.add_argument("--expect", metavar="FOLDER", type=Path, help="write there what this version makes of the set")
+    chosen = parser.parse_args()
     torch.set_num_threads(1)
-    wrong = []
     with TemporaryDirectory() as folder:
+        work = Path(folder)
+        lost = {name: losses(name, work / f"losses-{name}") for name in OBJECTIVES}
+        if chosen.exact:
+            wrong = differences(chosen.exact, work, lost)
+            same = (
+                f"{len(RUNS)} checkpoints and the losses of {len(OBJECTIVES)} objectives are as they were, to the bit"
+            )
+            print("\n".join(wrong) or same, file=sys.stderr)
+            sys.exit(bool(wrong))
+        if chosen.expect:
+            chosen.expect.mkdir(parents=True, exist_ok=True)
+            for name in RUNS:
+                save_file(computed(name, work), chosen.expect / f"{name}.expected.safetensors")
         for name in RUNS:
-            file = HERE / f"{name}.safetensors"
-            if not exact and not file.exists():
-                write(name, Path(folder))
-            elif exact:
-                expected = load_file(HERE / f"{name}.expected.safetensors")
-                found = results(file) | resumed(file, Path(folder) / name)
-                wrong += [
-                    f"{name}: {key}"
-                    for key in expected
-                    if key not in found or not torch.equal(expected[key], found[key])
-                ]
-        lost = {name: losses(name, Path(folder) / f"losses-{name}") for name in OBJECTIVES}
-        if not exact and not (HERE / "losses.json").exists():
-            (HERE / "losses.json").write_text(json.dumps(lost, indent=0) + "\n")
-        before = json.loads((HERE / "losses.json").read_text())
-        wrong += [f"losses of {name}" for name in OBJECTIVES if lost[name] != before[name]]
-    print(
-        "\n".join(wrong)
-        or f"{len(RUNS)} checkpoints and the losses of {len(OBJECTIVES)} objectives are as they were, to the bit",
-        file=sys.stderr,
-    )
-    sys.exit(bool(wrong))
+            if not chosen.expect and not (HERE / f"{name}.safetensors").exists():
+                write(name, work)
+        where = (chosen.expect or HERE) / "losses.json"
+        if not where.exists():
+            where.write_text(json.dumps(lost, indent=0) + "\n")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from aegen import Autoencoder, Objective, Outcome, Pixels
 from aegen import bound as named
-from aegen_builtin.adversarial.latent_critic import at_least_float32
+from aegen.nn.precision import at_least_float32
 
 
 def bound(model: Autoencoder, objective: Objective, x: Tensor) -> Outcome:

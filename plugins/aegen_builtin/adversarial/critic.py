@@ -14,6 +14,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 
 from aegen import ImageShape
+from aegen.nn.precision import at_least_float32
 
 _SMALL = 4
 
@@ -31,7 +32,7 @@ class PatchCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Verdicts in float32 or more, whatever the precision of the layers."""
-        return _lifted(self.net(x))
+        return at_least_float32(self.net(x))
 
 
 class ImageCritic(nn.Module):
@@ -53,8 +54,4 @@ class ImageCritic(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Verdicts in float32 or more, whatever the precision of the layers."""
-        return _lifted(self.net(x))
-
-
-def _lifted(verdicts: Tensor) -> Tensor:
-    return verdicts.float() if verdicts.dtype.itemsize < 4 else verdicts
+        return at_least_float32(self.net(x))

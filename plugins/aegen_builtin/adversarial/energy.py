@@ -20,7 +20,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from aegen import Autoencoder, ImageShape, Objective, Outcome, Turn, UsageError
-from aegen_builtin.adversarial.latent_critic import at_least_float32, draw_prior
+from aegen.nn.precision import at_least_float32
+from aegen_builtin.adversarial.latent_critic import draw_prior
 
 
 class EnergyCritic(nn.Module):

@@ -15,9 +15,9 @@ from typing import Annotated
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import relu
-from torch.nn.utils.parametrizations import spectral_norm as spectrally_normed
 
 from aegen import Autoencoder, Objective, Outcome, Range, StepMean, Turn, mean_over_ranks, uniform_like
+from aegen.nn.spectral import spectrally_normed
 from aegen_builtin.adversarial.gan_losses import AnyForm, critic_loss
 
 Weight = Annotated[float, Range(0)]
@@ -55,7 +55,8 @@ def unit_slope(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Tensor) -
     """Gradient penalty without its weight: (‖∇D‖ - 1)², (B,), somewhere on the line between each image and a fake."""
     where = uniform_like(real.new_empty(len(real), 1, 1, 1))
     _, gradient = slope(critic, torch.lerp(fake.to(real.dtype), real, where))
-    return (torch.linalg.vector_norm(gradient, dim=1) - 1).square()
+    penalty: Tensor = (torch.linalg.vector_norm(gradient, dim=1) - 1).square()
+    return penalty
 
 
 class Game(Objective):
@@ -100,9 +101,8 @@ class Game(Objective):
         # torch.compile cannot derive a derivative; what needs that stays as it is written.
         self._squared_slope: Slope = torch.compiler.disable(squared_slope)
         self._unit_slope: Slope = torch.compiler.disable(unit_slope)
-        for layer in critic.modules():
-            if spectral_norm and isinstance(layer, nn.Conv2d | nn.Linear):
-                spectrally_normed(layer)
+        if spectral_norm:
+            spectrally_normed(critic)
 
     def fakes(self, model: Autoencoder, x: Tensor) -> Tensor:
         """What the critic is to tell from images `x`, of the same shape."""

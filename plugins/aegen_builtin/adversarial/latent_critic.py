@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from aegen import Autoencoder
+from aegen.nn.precision import at_least_float32
 
 
 class LatentCritic(nn.Module):
@@ -29,11 +30,6 @@ class LatentCritic(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Log-odds in float32 at least, whatever the precision of the layers."""
         return at_least_float32(self.net(z))
-
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Half precision → float32; what is wider stays as it is."""
-    return x.float() if x.dtype.itemsize < 4 else x
 
 
 @torch.no_grad()

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from aegen import Autoencoder, ImageShape, Objective, Outcome, Range, Turn, UsageError
+from aegen.nn.precision import at_least_float32
 from aegen_builtin.adversarial.bound import bound, decode_apart
 from aegen_builtin.adversarial.gan_losses import critic_loss, fooling_loss
-from aegen_builtin.adversarial.latent_critic import at_least_float32, draw_prior
+from aegen_builtin.adversarial.latent_critic import draw_prior
 
 
 class FeatureCritic(nn.Module):

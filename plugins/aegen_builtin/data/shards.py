@@ -65,12 +65,13 @@ class Shards(Dataset):
         left = LeftOut()
         for found in map(look, range(len(paths)) if known is None else ()):
             left.add(found.left_out.names, found.left_out.count - len(found.left_out.names))
-        if not sum(sizes):
+        if not any(sizes):
             raise UsageError(
                 f"--data {settings.name} holds no image" + f" but {left.count} that are hidden or links" * bool(left),
                 hint="PNG, JPEG, WebP, BMP, GIF and TIFF are read",
             )
         target = common_target(settings, _first(paths, look))
+        assert target.channels and target.size  # a common target leaves nothing open
         room = min(self.kept_gb * 1e9, _LARGER * sum(path.stat().st_size for path in paths))
         small = sum(sizes) * target.channels * target.size[0] * target.size[1] <= room
         trained = [0] * len(paths) if small else _split(sizes, settings.validation)
@@ -229,7 +230,7 @@ def _ends(
 def _split(sizes: list[int], share: float) -> list[int]:
     """How many of each shard are trained on: all but every so-many-th shard, or, of few shards, all but the end of each."""
     every = round(1 / share)
-    if len(sizes) >= every and sum(sizes[every - 1 :: every]):
+    if len(sizes) >= every and any(sizes[every - 1 :: every]):
         return [0 if number % every == every - 1 else size for number, size in enumerate(sizes)]
     held = [round(size * share) for size in sizes]
     if not sum(held):

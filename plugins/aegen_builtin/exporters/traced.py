@@ -42,7 +42,8 @@ def traced(module: nn.Module, example: Tensor) -> ExportedProgram:
 def _distances(a: Tensor, b: Tensor, p: float = 2.0, compute_mode: int | None = None) -> Tensor:
     """`torch.cdist` in operators that ONNX has: (…, N, D) and (…, K, D) → (…, N, K), by differences."""
     apart = a.unsqueeze(-2) - b.unsqueeze(-3)
-    return torch.linalg.vector_norm(apart, p, -1)
+    distances: Tensor = torch.linalg.vector_norm(apart, p, -1)
+    return distances
 
 
 def _counts(node: fx.Node) -> bool:

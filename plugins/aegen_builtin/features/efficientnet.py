@@ -114,7 +114,8 @@ def _lean(net: Any) -> None:
     for part in net._blocks:
         conv = part._depthwise_conv
         if tuple(conv.stride) == (1, 1):
-            around = [size // 2 for size in conv.kernel_size]
+            height, width = conv.kernel_size
+            around = (height // 2, width // 2)
             plain = nn.Conv2d(
                 conv.in_channels, conv.out_channels, conv.kernel_size, padding=around, groups=conv.groups, bias=True
             )

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, embedding, hardtanh
 
 from aegen import Bottleneck, Latent, Posterior, Range, UsageError
-from aegen_builtin.latents.gaussian import DiagonalGaussian, active_units
+from aegen.nn.densities import DiagonalGaussian
+from aegen_builtin.latents.gaussian import active_units
 
 _LOWEST, _HIGHEST = -30.0, 20.0  # of the log-variance: beyond, its exponential leaves float32
 

@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from aegen import Bottleneck, Latent, Posterior, Range
-from aegen_builtin.latents.densities import bounded, log_standard
+from aegen.nn.densities import DiagonalGaussian, bounded, log_standard
 from aegen_builtin.latents.flows import IAF, Flow, Planar, Radial
-from aegen_builtin.latents.gaussian import DiagonalGaussian, active_units
+from aegen_builtin.latents.gaussian import active_units
 
 _FLOWS: dict[str, type[Planar | Radial | IAF]] = {"planar": Planar, "radial": Radial, "iaf": IAF}
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from aegen import Bottleneck, Latent, Posterior, Range, normal_like
-from aegen_builtin.latents.densities import bounded, log_standard
+from aegen.nn.densities import bounded, log_standard
 from aegen_builtin.latents.gaussian import active_units
 
 

@@ -10,36 +10,11 @@ from typing import Annotated, Any, Self
 
 import torch
 from torch import Tensor
-from torch.nn.functional import hardtanh
 
-from aegen import Bottleneck, Latent, Posterior, Range, Statistic, normal_like
+from aegen import Bottleneck, Latent, Range, Statistic
+from aegen.nn.densities import diagonal, log_standard
 
 _ACTIVE = 0.01
-_LOWEST, _HIGHEST = -30.0, 20.0  # of the log-variance: beyond, its exponential leaves float32
-
-
-class DiagonalGaussian(Posterior):
-    """q(z|x) = N(mean, exp(logvar)), independent in every dimension; both (B, *z)."""
-
-    def __init__(self, mean: Tensor, logvar: Tensor) -> None:
-        self.mean = mean
-        self.logvar = logvar
-        self.std = torch.exp(0.5 * logvar)
-
-    def sample(self) -> Tensor:
-        """mean + std · noise, (B, *z); gradients pass to both."""
-        return torch.addcmul(self.mean, self.std, normal_like(self.mean))
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        """log q(z|x) in nats, (B,)."""
-        square = (z - self.mean) ** 2 * torch.exp(-self.logvar)
-        return -0.5 * (square + self.logvar + math.log(2 * math.pi)).flatten(1).sum(1)
-
-    def kl(self) -> Tensor:
-        """KL to the standard normal by dimension, (B, *z) nats: appendix B."""
-        # ½ (mean² + var - logvar - 1), in few operations: what is small is what a small net's step spends its time on.
-        squares = torch.addcmul(torch.rsub(self.logvar, -1), self.mean, self.mean)
-        return 0.5 * torch.addcmul(squares, self.std, self.std)
 
 
 class ActiveUnits(Statistic):
@@ -96,10 +71,9 @@ class Gaussian(Bottleneck):
 
     def forward(self, features: Tensor) -> Latent:
         """(B, 2·dim, …), mean and log-variance → a draw z (B, dim, …)."""
-        mean, logvar = features.chunk(2, 1)
-        posterior = DiagonalGaussian(mean, hardtanh(logvar, _LOWEST, _HIGHEST))
+        posterior = diagonal(features)
         charges = posterior.kl()
-        active = active_units(mean, training=self.training)
+        active = active_units(posterior.mean, training=self.training)
         return Latent(posterior.sample(), charges.flatten(1).sum(1), posterior, charges=charges, statistics=active)
 
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
@@ -108,4 +82,4 @@ class Gaussian(Bottleneck):
 
     def log_prior(self, z: Tensor) -> Tensor:
         """log N(z; 0, 1) in nats, (B,)."""
-        return -0.5 * (z.square() + math.log(2 * math.pi)).flatten(1).sum(1)
+        return log_standard(z)

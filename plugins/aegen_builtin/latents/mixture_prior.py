@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from aegen import Bottleneck, Latent, Range
-from aegen_builtin.latents.densities import diagonal, log_normals
+from aegen.nn.densities import diagonal, log_normals
 from aegen_builtin.latents.gaussian import active_units
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import hardtanh
 
 from aegen import Bottleneck, Latent, Range, UsageError
-from aegen_builtin.latents.precision import wide
+from aegen.nn.precision import float64_where_possible
 from aegen_builtin.latents.wrapped_normal import Ball, WrappedNormal, length
 
 _LOWEST, _HIGHEST = -30.0, 5.0  # of the log-variance: a spread of 12 is all of the ball that float32 can hold
@@ -47,7 +47,7 @@ class Poincare(Bottleneck):
     def forward(self, features: Tensor) -> Latent:
         """(B, 2·dim, …), a tangent vector at the origin and a log-variance → a draw z (B, dim, …) in the ball."""
         v, logvar = features.chunk(2, 1)
-        v = wide(v)
+        v = float64_where_possible(v)
         r = self.ball.root * length(v)
         mean = self.ball.out(v * (_FARTHEST * torch.tanh(r / _FARTHEST) / r))
         posterior = WrappedNormal(self.ball, mean, torch.exp(0.5 * hardtanh(logvar, _LOWEST, _HIGHEST)))
@@ -64,4 +64,4 @@ class Poincare(Bottleneck):
 
     def log_prior(self, z: Tensor) -> Tensor:
         """log p(z) in nats to the ball's volume, (B,); of float32, points farther than 14 from the origin are taken to be there."""
-        return self.ball.log_standard(length(self.ball.back(wide(z))), z.shape[1]).to(z.dtype)
+        return self.ball.log_standard(length(self.ball.back(float64_where_possible(z))), z.shape[1]).to(z.dtype)

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from aegen import Bottleneck, ImageShape, Latent, Range
-from aegen_builtin.latents.densities import diagonal, log_normals
-from aegen_builtin.latents.gaussian import DiagonalGaussian, active_units
+from aegen.nn.densities import DiagonalGaussian, diagonal, log_normals
+from aegen_builtin.latents.gaussian import active_units
 
 
 class Vamp(Bottleneck):

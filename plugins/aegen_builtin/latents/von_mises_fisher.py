@@ -20,8 +20,8 @@ from torch.autograd.function import once_differentiable
 from torch.nn.functional import normalize
 
 from aegen import Posterior, normal_like, uniform_like
+from aegen.nn.precision import float64_where_possible
 from aegen_builtin.latents.bessel import log_partition
-from aegen_builtin.latents.precision import wide
 
 _PROPOSALS = 16
 _RULE = [side.tolist() for side in np.polynomial.legendre.leggauss(48)]  # nodes and weights on [-1, 1]
@@ -65,7 +65,8 @@ def slope(kappa: Tensor, depth: Tensor, ratio: Tensor, dim: int) -> Tensor:
     tiny = torch.finfo(depth.dtype).tiny
     sines = torch.sin(there).clamp(min=tiny).log() - torch.sin(angle).clamp(min=tiny).log()
     density = torch.exp(kappa * (depth - deep) + (dim - 2) * sines)
-    return sign * length * torch.sin(angle) * torch.tensordot(weights / 2, (1 - deep - ratio) * density, 1)
+    integral: Tensor = sign * length * torch.sin(angle) * torch.tensordot(weights / 2, (1 - deep - ratio) * density, 1)
+    return integral
 
 
 class _Implicit(torch.autograd.Function):
@@ -79,7 +80,12 @@ class _Implicit(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         kappa, depth, ratio = ctx.saved_tensors
-        return grad * slope(wide(kappa), wide(depth), ratio, ctx.dim).to(grad.dtype), None, None, None
+        return (
+            grad * slope(float64_where_possible(kappa), float64_where_possible(depth), ratio, ctx.dim).to(grad.dtype),
+            None,
+            None,
+            None,
+        )
 
 
 class VonMisesFisher(Posterior):
@@ -89,7 +95,9 @@ class VonMisesFisher(Posterior):
         self.mean = mean  # the mean direction; the mean itself lies inside
         self.kappa = kappa
         self.dim = mean.shape[1]
-        self._kappa = wide(kappa)  # once: its gradients cancel, and must be added before they are rounded
+        self._kappa = float64_where_possible(
+            kappa
+        )  # once: its gradients cancel, and must be added before they are rounded
         self._log, self._ratio = log_partition(self._kappa, self.dim)
 
     def sample(self) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from aegen import Posterior, normal_like
-from aegen_builtin.latents.precision import wide
+from aegen.nn.precision import float64_where_possible
 
 _RIM = {torch.float64: 1e-15}  # of the radius: nearer to the rim there are no points
 _RIM32 = 1e-6
@@ -113,7 +113,7 @@ class WrappedNormal(Posterior):
 
     def __init__(self, ball: Ball, mean: Tensor, std: Tensor) -> None:
         self.ball, self.mean, self.std = ball, mean.to(std.dtype), std
-        self._mean, self._std = wide(mean), wide(std)
+        self._mean, self._std = float64_where_possible(mean), float64_where_possible(std)
 
     def sample(self) -> Tensor:
         """(B, D, …) in the ball; gradients pass to mean and std."""
@@ -121,7 +121,7 @@ class WrappedNormal(Posterior):
 
     def log_prob(self, z: Tensor) -> Tensor:
         """log q(z|x) in nats to the ball's volume, (B,)."""
-        v = self.ball.back(self.ball.add(-self._mean, wide(z)))
+        v = self.ball.back(self.ball.add(-self._mean, float64_where_possible(z)))
         return self.ball.log_normal(v, self._std).to(z.dtype)
 
     def draw(self) -> tuple[Tensor, Tensor]:
@@ -137,4 +137,4 @@ class WrappedNormal(Posterior):
         return self.ball.add(self._mean, self.ball.out(v)), charge.to(self.std.dtype)
 
     def _tangent(self) -> Tensor:
-        return wide(self.std * normal_like(self.std))
+        return float64_where_possible(self.std * normal_like(self.std))

@@ -68,4 +68,5 @@ def purity(weights: Tensor) -> Tensor:
     """1 minus the entropy of each row of (M, K), by the logarithm of base K, (M,); 0 of a row that is all 0."""
     total = weights.sum(1, keepdim=True)
     share = torch.where(total > 0, weights / total.clamp(min=1e-300), 1 / weights.shape[1])
-    return 1 + torch.special.xlogy(share, share).sum(1) / math.log(share.shape[1])
+    pure: Tensor = 1 + torch.special.xlogy(share, share).sum(1) / math.log(share.shape[1])
+    return pure

@@ -72,4 +72,5 @@ class InceptionScore(Metric):
 def score(log_p: Tensor) -> Tensor:
     """exp of the mean divergence of rows of log-probabilities (N, classes) from their mean, ()."""
     p = log_p.exp()
-    return (torch.special.xlogy(p, p) - torch.special.xlogy(p, p.mean(0))).sum(1).mean().exp()
+    value: Tensor = (torch.special.xlogy(p, p) - torch.special.xlogy(p, p.mean(0))).sum(1).mean().exp()
+    return value

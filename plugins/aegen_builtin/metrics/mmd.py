@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from aegen import Metric, Range, Seen, UsageError
+from aegen.nn.kernels import similarity
 from aegen_builtin.metrics.latents import DRAW, flat
 
-_SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 _PRIOR = "prior.z"
 
 
@@ -59,18 +59,9 @@ class MMD(Metric):
 def discrepancy(a: Tensor, b: Tensor) -> tuple[float, float]:
     """Of a and b, (N, D) each, and its standard error."""
     count = len(a)
-    pairs = similarity(a, a) + similarity(b, b)
-    across = similarity(a, b)
+    pairs = similarity("rbf", a, a) + similarity("rbf", b, b)
+    across = similarity("rbf", a, b)
     pairs -= across + across.T
     pairs.fill_diagonal_(0)
     by_image = pairs.sum(1, dtype=torch.float64) / (count - 1)
     return float(by_image.mean()), float(2 * by_image.std() / count**0.5)
-
-
-def similarity(a: Tensor, b: Tensor) -> Tensor:
-    """Of each pair of (N, D) and (M, D), (N, M)."""
-    square = torch.cdist(a, b).square()
-    total = torch.zeros_like(square)
-    for scale in _SCALES:
-        total += torch.exp(square / (-2 * scale * a.shape[1]))
-    return total / len(_SCALES)

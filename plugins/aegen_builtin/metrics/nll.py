@@ -15,7 +15,8 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Latent, Metric, Range, Seen, mean_interval
+from aegen import Metric, Range, Seen, mean_interval
+from aegen.nn.importance import weights_in_chunks
 from aegen_builtin.metrics.nats import GREY, beside, told
 
 _FEW = 0.05  # of the draws
@@ -51,7 +52,8 @@ class NLL(Metric):
         """Of each held-out image, (B,)."""
         if not (seen.held_out and seen.among(self.images)):
             return {}
-        log_w = importance_weights(seen.model, seen.latent, seen.x, self.samples, self.chunk)
+        chunks = weights_in_chunks(seen.model, seen.latent, seen.x, self.samples, self.chunk)
+        log_w = torch.cat([part.double() for part in chunks])
         total = log_w.logsumexp(0)
         effective = (2 * total - (2 * log_w).logsumexp(0)).exp()
         return beside(seen, "nll", math.log(self.samples) - total) | {"effective_draws": effective}
@@ -67,15 +69,3 @@ class NLL(Metric):
         if effective < _FEW * self.samples:
             notes.append(f"of {self.samples} draws {effective:.1f} count, so nll would fall with more (--nll.samples)")
         return notes
-
-
-def importance_weights(model: Autoencoder, latent: Latent, x: Tensor, samples: int, chunk: int) -> Tensor:
-    """log p(x|z) p(z) / q(z|x) for draws from the posteriors of images (B, C, H, W), (samples, B) in float64."""
-    parts = []
-    for start in range(0, samples, chunk):
-        some = min(chunk, samples - start)
-        z, log_q = (torch.stack(one) for one in zip(*(model.draw(latent) for _ in range(some)), strict=True))
-        every = z.flatten(0, 1)
-        log_p = model.log_prior(every) - model.decode(every).nll(x.repeat(some, 1, 1, 1))
-        parts.append((log_p.unflatten(0, (some, -1)) - log_q).double())
-    return torch.cat(parts)

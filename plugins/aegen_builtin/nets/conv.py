@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar
 from torch import Tensor, nn
 
 from aegen import Architecture, ImageShape, Range, UsageError
-from aegen_builtin.nets.spectral import spectrally_normed
+from aegen.nn.spectral import spectrally_normed
 
 
 class Conv(Architecture):
@@ -114,4 +114,5 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width, h, w) → (B, width, h, w)."""
-        return x + self.net(x)
+        out: Tensor = x + self.net(x)
+        return out

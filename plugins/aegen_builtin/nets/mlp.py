@@ -13,7 +13,7 @@ from typing import Annotated
 from torch import nn
 
 from aegen import Architecture, ImageShape, Range
-from aegen_builtin.nets.spectral import spectrally_normed
+from aegen.nn.spectral import spectrally_normed
 
 
 class MLP(Architecture):

@@ -12,7 +12,7 @@ from typing import Annotated
 from torch import Tensor
 
 from aegen import Autoencoder, Objective, Outcome, Range, bound
-from aegen_builtin.objectives.kernels import Kernel, distance_to_prior
+from aegen.nn.kernels import Kernel, distance_to_prior
 
 
 class InfoVAE(Objective):

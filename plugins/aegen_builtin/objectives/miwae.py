@@ -11,7 +11,7 @@ from typing import Annotated
 from torch import Tensor
 
 from aegen import Autoencoder, Objective, Outcome, Range
-from aegen_builtin.objectives.importance import Draws, log_mean_exp, outcome
+from aegen.nn.importance import Draws, log_mean_exp, outcome
 
 
 class MIWAE(Objective):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from aegen import Autoencoder, Objective, Outcome, Range
-from aegen_builtin.objectives.importance import Draws, log_mean_exp, outcome, steered
+from aegen.nn.importance import Draws, log_mean_exp, outcome, steered
 
 
 class PIWAE(Objective):

@@ -18,6 +18,9 @@ _RIDGE = 1e-6  # of the largest variance: keeps the factorisation possible when 
 class Gaussian(Sampler):
     """One Gaussian with full covariance, fitted on the latents of the training images."""
 
+    mean: Tensor
+    factor: Tensor
+
     def __init__(self, latent: tuple[int, ...]) -> None:
         super().__init__()
         self.latent, self._fallback = latent, ""

@@ -27,6 +27,11 @@ class Mixture(Sampler):
         most: latents used for fitting, drawn at random where there are more.
     """
 
+    most: int
+    weights: Tensor
+    means: Tensor
+    factors: Tensor
+
     def __init__(
         self,
         latent: tuple[int, ...],

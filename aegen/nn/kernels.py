@@ -12,7 +12,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, gather_rows
+from aegen.autoencoder import Autoencoder
+from aegen.collectives import gather_rows
 
 Kernel = Literal["rbf", "imq"]
 # Of 2·D, the expected squared distance of two draws from the standard normal in D dimensions.

@@ -10,13 +10,15 @@ price of a second pass backward through the decoder. What belongs to the prior c
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from aegen import Autoencoder, Latent, Objective, Outcome, Pixels
-from aegen import bound as plain_bound
+from aegen.autoencoder import Autoencoder
+from aegen.autoencoder import bound as plain_bound
+from aegen.protocols import Latent, Objective, Outcome, Pixels
 
 
 class Draws:
@@ -35,9 +37,9 @@ class Draws:
         self.z, self.log_q = torch.stack(z), torch.stack(log_q)
         self.seen = self.z.detach().requires_grad_() if apart else self.z
         every = self.seen.flatten(0, 1)
-        self.log_prior = model.log_prior(every).unflatten(0, (samples, -1))
+        self.log_prior: Tensor = model.log_prior(every).unflatten(0, (samples, -1))
         images = x.expand(samples, *x.shape).flatten(0, 1)
-        self.nll = model.decode(every).nll(images).unflatten(0, (samples, -1))
+        self.nll: Tensor = model.decode(every).nll(images).unflatten(0, (samples, -1))
 
     @property
     def log_p(self) -> Tensor:
@@ -108,7 +110,12 @@ def importance_nll(model: Autoencoder, x: Tensor, samples: int = 5000, chunk: in
     """
     latent = model.encode(x)
     total = torch.full((len(x),), -math.inf, device=x.device)
-    for start in range(0, samples, chunk):
-        draws = Draws(model, latent, x, min(chunk, samples - start))
-        total = torch.logaddexp(total, draws.log_w.logsumexp(0))
+    for log_w in weights_in_chunks(model, latent, x, samples, chunk):
+        total = torch.logaddexp(total, log_w.logsumexp(0))
     return math.log(samples) - total
+
+
+def weights_in_chunks(model: Autoencoder, latent: Latent, x: Tensor, samples: int, chunk: int) -> Iterator[Tensor]:
+    """log p(x|z) p(z) / q(z|x) in nats of `samples` draws for each of B images, (at most `chunk`, B) at a time."""
+    for start in range(0, samples, chunk):
+        yield Draws(model, latent, x, min(chunk, samples - start)).log_w
