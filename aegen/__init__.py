@@ -60,6 +60,8 @@ if TYPE_CHECKING:
         Wrapper,
     )
     from aegen.registry import API_VERSION
+    from aegen.reporting import Comparison, compare, write_comparison, write_report
+    from aegen.reporting import check_place as check_page
     from aegen.schedules import Schedule
     from aegen.settings import DataSettings
     from aegen.spec import File, Range, Spec
@@ -113,6 +115,7 @@ _HOME = {
         "take_rows",
     ],
     "aegen.registry": ["API_VERSION"],
+    "aegen.reporting": ["Comparison", "check_page=check_place", "compare", "write_comparison", "write_report"],
     "aegen.schedules": ["Schedule"],
     "aegen.settings": ["DataSettings"],
     "aegen.spec": ["File", "Range", "Spec"],
@@ -146,6 +149,7 @@ __all__ = [
     "Architecture",
     "Autoencoder",
     "Bottleneck",
+    "Comparison",
     "DataSettings",
     "Dataset",
     "EnvironmentFault",
@@ -185,11 +189,14 @@ __all__ = [
     "Wrapper",
     "bound",
     "build_features",
+    "check_page",
     "common_generator",
     "common_target",
+    "compare",
     "evaluate",
     "exponential_like",
     "export",
+    "fit_sampler",
     "gather_rows",
     "hookimpl",
     "image_side",
@@ -216,6 +223,8 @@ __all__ = [
     "take_rows",
     "train",
     "uniform_like",
+    "write_comparison",
+    "write_report",
 ]
 
 

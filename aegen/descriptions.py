@@ -27,7 +27,7 @@ from aegen.registry import Component
 from aegen.spec import Option, Range, options_of
 from aegen.untrusted import parse_json, read_text
 
-_FORM = 4
+_FORM = 5
 _ROOM = 32_000_000  # bytes of all files together
 _SETTLED = 2_000_000_000  # ns: a file that is younger than this may change without its times showing it
 _BEGAN = time.time_ns()
@@ -76,6 +76,17 @@ def describe(component: Component) -> Description:
     return found
 
 
+def remembered(component: Component) -> Description | None:
+    """A component's description, if it is known without importing anything."""
+    if component in _known:
+        return _known[component]
+    told = _cached(component)
+    if told is not None:
+        with suppress(Exception):  # whatever a damaged file may hold
+            return _from_json(told)
+    return None
+
+
 def describe_all(components: Iterable[Component]) -> dict[Component, Description | AegenError]:
     """The descriptions of several, or why there is none; what had to be imported is kept for the next time."""
     found: dict[Component, Description | AegenError] = {}
@@ -83,7 +94,7 @@ def describe_all(components: Iterable[Component]) -> dict[Component, Description
     for component in components:
         try:
             registry.supported(component)
-            found[component] = _known[component] if component in _known else _find(component, fresh)
+            found[component] = _find(component, fresh)
         except AegenError as error:
             found[component] = error
             continue
@@ -105,19 +116,27 @@ def forget() -> None:
 
 
 def _find(component: Component, fresh: dict[str, dict[str, Any]]) -> Description:
-    key = f"{component.kind}/{component.name}={component.value}"
-    if not registry.is_file(component.value):
-        if component.package not in _files:
-            _files[component.package] = _read(component.package)
-        told = _files[component.package].get(key)
-        if told is not None:
-            with suppress(Exception):  # whatever a damaged file may hold
-                return _from_json(told)
+    found = remembered(component)
+    if found is not None:
+        return found
     made = look(component)
     if not registry.is_file(component.value):
         with suppress(TypeError, ValueError):  # an option of a type that JSON does not know
-            fresh.setdefault(component.package, {})[key] = _to_json(made)
+            fresh.setdefault(component.package, {})[_key(component)] = _to_json(made)
     return made
+
+
+def _key(component: Component) -> str:
+    return f"{component.kind}/{component.name}={component.value}"
+
+
+def _cached(component: Component) -> Any:
+    """What the cache holds of a component; nothing of one in a file."""
+    if registry.is_file(component.value):
+        return None
+    if component.package not in _files:
+        _files[component.package] = _read(component.package)
+    return _files[component.package].get(_key(component))
 
 
 def look(component: Component) -> Description:
@@ -126,16 +145,14 @@ def look(component: Component) -> Description:
     Raises:
         PluginError: as `describe`.
     """
+    if component.kind == "command":
+        return _of_command(component)
     from aegen.factory import load_component  # torch, which what is cached can do without
 
     thing = load_component(component)
     document = (inspect.getdoc(thing) or "").partition("\nOptions:")[0]
     summary, about = document.partition("\n")[0], " ".join(document.partition("\n\n")[0].split())
-    try:
-        _, line = inspect.getsourcelines(thing)
-        source = f"{inspect.getsourcefile(thing)}:{line}"
-    except (OSError, TypeError):
-        source = component.value
+    source = _source(thing) or component.value
     if not isinstance(thing, type):
         return Description(getattr(thing, "__name__", component.name), summary, about, source)
     schedulable = component.kind == "objective"
@@ -155,6 +172,24 @@ def look(component: Component) -> Description:
     if component.kind == "bottleneck":
         facts["settled"] = not _sets(thing, "offers")
     return Description(thing.__name__, summary, about, source, options, **facts)
+
+
+def _of_command(component: Component) -> Description:
+    """A command's options are those of its line."""
+    from aegen.contract import commands  # typer, which other descriptions do without
+
+    found = commands.load(component)
+    about = " ".join((inspect.getdoc(found) or "").partition("\n\n")[0].split()) if inspect.isroutine(found) else ""
+    summary, title = commands.short(found), getattr(found, "__name__", component.name)
+    return Description(title, summary, about or summary, _source(found) or component.value, commands.options(found))
+
+
+def _source(thing: Any) -> str:
+    """File and line where it is written; nothing if that is not known."""
+    try:
+        return f"{inspect.getsourcefile(thing)}:{inspect.getsourcelines(thing)[1]}"
+    except (OSError, TypeError):
+        return ""
 
 
 def _sets(cls: type, name: str) -> bool:

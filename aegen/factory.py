@@ -15,7 +15,7 @@ from torch.nn.modules.module import (
 from torch.overrides import TorchFunctionMode
 
 from aegen import registry
-from aegen.contract import interfaces, outputs
+from aegen.contract import commands, interfaces, outputs
 from aegen.contract.blame import blamed
 from aegen.errors import AegenError, PluginError, UsageError, listing
 from aegen.protocols import (
@@ -69,6 +69,8 @@ def load_component(component: Component) -> Any:
     Raises:
         PluginError: its import fails, or it is something else.
     """
+    if component.kind == "command":
+        return commands.load(component)
     found = registry.load(component)
     base = BASES.get(component.kind)
     if base is not None and not (isinstance(found, type) and issubclass(found, base)):

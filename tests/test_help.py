@@ -19,7 +19,7 @@ import pytest
 from conftest import TINY, Aegen
 
 from aegen import registry
-from aegen.cli.app import COMMANDS
+from aegen.cli.app import COMMANDS, build
 from aegen.cli.help_format import Command, panel
 from aegen.cli.render import table
 from aegen.cli.text_width import fitted
@@ -36,9 +36,8 @@ LINES = [*((name,) for name in COMMANDS), LONG, ("train", "--objective", "vqgan"
 
 def names(words: tuple[str, ...]) -> list[str]:
     """Every name of every option of the command of this line."""
-    from importlib import import_module
-
-    built = import_module(COMMANDS[words[0]][0]).command([*words[1:], "--help"])
+    root = build(words)
+    _, built, _ = root.resolve_command(None, [*words, "--help"])
     assert isinstance(built, Command)
     return [name for option in built.params for name in (*option.opts, *option.secondary_opts) if name.startswith("-")]
 
@@ -71,7 +70,7 @@ def test_the_help_of_all_commands_says_what_each_is_for(aegen: Aegen, monkeypatc
     for width in WIDTHS:
         monkeypatch.setenv("COLUMNS", str(width))
         out = " ".join(aegen("--help").worked().out.split())
-        assert all(f"{name} {text}" in out for name, (_, text) in COMMANDS.items())
+        assert all(f"{name} {text}" in out for name, (_, text, _) in COMMANDS.items())
 
 
 def test_a_switch_says_whether_it_is_on(aegen: Aegen) -> None:

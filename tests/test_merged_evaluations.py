@@ -12,9 +12,9 @@ import pytest
 from conftest import Aegen
 
 from aegen import registry
-from aegen.cli.compare import remarks
 from aegen.evaluation import Evaluation, Number, evaluate, save
 from aegen.reporting import comparison
+from aegen.reporting.formats import remarks
 from aegen.reporting.merging import merged
 from aegen.reporting.runs import read_runs
 from aegen.reporting.tables import Skipped, Table

@@ -16,41 +16,47 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from aegen import signals
+from aegen import registry, signals
+from aegen.cli.builtin_commands import BUILTIN
 from aegen.cli.help_format import WIDEST, Command, panel, without_rich
+from aegen.contract import commands
+from aegen.contract.commands import CORE
+from aegen.registry import Component
 
 _SETTINGS = {"help_option_names": ["-h", "--help"], "max_content_width": WIDEST}
 
-COMMANDS = {
-    "train": ("aegen.cli.train", "Train a model: aegen train --arch conv --objective vae --data digits"),
-    "reconstruct": ("aegen.cli.reconstruct", "Originals above reconstructions: aegen reconstruct photo.png"),
-    "sample": ("aegen.cli.sample", "Draw new images: aegen sample -n 64"),
-    "fit-sampler": ("aegen.cli.fit_sampler", "Fit how latents are drawn: aegen fit-sampler runs/faces --sampler flow"),
-    "interpolate": ("aegen.cli.interpolate", "The way between images: aegen interpolate a.png b.png"),
-    "evaluate": ("aegen.cli.evaluate", "Measure a model: aegen evaluate -c runs/faces"),
-    "compare": ("aegen.cli.compare", "Runs side by side, one page: aegen compare runs/a runs/b"),
-    "report": ("aegen.cli.report", "A run as a page, its model card: aegen report runs/faces"),
-    "export": ("aegen.cli.export", "Write the model for others: aegen export --format onnx"),
-    "import": ("aegen.cli.import_", "A model trained elsewhere: aegen import mine.safetensors"),
-    "list-plugins": ("aegen.cli.list_plugins", "What is installed: aegen list-plugins --kind objective"),
+_CORE: dict[str, tuple[str, str, tuple[str, ...]]] = {
+    "train": (
+        "aegen.cli.train",
+        "Train a model: aegen train --arch conv --objective vae --data digits",
+        ("fit", "learn", "run", "resume", "continue"),
+    ),
+    "evaluate": (
+        "aegen.cli.evaluate",
+        "Measure a model: aegen evaluate -c runs/faces",
+        ("eval", "score", "test", "measure", "metrics", "benchmark", "validate", "val", "fid"),
+    ),
+    "list-plugins": (
+        "aegen.cli.list_plugins",
+        "What is installed: aegen list-plugins --kind objective",
+        ("list", "ls", "plugins", "components", "info", "models"),
+    ),
 }
-"""Name → the module whose `command(args)` builds it, and its short help."""
+"""The commands that are no plugins: name → the module whose `command(args)` builds it, its short help, and what people call it."""
 
 
-MEANT = {
-    "train": ("fit", "learn", "run", "resume", "continue"),
-    "reconstruct": ("encode", "decode", "autoencode", "restore", "denoise"),
-    "sample": ("generate", "draw", "gen"),
-    "fit-sampler": ("prior", "flow", "sampler", "fit-prior", "density"),
-    "interpolate": ("morph", "blend", "mix"),
-    "evaluate": ("eval", "score", "test", "measure", "metrics", "benchmark", "validate", "val", "fid"),
-    "compare": ("diff", "leaderboard", "versus", "vs"),
-    "report": ("plot", "show", "view", "card", "summary", "summarize", "visualize", "visualise", "dashboard"),
-    "export": ("save", "convert", "onnx", "deploy"),
-    "import": ("load", "open", "upload"),
-    "list-plugins": ("list", "ls", "plugins", "components", "info", "models"),
-}
-"""Command → what people call it who have not seen its name; what looks alike seldom means alike."""
+def _rows() -> dict[str, tuple[str, str, tuple[str, ...]]]:
+    """All of aegen's own in the order of help: training, use, then what measures and what reads its numbers."""
+    using = {name: row for name, row in BUILTIN.items() if name not in _AFTER}
+    after = {name: row for name, row in BUILTIN.items() if name in _AFTER}
+    train, evaluate, plugins = ({name: _CORE[name]} for name in CORE)
+    return train | using | evaluate | after | plugins
+
+
+_AFTER = ("compare", "report", "export", "import")
+
+COMMANDS = _rows()
+"""Name → where it is, its short help, and what people call it who have not seen its name; what looks alike seldom means alike."""
 
 
 def _typo(given: str, command: str) -> bool:
@@ -84,16 +90,18 @@ class LazyGroup(TyperGroup):
             UsageError: there is no such command; the one that is meant is suggested, if that can be told.
         """
         name, *rest = args
-        if name in COMMANDS:
-            build_command: Callable[[list[str]], Any] = import_module(COMMANDS[name][0]).command
+        if name in _CORE:
+            build_command: Callable[[list[str]], Any] = import_module(_CORE[name][0]).command
             return name, build_command(rest), rest
-        if name in self.commands:
-            return name, plugin_command(name), rest
+        if name in COMMANDS:
+            return name, plugin_command(Component("command", name, BUILTIN[name][0], registry.BUILTIN, ""), rest), rest
+        if name in self.commands or "/" in name.lstrip("-"):
+            return name, plugin_command(registry.find("command", name), rest), rest
         if name.startswith("-"):
             return super().resolve_command(ctx, args)
         from aegen.errors import UsageError
 
-        meant = [command for command, words in MEANT.items() if name.lower() in words]
+        meant = [command for command, (_, _, words) in COMMANDS.items() if name.lower() in words]
         meant = meant or [word for word in get_close_matches(name, self.commands, n=1) if _typo(name, word)]
         hint = f"did you mean {meant[0]!r}?" if meant else "aegen --help lists them"
         raise UsageError(f"no such command {name!r}", hint=hint)
@@ -111,14 +119,12 @@ def build(args: Sequence[str]) -> Any:
     app.callback(
         help="Autoencoders: train, reconstruct, sample, interpolate, evaluate, compare, export. Every part is a plugin."
     )(_root)
-    for name, (_, text) in COMMANDS.items():
+    for name, (_, text, _) in COMMANDS.items():
         app.command(name, help=text)(_row)
     if not is_own(args):  # a known command need not pay for the scan of the installed packages
-        from aegen import registry
-
         for component in registry.components("command"):
             if component.name not in COMMANDS:
-                app.command(component.name, help=f"From {component.package}.", rich_help_panel="Plugins")(_row)
+                app.command(component.name, help=_told(component), rich_help_panel="Plugins")(_row)
     return typer.main.get_command(app)
 
 
@@ -127,20 +133,32 @@ def is_own(args: Sequence[str]) -> bool:
     return next((a for a in args if not a.startswith("-")), None) in COMMANDS
 
 
-def plugin_command(name: str) -> Any:
-    """A command that a package declares in `aegen.commands`: a function with Typer's annotations, or a Typer app."""
-    from aegen import registry
-    from aegen.errors import PluginError
-    from aegen.tracebacks import defined, said
+def _told(component: Component) -> str:
+    """What a third party's command is for, as far as that is known without importing it: once it was run, or listed."""
+    from aegen.descriptions import remembered
 
-    component = registry.find("command", name)
-    found = registry.load(component)
-    if not isinstance(found, typer.Typer) and not callable(found):
-        raise PluginError(f"{component.who} is neither a function nor a Typer app ({found!r})", hint=component.remedy)
-    try:
-        return typer.main.get_command(found) if isinstance(found, typer.Typer) else single(found, name)
-    except Exception as error:  # Typer raises what it likes at a signature that it cannot read
-        raise PluginError(f"{component.who} cannot be read by Typer ({said(error)}): {defined(found)}") from error
+    found = remembered(component)
+    return found.summary if found is not None and found.summary else f"From {component.package}."
+
+
+def plugin_command(component: Component, args: list[str]) -> Any:
+    """A command that a package declares in `aegen.commands`: a function, made with `aegen.command` or with Typer's annotations, or a Typer app.
+
+    Raises:
+        PluginError: it cannot be imported, or not be read.
+    """
+    found = commands.load(component)
+    if not component.builtin:
+        from aegen.descriptions import describe_all
+
+        describe_all([component])  # for the list of all commands
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    made = commands.kit(found)
+    if made is None:
+        return single(found, component.name)
+    function, epilog = made.plain(args)
+    return single(function, component.name, epilog=epilog)
 
 
 def single(function: Callable[..., Any], name: str, **options: Any) -> Any:

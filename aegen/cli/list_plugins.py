@@ -12,6 +12,7 @@ import typer
 from aegen import registry
 from aegen.cli.app import single
 from aegen.cli.help_format import page
+from aegen.contract.commands import taken
 from aegen.descriptions import Description, describe_all
 from aegen.errors import AegenError, UsageError, did_you_mean, listing
 from aegen.registry import Component, unreadable
@@ -29,6 +30,10 @@ def status(component: Component, told: Description | AegenError) -> tuple[str, s
     """`ok` or why a component cannot be used as it is named, and the first line of its documentation."""
     if isinstance(told, AegenError):
         return f"broken: {told.message}", ""
+    if component.kind == "command" and component.builtin:
+        return "ok", told.summary  # whoever else has its name, it is the one that runs
+    if component.kind == "command" and taken(component):
+        return f"conflict: say {component.package}/{component.name}", told.summary
     owners = {c.package for c in registry.components(component.kind) if c.name == component.name}
     if len(owners) > 1:
         return f"conflict: say {component.package}/{component.name}", told.summary
@@ -161,6 +166,10 @@ def _panels(component: Component, told: Description) -> Iterator[tuple[str, list
         with suppress(AegenError):  # a part of it is broken, which concerns its own row
             yield from _of_objective(component)
             return
+    if component.kind == "command":
+        yield "Arguments", [_row("", option, None) for option in told.options if not option.name.startswith("-")]
+        yield "Options", [_row("", option, option.default) for option in told.options if option.name.startswith("-")]
+        return
     prefix = component.name if component.kind == "metric" else _WRITTEN.get(component.kind, component.kind)
     if told.wraps:
         prefix = f"objective.{component.name}"
@@ -188,7 +197,10 @@ def _of_objective(component: Component) -> Iterator[tuple[str, list[tuple[str, s
 
 def _row(prefix: str, option: Option, default: Any) -> tuple[str, str]:
     """An option as the command line writes it and as help shows it."""
-    flag, text = f"{prefix}.{option.name.replace('_', '-')}", option.help[:1].upper() + option.help[1:]
-    if default not in (None, ""):
+    text = option.help[:1].upper() + option.help[1:]
+    flag = f"--{prefix}.{option.name.replace('_', '-')}" if prefix else option.name
+    if default not in (None, "") and "[default:" not in text:
         text += f"  [default: {('on' if default else 'off') if option.type is bool else default}]"
-    return f"--{flag} / --no-{flag}" if option.type is bool else f"--{flag} {option.kind}", text
+    if option.type is bool:
+        return f"{flag} / --no-{flag.removeprefix('--')}" if prefix else flag, text
+    return f"{flag} {option.kind}" if flag.startswith("-") else flag, text

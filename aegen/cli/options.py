@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,7 +19,8 @@ import typer
 
 from aegen import registry
 from aegen.descriptions import describe
-from aegen.spec import Option, Range
+from aegen.settings import FLAGS, SETTINGS
+from aegen.spec import Option, Range, options_of
 from aegen.untrusted import shown
 
 Given = dict[str, tuple[str, Any]]
@@ -179,6 +181,17 @@ def flags_of(args: Sequence[str], flag: str, kind: str, prefix: str) -> list[Fla
             decl = f"--{prefix}.{option.name.replace('_', '-')}"
             flags.append(Flag(decl, option.name, option, f"{kind.capitalize()} {component.title}"))
     return flags
+
+
+def setting_flags(heading: str, without: Sequence[str] = ()) -> list[Flag]:
+    """The flags of `aegen train` under one of its headings, but for some."""
+    found = []
+    for decl, key in FLAGS[heading].items():
+        section, _, name = key.partition(".")
+        complete = partial(registry.names, "tracker") if decl == "--track" else None
+        if decl not in without:
+            found.append(Flag(decl, key, options_of(SETTINGS[section])[name], heading, complete))
+    return found
 
 
 def wants_help(args: Sequence[str]) -> bool:

@@ -36,10 +36,15 @@ def tell(text: str, *, keep: str = "") -> None:
     typer.echo(shown(text, most=10**6, keep=keep))
 
 
+def tell_json(value: Any) -> None:
+    """One line of JSON as the result."""
+    typer.echo(json.dumps(value))
+
+
 def tell_files(files: Sequence[Path], *, as_json: bool, **more: Any) -> None:
     """The files written: a line each, or one JSON object."""
     if as_json:
-        typer.echo(json.dumps({"files": [str(f) for f in files], **more}))
+        tell_json({"files": [str(f) for f in files], **more})
     else:
         whole = getattr(sys.stdout, "errors", "") == "surrogateescape"  # it takes them as they are
         for file in files:

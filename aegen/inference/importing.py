@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import checkpoint
+from aegen import checkpoint, registry
 from aegen.autoencoder import Autoencoder, build_sampler, built_of
 from aegen.contract import outputs
+from aegen.data.dataset_names import dataset_name
 from aegen.data.source import load_data
 from aegen.errors import UsageError
 from aegen.factory import create
@@ -60,6 +61,9 @@ def import_model(
     reader = create(
         load_class("importer", importer, Importer), "importer", Spec(importer, dict(options or {})), "importer.", {}
     )
+    if data and "name" in data:  # before the file is read: it may be a path that was typed, or nothing at all
+        registry.trust(str(data["name"]))
+        dataset_name(str(data["name"]))
     found = reader.read(source)
     outputs.checked(reader, outputs.imported, found)
     for note in found.notes:

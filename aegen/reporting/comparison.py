@@ -13,7 +13,7 @@ from aegen.atomic import write_text
 from aegen.errors import AegenError, UsageError, did_you_mean, listing
 from aegen.evaluation import PROTOCOLS, evaluate, save
 from aegen.inference.loading import Output, Say, silent
-from aegen.reporting import card, sections
+from aegen.reporting import card, formats, sections
 from aegen.reporting.figures import Sights, look
 from aegen.reporting.merging import looked_at
 from aegen.reporting.page import page
@@ -30,6 +30,27 @@ class Comparison:
 
     runs: list[Run]
     tables: list[Table]
+
+    def text(self, form: str) -> str:
+        """The tables as `csv`, `json` or `latex`."""
+        return _TEXTS[form](self.tables)
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """The tables as JSON has them."""
+        return [formats.to_dict(one) for one in self.tables]
+
+    def grids(self) -> list[tuple[list[str], list[list[str]]]]:
+        """The tables for a terminal, head and rows; the best has a `*`, a tie with it a `≈`."""
+        return [formats.grid(one) for one in self.tables]
+
+    def remarks(self) -> list[str]:
+        """What a reader of the tables should know."""
+        missing = [run for run in self.runs if not any(run.name in one.runs for one in self.tables)]
+        lines = [f"no numbers of {run.name}: {run.trouble or 'it was not evaluated'}" for run in missing]
+        return [*formats.remarks(self.tables), *lines]
+
+
+_TEXTS = {"csv": formats.as_csv, "json": formats.as_json, "latex": formats.as_latex}
 
 
 def compare(

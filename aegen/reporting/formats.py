@@ -57,6 +57,22 @@ def _laid(table: Table, corner: str, show: Any) -> tuple[list[str], list[list[st
     return [corner, *columns[0]], [[run, *cells] for run, cells in zip(table.runs, columns[1:], strict=True)]
 
 
+def remarks(tables: Sequence[Table]) -> list[str]:
+    """What stands below the tables, each sentence once, with the tables that it concerns where that is not all of them."""
+    said: dict[str, list[str]] = {}
+    for one in tables:
+        where = f"{one.protocol}, {one.data}"
+        for note in one.notes:
+            said.setdefault(f"note: {note}", []).append(where)
+        for reason in dict.fromkeys(gone.reason for gone in one.skipped):
+            told = []
+            for gone in (gone for gone in one.skipped if gone.reason == reason):
+                some = f" of {', '.join(gone.runs)}" if set(gone.runs) != set(one.runs) else ""
+                told.append(f"{', '.join(gone.metrics)}{some}")
+            said.setdefault(f"not measured: {'; '.join(told)} ({reason})", []).append(where)
+    return [line if len(where) == len(tables) else f"{line} [{'; '.join(where)}]" for line, where in said.items()]
+
+
 def as_csv(tables: Sequence[Table]) -> str:
     """A line for each number of each protocol, whole precision; runs of all tables are columns."""
     runs = list(dict.fromkeys(run for table in tables for run in table.runs))

@@ -40,6 +40,7 @@ from aegen.lock import Lock
 from aegen.messages import Say, silent
 from aegen.protocols import Sampler
 from aegen.registry import find as find_component
+from aegen.registry import trust
 from aegen.rundir import RunDir, owner
 from aegen.settings import SETTINGS, RunSpec, to_toml
 from aegen.spec import Spec, check_options, options_of
@@ -141,6 +142,9 @@ def fit_sampler(
         AegenError: of whatever kind fits; see `aegen.errors`.
     """
     layers = [*layers, *_keywords(settings)]
+    for name in (sampler, data):
+        if name is not None:
+            trust(name)
     component = load_class("sampler", sampler, Sampler)
     values, origins = merge(layers)
     device = str(values.get("train.device", "auto"))
