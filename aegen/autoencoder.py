@@ -134,6 +134,9 @@ class Autoencoder(nn.Module):
 class _Given:
     """An autoencoder whose images have the classes `labels` unless others are said; all else is the autoencoder's own."""
 
+    _model: Autoencoder
+    _labels: Tensor
+
     def __init__(self, model: Autoencoder, labels: Tensor) -> None:
         vars(self).update(_model=model, _labels=labels)
 
