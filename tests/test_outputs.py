@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, Aegen
 from PIL import Image
+from safetensors.torch import save_file
 
 import aegen as library
 from aegen import reporting
@@ -50,6 +52,7 @@ WRITERS: dict[str, tuple[list[str], str, str]] = {
     "report": (["report", "RUN", "--no-evaluate", "-o"], "p.html", "p.html"),
     "compare": (["compare", "RUN", "other", "--no-evaluate", "-o"], "c.html", "c.html"),
     "export": (["export", "-o"], "m.safetensors", "m.safetensors"),
+    "import": (["import", "foreign.safetensors", "-o"], "n.safetensors", "n.safetensors"),
     "train": (["train", *TINY, "--steps", "1", "--run-dir"], "new", "new/config.toml"),
 }
 
@@ -61,10 +64,13 @@ def test_what_is_there_is_refused_and_replaced_only_when_that_is_said(
     words, out, one = WRITERS[name]
     picture(tmp_path / "a.png")
     picture(tmp_path / "in/b.png", 90)
+    if words[0] == "import":
+        foreign = {"encoder.0.weight": torch.zeros(2, 64), "decoder.0.weight": torch.zeros(64, 2)}
+        save_file(foreign, tmp_path / "foreign.safetensors")
     if "other" in words:
         (tmp_path / "other").symlink_to(_copy(trained, tmp_path / "copied"))
     words = [str(trained) if word == "RUN" else word for word in words]
-    model = [] if words[0] in ("train", "report", "compare") else ["-c", str(trained)]
+    model = [] if words[0] in ("train", "report", "compare", "import") else ["-c", str(trained)]
     aegen(*words, out, *model).worked()
     assert (tmp_path / one).is_file()
     (tmp_path / one).write_bytes(b"somebody's own")
@@ -90,7 +96,7 @@ def test_default_names_count_up(name: str, aegen: Aegen, trained: Path, tmp_path
     if "other" in words:
         _copy(trained, tmp_path / "other")
     words = [str(trained) if word == "RUN" else word for word in words[:-1]]
-    model = [] if words[0] in ("train", "report", "compare") else ["-c", str(trained)]
+    model = [] if words[0] in ("train", "report", "compare", "import") else ["-c", str(trained)]
     seen: set[str] = set()
     for _ in range(2):
         before = digests(tmp_path)
