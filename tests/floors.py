@@ -95,7 +95,7 @@ FLOORS: list[tuple[str, list[list[str]]]] = [
     ("a run from its first look at the data to its card", [["training.warm_start"], ["training.run"], ["training.fit_sampler"]]),
     (
         "the contract that every plugin can be tested against",
-        [["testing.models"], ["testing.metrics", "testing.objectives", "testing.components"], ["testing"]],
+        [["testing.models"], ["testing.metrics", "testing.objectives", "testing.components", "testing.samplers"], ["testing"]],
     ),
     ("runs side by side or one alone, as a page and as tables", [["reporting"]]),
     ("one small file per command; `render.py` alone imports rich", [["cli"]]),

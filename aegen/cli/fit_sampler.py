@@ -23,16 +23,17 @@ _EXAMPLES = (
 )
 _HINT = "Options of the sampler: name it before --help, as in  aegen fit-sampler --sampler flow --help"
 _NOT_HERE = ("--parallel",)
+_USUAL = "flow"
 
 
 def command(args: list[str]) -> Any:
-    """Build the command, with the options of the sampler that the line names, and its settings as defaults."""
+    """Build the command, with the options of the sampler that the line names."""
     named = peek(args, "--sampler")["--sampler"]
-    flags = [*_settings(named[-1:]), *flags_of(args, "--sampler", "sampler", "sampler")]
+    flags = [*_settings(), *flags_of(args if named else ["--sampler", _USUAL], "--sampler", "sampler", "sampler")]
     return single(extend(fit_sampler, flags), "fit-sampler", epilog=page(_EXAMPLES, *([] if named else [_HINT])))
 
 
-def _settings(named: list[str]) -> list[Flag]:
+def _settings() -> list[Flag]:
     """The flags of `train` that mean the same here."""
     found = []
     for decl, key in FLAGS["Training"].items():
@@ -61,7 +62,7 @@ def fit_sampler(
             help="Which one: flow, gaussian, mixture.",
             autocompletion=_samplers,
         ),
-    ] = "flow",
+    ] = _USUAL,
     sets: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any setting, such as train.ema=0.999; may be repeated."),

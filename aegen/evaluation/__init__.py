@@ -17,6 +17,6 @@ __all__ = ["PROTOCOLS", "Evaluation", "Number", "Protocol", "check_place", "eval
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = getattr(import_module(f"{__name__}.{'rows' if name == 'Number' else 'examination'}"), name)
+    found = getattr(import_module(f"{__name__}.{'per_image' if name == 'Number' else 'evaluator'}"), name)
     globals()[name] = found
     return found

@@ -18,7 +18,7 @@ from aegen.autoencoder import Autoencoder, lifted
 from aegen.errors import UsageError
 from aegen.settings import TrainSettings
 from aegen.training.distributed import World
-from aegen.training.turns import TurnOptimizer, Stage
+from aegen.training.turns import Stage, TurnOptimizer
 
 PARTS = ("encoder", "decoder")
 _LEAST = 2**20  # weights that make a layer worth being gathered by itself
