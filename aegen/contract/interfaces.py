@@ -16,7 +16,7 @@ from torch import nn
 from aegen.contract import outputs
 from aegen.contract.enforcement import Broken, callable_as_asked, hold
 from aegen.errors import UsageError
-from aegen.protocols import Objective, Wrapper
+from aegen.protocols import Objective, Sampler, Wrapper
 from aegen.settings import DataSettings, TrainSettings
 from aegen.spec import check_options, options_of, positional_of
 
@@ -85,6 +85,8 @@ ATTRIBUTES: dict[str, dict[str, Form]] = {
     "sampler": {
         "needs": _SET,
         "fitted": _SWITCH,
+        "learns": _SWITCH,
+        "suggests": (_table, "settings by name, as JSON has them"),
         "most": (lambda value: value is None or (type(value) is int and value >= 1), "a number of at least 1, or None"),
     },
     "metric": {
@@ -115,7 +117,7 @@ def _holds(name: str, value: Any, form: Form) -> None:
 # ---------------------------------------------------------------------------------------------------- classes
 
 
-def declared(kind: str, cls: type) -> None:
+def declared(kind: str, cls: Any) -> None:
     """A class as it stands: nothing abstract is left, its constructor can be read, its methods and attributes are what they should be."""
     for base in cls.__mro__:
         hold(base.__doc__ is None or isinstance(base.__doc__, str), f"__doc__ is {base.__doc__!r}, not a text")
@@ -135,6 +137,9 @@ def declared(kind: str, cls: type) -> None:
     callable_as_asked(cls)
     if kind == "objective":
         _objective(cls)
+    elif kind == "sampler":
+        _suggested(cls)
+        hold(not cls.learns or cls.loss is not Sampler.loss, "it says that it learns, but does not define loss()")
     elif kind == "architecture":
         _own(cls, getattr(cls, "map_options", {}), "map_options", "the architecture")
 
@@ -177,11 +182,15 @@ def options(cls: type, *, schedulable: bool = False) -> None:
         hold(checked == default, f"the default of option {option.name} is {default!r}, which is read as {checked!r}")
 
 
-def _objective(cls: Any) -> None:
+def _suggested(cls: Any) -> None:
     try:
         check_options(options_of(TrainSettings), cls.suggests, "train.", "suggests")
     except UsageError as error:
         raise Broken(f"suggests is {dict(cls.suggests)}: {error}") from error
+
+
+def _objective(cls: Any) -> None:
+    _suggested(cls)
     own = cls.stands_for or cls.loss is not Objective.loss
     hold(bool(own), "it does not define loss()")
 

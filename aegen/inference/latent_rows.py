@@ -139,7 +139,7 @@ def _read(place: Path | None, count: int) -> Tensor | None:
         return None
     with suppress(UsageError, OSError, SafetensorError):
         rows = _RowsFile(place).tensors("rows").get("")
-        if rows is not None and rows.ndim >= 2 and len(rows) == count:
+        if rows is not None and rows.ndim >= 1 and len(rows) == count:
             os.utime(place)  # what was not used for longest goes first
             return rows.clone() if rows.nbytes <= _SMALL else rows
     return None

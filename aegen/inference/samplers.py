@@ -20,10 +20,11 @@ from aegen.data.batches import normalize
 from aegen.data.image_rows import Pictures
 from aegen.data.source import load_data
 from aegen.errors import UsageError, counted, did_you_mean, listing
+from aegen.factory import load as load_class
 from aegen.inference.loading import Loaded, Say, silent
 from aegen.protocols import Bottleneck, Sampler
 from aegen.rundir import owner
-from aegen.spec import Spec
+from aegen.spec import Spec, check_options, options_of
 from aegen.training.distributed import World
 
 EX_POST = "mixture"
@@ -163,6 +164,7 @@ def prepare_sampler(
 
     It is fitted by the seed of the run, as when training ends: a seed of drawing means the same images whoever drew before.
     """
+    options = options_as_checked(name, options)
     sampler = _found(loaded, name, options)
     if sampler is not None:
         tell_fallback(sampler, name, say)
@@ -188,6 +190,20 @@ def prepare_sampler(
     return sampler
 
 
+def options_as_checked(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a sampler as values of their types, however they were said: `"3"` is 3.
+
+    Raises:
+        UsageError: an unknown name, option or value.
+    """
+    return {key: value for key, value in _completed(name, options).items() if key in options}
+
+
+def _completed(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    known = options_of(load_class("sampler", name, Sampler))
+    return check_options(known, options, "sampler.", f"sampler {name}")
+
+
 def _found(loaded: Loaded, name: str, options: dict[str, Any]) -> Sampler | None:
     """The sampler as it was fitted to this very model, if it was, with these options as far as they are said."""
     beside = sampler_file.find(loaded.file, name)
@@ -198,7 +214,8 @@ def _found(loaded: Loaded, name: str, options: dict[str, Any]) -> Sampler | None
     if inside is not None:
         files.append((loaded.file, inside, f"sampler.{name}."))
     for file, kept, prefix in files:
-        if not options or kept | options == kept:
+        same = not options or _completed(name, kept | options) == _completed(name, kept)
+        if same:
             file.require_plugins(("sampler",))
             file.fits(lambda kept=kept: build_sampler(Spec(name, kept), loaded.model), prefix)  # type: ignore[misc]
             sampler = build_sampler(Spec(name, kept), loaded.model)

@@ -14,12 +14,12 @@ from aegen.testing.components import (
     check_bottleneck,
     check_features,
     check_likelihood,
-    check_sampler,
 )
 from aegen.testing.importers import check_importer
 from aegen.testing.metrics import check_metric
 from aegen.testing.models import check_options
 from aegen.testing.objectives import check_objective
+from aegen.testing.samplers import check_sampler
 
 __all__ = [
     "check_architecture",

@@ -1,4 +1,4 @@
-"""Checks of what a model is made of, and of samplers."""
+"""Checks of what a model is made of."""
 
 from __future__ import annotations
 
@@ -11,17 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from aegen.autoencoder import check_needs
 from aegen.errors import UsageError
 from aegen.protocols import (
     Architecture,
     Bottleneck,
     FeatureNetwork,
     Likelihood,
-    Sampler,
 )
 from aegen.spec import options_of, positional_of
-from aegen.testing.models import BATCH, CLASSES, SHAPES, SMALL, check_options, labels, made, models
+from aegen.testing.models import BATCH, CLASSES, SHAPES, SMALL, check_options, labels
 
 
 def check_architecture(cls: type[Architecture], **options: Any) -> None:
@@ -231,22 +229,3 @@ def _check_gradient(found: Tensor, x: Tensor, what: str) -> None:
     assert gradient is not None, f"{what}: no gradient passes to the images"
     assert gradient.isfinite().all(), f"{what}: a gradient is not finite"
     assert gradient.flatten(1).any(1).all(), f"{what}: a gradient is 0"
-
-
-def check_sampler(cls: type[Sampler], **options: Any) -> None:
-    """Fitted on latents, saved and loaded, it draws the same latents for the same seed; a need unmet is refused."""
-    check_options(cls)
-    for model in models():
-        try:
-            check_needs("sampler", cls.needs, model.bottleneck)
-        except UsageError:
-            continue
-        sampler, again = (made(cls, model, {}, options) for _ in range(2))
-        latents = torch.randn(40, *model.latent_shape) * 2 + 1
-        if cls.fitted:
-            sampler.fit(latents, 0)
-        again.load_state_dict(sampler.state_dict())
-        draws = [s.sample(7, torch.Generator().manual_seed(3)) for s in (sampler, again)]
-        assert draws[0].shape == (7, *model.latent_shape), f"sample gave {tuple(draws[0].shape)}"
-        assert draws[0].isfinite().all(), "a sample is not finite"
-        assert torch.equal(*draws), "a saved and loaded sampler draws other latents"

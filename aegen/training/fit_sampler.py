@@ -35,7 +35,7 @@ from aegen.hooks import Hooks
 from aegen.inference import Model, load
 from aegen.inference import fit_sampler as fit_closed_form
 from aegen.inference.latent_rows import latent_rows
-from aegen.inference.samplers import draw_from, tell_fallback
+from aegen.inference.samplers import draw_from, options_as_checked, tell_fallback
 from aegen.lock import Lock
 from aegen.messages import Say, silent
 from aegen.protocols import Sampler
@@ -164,7 +164,7 @@ def fit_sampler(
         folder = sampler_file.place_of(model.path, sampler)
         folder = folder.with_name(folder.name.removesuffix(".safetensors"))
         saved = _saved(model, sampler, folder, learns) if resume or begun else None
-        given = Spec(sampler, dict(options or {}))
+        given = Spec(sampler, options_as_checked(sampler, options or {}))
         if saved is not None:
             given = _resumed_options(saved, given)
         spec = _settings(model, component, sampler, values, origins, saved)
