@@ -111,7 +111,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         "the contract that every plugin can be tested against",
         [
             "testing.models",
-            "testing.metrics testing.objectives testing.components",
+            "testing.metrics testing.objectives testing.components testing.tools",
             "testing",
         ],
     ),

@@ -19,14 +19,19 @@ from aegen.testing.components import (
 from aegen.testing.metrics import check_metric
 from aegen.testing.models import check_options
 from aegen.testing.objectives import check_objective
+from aegen.testing.tools import check_command, check_dataset, check_exporter, check_tracker
 
 __all__ = [
     "check_architecture",
     "check_bottleneck",
+    "check_command",
+    "check_dataset",
+    "check_exporter",
     "check_features",
     "check_likelihood",
     "check_metric",
     "check_objective",
     "check_options",
     "check_sampler",
+    "check_tracker",
 ]
