@@ -6,7 +6,7 @@ import copy
 import inspect
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,9 +73,9 @@ class Autoencoder(nn.Module):
     def given(self, labels: Tensor | None) -> Autoencoder:
         """This model with the classes (B,) of the images that it will encode: what the engine hands to a loss, which says none itself.
 
-        A value that is made for a call, of the same parts; where there are no classes, or nothing reads them, the model itself.
+        A value that is made for a call, of the same parts; where there are no classes, the model itself.
         """
-        return self if labels is None or not self.labelled else cast(Autoencoder, _Given(self, labels))
+        return self if labels is None else cast(Autoencoder, _Given(self, labels))
 
     def features(self, x: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images (B, C, H, W) in [-1, 1] → what the encoder gives, (B, fan_in) or (B, fan_in, h, w)."""
@@ -139,10 +139,6 @@ class _Given:
 
     def __init__(self, model: Autoencoder, labels: Tensor) -> None:
         vars(self).update(_model=model, _labels=labels)
-
-    if TYPE_CHECKING:
-        _model: Autoencoder
-        _labels: Tensor
 
     def __getattr__(self, name: str) -> Any:
         if name in ("_model", "_labels"):  # not there yet, in a copy that is being made

@@ -114,7 +114,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         "the contract that every plugin can be tested against",
         [
             "testing.models",
-            "testing.metrics testing.objectives testing.components testing.importers testing.samplers",
+            "testing.metrics testing.objectives testing.components testing.importers testing.samplers testing.tools",
             "testing",
         ],
     ),

@@ -22,6 +22,9 @@ CHECKS: dict[str, Callable[..., None]] = {
     "objective": testing.check_objective,
     "sampler": testing.check_sampler,
     "metric": testing.check_metric,
+    "command": testing.check_command,
+    "exporter": testing.check_exporter,
+    "tracker": testing.check_tracker,
 }
 METRICS: dict[str, dict[str, Any]] = {
     "ms-ssim": {"image": ImageShape(1, 176, 176), "count": 4},
@@ -226,3 +229,8 @@ def test_free_bits_need_charges_and_the_refusal_says_what_to_choose() -> None:
         build_objective(Spec("vae", {"free_bits": 0.5}), model)
     with pytest.raises(UsageError, match=r"needs a charges"):  # wrappers forward the needs of what they wrap
         build_objective(Spec("vae+adversarial", {"free_bits": 0.5}), model)
+
+
+@pytest.mark.parametrize("name", ["digits", "shapes"])
+def test_contract_of_a_data_set_that_needs_no_download(name: str) -> None:
+    testing.check_dataset(registry.get("dataset", name))

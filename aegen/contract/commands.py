@@ -54,19 +54,27 @@ def load(component: Component) -> Any:
         PluginError: its import fails, it is no function and no Typer app, or a parameter does not say what it takes.
     """
     found = registry.load(component)
+    readable(component, found)
+    return found
+
+
+def readable(component: Component, found: Any) -> None:
+    """See that Typer can read what was imported.
+
+    Raises:
+        PluginError: it is no function and no Typer app, or a parameter does not say what it takes.
+    """
     if not isinstance(found, typer.Typer) and (not callable(found) or inspect.isclass(found)):
         raise PluginError(f"{component.who} is neither a function nor a Typer app ({found!r})", hint=component.remedy)
     try:
         if not isinstance(found, typer.Typer):
             signature = inspect.signature(found, eval_str=True)
             _annotated(component, found, signature)
-        made = read(found)
+        read(found)
     except PluginError:
         raise
     except Exception as error:  # Typer raises what it likes at a signature that it cannot read
         raise PluginError(f"{component.who} cannot be read by Typer ({said(error)}): {defined(found)}") from error
-    assert made is not None
-    return found
 
 
 def _annotated(component: Component, function: Callable[..., Any], signature: inspect.Signature) -> None:

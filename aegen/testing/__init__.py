@@ -20,10 +20,14 @@ from aegen.testing.metrics import check_metric
 from aegen.testing.models import check_options
 from aegen.testing.objectives import check_objective
 from aegen.testing.samplers import check_sampler
+from aegen.testing.tools import check_command, check_dataset, check_exporter, check_tracker
 
 __all__ = [
     "check_architecture",
     "check_bottleneck",
+    "check_command",
+    "check_dataset",
+    "check_exporter",
     "check_features",
     "check_importer",
     "check_likelihood",
@@ -31,4 +35,5 @@ __all__ = [
     "check_objective",
     "check_options",
     "check_sampler",
+    "check_tracker",
 ]

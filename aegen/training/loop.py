@@ -133,7 +133,7 @@ class Trainer:
 
     def wants_labels(self) -> bool:
         """Whether the losses are told the classes."""
-        return "labels" in self.model.bottleneck.offers
+        return self.model.labelled
 
     def make_batches(
         self, *, augment: Augment | None = None, prepare: Callable[[Tensor], Tensor] = normalize
