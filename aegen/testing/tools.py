@@ -83,7 +83,6 @@ def check_exporter(cls: type[Exporter], **options: Any) -> None:
     made: Any = cls
     written, refused = 0, ""
     for model in models():
-        model.labels = None
         model.eval()
         exporter: Exporter = made(**options)
         with tempfile.TemporaryDirectory() as folder:
@@ -112,7 +111,9 @@ def check_exporter(cls: type[Exporter], **options: Any) -> None:
 
 def _header(model: Any) -> dict[str, Any]:
     """That of a checkpoint, of a model that has none."""
-    spec = RunSpec(Spec("mlp"), Spec("ae"), Spec("deterministic"), Spec("gaussian"))
+    spec = RunSpec(
+        arch=Spec("mlp"), objective=Spec("ae"), bottleneck=Spec("deterministic"), likelihood=Spec("gaussian")
+    )
     return {
         "spec": spec.to_dict(),
         "image": list(model.image),
