@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from aegen.contract import commands, outputs
-from aegen.data.image_rows import Rows
 from aegen.errors import PluginError
 from aegen.hooks import Hooks
 from aegen.protocols import Dataset, Exporter
@@ -24,6 +23,7 @@ from aegen.spec import Spec
 from aegen.testing.models import check_options, models
 
 _TOLERANCE = 1e-4
+_ENOUGH = 3  # models that were written: a graph takes seconds
 
 
 def check_command(function: Callable[..., Any]) -> None:
@@ -72,7 +72,7 @@ def check_dataset(cls: type[Dataset], **options: Any) -> None:
 def _pixels(rows: Any) -> torch.Tensor:
     """The first images, wherever they are kept."""
     some = torch.arange(min(64, len(rows)))
-    found: torch.Tensor = rows.take(some) if isinstance(rows, Rows) else rows[some]
+    found: torch.Tensor = rows[some]
     return found
 
 
@@ -106,6 +106,8 @@ def check_exporter(cls: type[Exporter], **options: Any) -> None:
             apart = max(exporter.parity(model, place, x).values())
             assert not apart <= _TOLERANCE, "parity() finds no difference from a model with other weights"
         written += 1
+        if written == _ENOUGH:
+            break
     assert written, f"it can write none of the models: {refused}"
 
 
@@ -118,7 +120,7 @@ def _header(model: Any) -> dict[str, Any]:
         "spec": spec.to_dict(),
         "image": list(model.image),
         "latent": list(model.latent_shape),
-        "data": {"fingerprint": "0" * 16, "classes": [], "count": 1, "train": 1},
+        "data": {"name": "digits", "count": 1, "classes": [], "fingerprint": ""},
         "plugins": {},
         "samplers": {},
         "versions": {},
