@@ -45,6 +45,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         "what an autoencoder is, how it is made and kept",
         [
             "autoencoder rundir pictures header foreign",
+            "places",
             "checkpoint",
         ],
     ),

@@ -25,7 +25,8 @@ from aegen.errors import RunError, UsageError, unwritable
 from aegen.messages import Say as Say
 from aegen.messages import silent as silent
 from aegen.model_spec import ModelSpec
-from aegen.rundir import begun_in, find_checkpoint, free_name, owner
+from aegen.places import resolve
+from aegen.rundir import begun_in, free_name, owner
 from aegen.settings import DataSettings, RunSpec
 from aegen.training.distributed import World, choose_device
 
@@ -166,7 +167,7 @@ def open_checkpoint(place: Path | str | None = None, *, device: str = "auto") ->
         UsageError: there is no such checkpoint, or it is damaged.
         PluginError: it needs a plugin that is not installed.
     """
-    path = find_checkpoint(Path(place) if place is not None else None)
+    path = resolve(place)
     file = Checkpoint(path)
     file.require_plugins(("architecture", "bottleneck", "likelihood"))
     about, where = file.model_spec, choose_device(device)
