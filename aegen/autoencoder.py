@@ -36,12 +36,15 @@ class Autoencoder(nn.Module):
     Attributes:
         image: the shape of the images.
         latent_shape: of one latent, `(D,)` or `(D, h, w)`.
+        any_size, factor: whether it takes images of other sizes, and of what their sides are multiples: see `Architecture`.
         labels: int64 (B,), classes of the images that are being encoded, where they are known; for bottlenecks that offer
             `labels`.
     """
 
     labels: Tensor | None = None
     architecture: type | None = None  # that made encoder and decoder, where it is known
+    any_size: bool = False
+    factor: int = 1
 
     def __init__(
         self,
@@ -192,6 +195,7 @@ def build_model(
     outputs.checked(nets, outputs.nets, encoder, decoder)
     model = Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
     model.architecture = type(nets)
+    model.any_size, model.factor = nets.any_size and len(latent_shape) == 3, nets.factor
     return model
 
 

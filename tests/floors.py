@@ -82,7 +82,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     (
         "the handle on a trained model, and what the commands do with it",
         [
-            "inference.arguments inference.concatenation inference.latents inference.loading",
+            "inference.arguments inference.concatenation inference.latents inference.loading inference.sizes",
             "inference.reading inference.samplers inference.statistics",
             "inference.model",
             "inference.sampling inference.reconstruction inference.exporting inference.importing",

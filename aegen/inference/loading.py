@@ -133,7 +133,8 @@ class Loaded:
         Raises:
             RunError: a pixel is not finite.
         """
-        for part in z.split(self.batch):
+        size = self.batch * math.prod(self.model.latent_shape) // max(1, z[0].numel()) if len(z) else self.batch
+        for part in z.split(max(1, min(self.batch, size))):
             images = self.model.decode(part.to(self.device, torch.float32)).mean.cpu()
             if not images.sum().isfinite():  # pixels are in [-1, 1], so that only NaN can do that
                 raise RunError(
