@@ -41,9 +41,12 @@ class Autoencoder(nn.Module):
         image: the shape of the images.
         latent_shape: of one latent, `(D,)` or `(D, h, w)`.
         labelled: whether the encoder or the bottleneck reads classes.
+        any_size, factor: whether it takes images of other sizes, and of what their sides are multiples: see `Architecture`.
     """
 
     architecture: type | None = None  # that made encoder and decoder, where it is known
+    any_size: bool = False
+    factor: int = 1
 
     def __init__(
         self,
@@ -254,6 +257,7 @@ def build_model(
     outputs.checked(nets, outputs.nets, encoder, decoder)
     model = Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
     model.architecture = type(nets)
+    model.any_size, model.factor = nets.any_size and len(latent_shape) == 3, nets.factor
     return model
 
 

@@ -36,6 +36,7 @@ from aegen.header import Origin
 from aegen.header import Unwritable as Unwritable
 from aegen.header import check as check
 from aegen.model_spec import ModelSpec
+from aegen.places import locate
 from aegen.rundir import ASKS, find_checkpoint, owner, told_paths
 from aegen.safetensors_file import OpenedFile
 from aegen.settings import RunSpec
@@ -484,6 +485,7 @@ def resumable(place: Path) -> Resumable:
         UsageError: there is no such run, or what is there is damaged.
         PluginError: it needs a package that is not installed.
     """
+    place = locate(place)
     if (place / "config.toml").is_file() and not any((place / "checkpoints").glob("*.safetensors")):
         try:
             spec = RunSpec.from_dict(native(parse_toml(read_text(place / "config.toml"))))

@@ -201,9 +201,13 @@ class Architecture(ABC):
     Attributes:
         map_options: options with which its latent is a feature map, the one that decides it first: `{"spatial": True, "depth": 2}`. Empty
             where it has no such choice. Objectives that usually have a map ask for them.
+        any_size: whether its nets take images of other sizes than its own, and latents of other sides; of an instance, since options decide.
+        factor: of what the sides of those must be multiples; a latent's are so many times smaller.
     """
 
     map_options: ClassVar[Mapping[str, Any]] = {}
+    any_size: bool = False
+    factor: int = 1
 
     @abstractmethod
     def encoder(self) -> nn.Module:

@@ -45,6 +45,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         "what an autoencoder is, how it is made and kept",
         [
             "autoencoder rundir pictures header foreign",
+            "places",
             "checkpoint",
             "sampler_file",
         ],
@@ -82,7 +83,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     (
         "the handle on a trained model, and what the commands do with it",
         [
-            "inference.arguments inference.concatenation inference.latents inference.loading",
+            "inference.arguments inference.concatenation inference.latents inference.loading inference.sizes",
             "inference.reading inference.samplers inference.statistics inference.latent_rows",
             "inference.model",
             "inference.sampling inference.reconstruction inference.exporting inference.importing",

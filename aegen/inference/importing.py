@@ -19,9 +19,9 @@ from aegen.errors import UsageError
 from aegen.factory import create
 from aegen.factory import load as load_class
 from aegen.header import note_of
-from aegen.inference import statistics
 from aegen.inference.loading import Output, Say, silent, undrawn
 from aegen.inference.samplers import ex_post, fit_sampler, tell_fallback, told_now_and_then
+from aegen.inference.statistics import measure
 from aegen.model_spec import ModelSpec
 from aegen.package_metadata import version_of
 from aegen.protocols import Imported, Importer
@@ -129,7 +129,7 @@ def _measured(
     image = about.image
     usual = {"size": [image.height, image.width], "channels": image.channels, "fit": about.fit, "white": about.white}
     train = load_data(DataSettings(**{**usual, **data}), {}, say).train
-    about = replace(about, statistics=statistics.measure(model, train))
+    about = replace(about, statistics=measure(model, train))
     name = ex_post(model)
     if name is None:
         return about, None

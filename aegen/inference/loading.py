@@ -25,7 +25,8 @@ from aegen.errors import RunError, UsageError, unwritable
 from aegen.messages import Say as Say
 from aegen.messages import silent as silent
 from aegen.model_spec import ModelSpec
-from aegen.rundir import begun_in, find_checkpoint, free_name, owner
+from aegen.places import resolve
+from aegen.rundir import begun_in, free_name, owner
 from aegen.settings import DataSettings, RunSpec
 from aegen.training.distributed import World, choose_device
 
@@ -139,7 +140,8 @@ class Loaded:
         Raises:
             RunError: a pixel is not finite.
         """
-        for part in z.split(self.batch):
+        size = self.batch * math.prod(self.model.latent_shape) // max(1, z[0].numel()) if len(z) else self.batch
+        for part in z.split(max(1, min(self.batch, size))):
             images = self.model.decode(part.to(self.device, torch.float32)).mean.cpu()
             if not images.sum().isfinite():  # pixels are in [-1, 1], so that only NaN can do that
                 raise RunError(
@@ -173,7 +175,7 @@ def open_checkpoint(place: Path | str | None = None, *, device: str = "auto") ->
         UsageError: there is no such checkpoint, or it is damaged.
         PluginError: it needs a plugin that is not installed.
     """
-    path = find_checkpoint(Path(place) if place is not None else None)
+    path = resolve(place)
     file = Checkpoint(path)
     file.require_model()
     file.require_plugins(("architecture", "bottleneck", "likelihood"))

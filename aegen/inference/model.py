@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from torch import Tensor
 
 import aegen.inference.latents as latents
 import aegen.inference.samplers as samplers
+import aegen.inference.sizes as sizes
 import aegen.inference.statistics as statistics
 from aegen.data.batches import normalize
 from aegen.errors import UsageError, listing
@@ -97,6 +99,16 @@ class Model(Loaded):
         return tuple(self.model.latent_shape)
 
     @property
+    def any_size(self) -> bool:
+        """Whether it takes images of other sizes than its own, and gives them: a net of convolutions whose latent is a map."""
+        return self.model.any_size
+
+    @property
+    def factor(self) -> int:
+        """How many times smaller the sides of a latent map are than those of its image, where it takes any size; else 1."""
+        return self.model.factor if self.any_size else 1
+
+    @property
     def classes(self) -> list[str]:
         """Names of the classes of the data that it was trained on, by label; empty where there are none."""
         return list(self.about.classes)
@@ -176,7 +188,8 @@ class Model(Loaded):
         """Images → Latent: `.mean` is the posterior mean, `.z` a draw from the posterior, `.codes` integers where it is discrete.
 
         Args:
-            x: (B, C, H, W) in [-1, 1].
+            x: (B, C, H, W) in [-1, 1]; of any size where the model takes any (`any_size`), the last row and column repeated until `factor`
+                divides the sides.
             labels: class of each image (B,), for a model that was told classes; without it finds them itself.
             seed: of the draw.
 
@@ -187,11 +200,12 @@ class Model(Loaded):
         self._check_images(x)
         seed = whole(seed, "seed", *SEEDS)
         parts = []
-        told = None if labels is None else self._labels(labels, len(x)).split(self.batch)
+        size = self._batch_of(x)
+        told = None if labels is None else self._labels(labels, len(x)).split(size)
         with self._seeded(seed):
-            for i, part in enumerate(x.split(self.batch)):
-                own = None if told is None else told[i]
-                parts.append(self.model.encode(part.to(self.device, torch.float32), own))
+            for i, part in enumerate(x.split(size)):
+                wide = sizes.padded(part.to(self.device, torch.float32), self.factor)
+                parts.append(self.model.encode(wide, None if told is None else told[i]))
             latent = joined(parts)
         return _Near(
             latent.z.to(x.device),
@@ -252,14 +266,36 @@ class Model(Loaded):
     # ------------------------------------------------------------------------------------------------ uses
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor, *, stochastic: bool = False, seed: int = 0) -> Tensor:
-        """Images (B, C, H, W) → what the model makes of them, by the posterior mean, or `stochastic` by a draw.
+    def reconstruct(
+        self, x: Tensor, *, stochastic: bool = False, seed: int = 0, tile: int | None = None, overlap: int | None = None
+    ) -> Tensor:
+        """Images (B, C, H, W) → what the model makes of them, by the posterior mean, or `stochastic` by a draw; of the same size.
+
+        Args:
+            tile: side of the tiles, in pixels, in which images are taken that do not fit into the memory at once; a multiple of `factor`.
+            overlap: of neighbouring tiles, which are blended there; a quarter of `tile` by default. What lies further from a seam than
+                the nets see is as without tiles.
 
         Raises:
             UsageError: as `encode`.
         """
-        latent = self.encode(x, seed=seed)
-        return self.decode(latent.z if stochastic else latent.mean)
+
+        def again(part: Tensor) -> Tensor:
+            latent = self.encode(part, seed=seed)
+            made = self.decode(latent.z if stochastic else latent.mean)
+            return made[:, :, : part.shape[2], : part.shape[3]]
+
+        if tile is None:
+            return again(x)
+        self._check_images(x)
+        sizes.require_any_size(self.model, self.path)
+        tile = whole(tile, "tile", 2 * self.factor)
+        tile -= tile % self.factor
+        shared = whole(tile // 4 if overlap is None else overlap, "overlap", 1, tile // 2)
+        shared += -shared % self.factor  # tiles then begin where the nets' own grid has a point
+        return sizes.tiled(sizes.padded(x.float(), self.factor), again, tile, min(shared, tile // 2))[
+            :, :, : x.shape[2], : x.shape[3]
+        ]
 
     @torch.no_grad()
     def sample(
@@ -329,6 +365,7 @@ class Model(Loaded):
             for start, end in zip(*ends.chunk(2), strict=True)
         ]
         frames = torch.cat(list(self.decode_batches(torch.cat(ways)))).to(a.device)
+        frames = frames[:, :, : a.shape[-2], : a.shape[-1]]
         return frames if a.ndim == 3 else frames.unflatten(0, (len(a), steps))
 
     @torch.no_grad()
@@ -346,7 +383,7 @@ class Model(Loaded):
             raise UsageError(f"kind is {quoted(kind)}, but takes pixel or nll")
         self._check_images(x)
         found = []
-        for part in x.float().split(self.batch):
+        for part in sizes.padded(x.float(), self.factor).split(self._batch_of(x)):
             latent = self.encode(part)
             if kind == "pixel":
                 error = ((self.decode(latent.mean) - part) / 2).square().flatten(1).mean(1)
@@ -397,13 +434,24 @@ class Model(Loaded):
         assert codes is not None, "a bottleneck that offers codes gives some"
         return tuple(codes.shape[1:])
 
+    def _batch_of(self, x: Tensor) -> int:
+        """How many of these images are encoded at a time: fewer of larger ones."""
+        return max(1, min(self.batch, self.batch * math.prod(self.image) // max(1, x[0].numel())))
+
     def _check_images(self, x: Tensor) -> None:
         wanted = f"(B, {_text(self.image)}) in [-1, 1]"
         if not dense(x):
             raise UsageError(
                 f"images are {described(x)}, but must be a tensor {wanted}", hint="model.read(paths) gives one"
             )
-        if tuple(x.shape[1:]) != tuple(self.image):
+        if (
+            x.ndim == 4
+            and x.shape[1] == self.image[0]
+            and tuple(x.shape[2:]) != self.image[1:]
+            and min(x.shape[2:]) > 0
+        ):
+            sizes.require_any_size(self.model, self.path)
+        elif tuple(x.shape[1:]) != tuple(self.image):
             hint = (
                 "a single image is x[None]"
                 if tuple(x.shape) == tuple(self.image)
@@ -423,7 +471,8 @@ class Model(Loaded):
 
     def _check_latents(self, z: Tensor) -> None:
         shape = tuple(self.latent_shape)
-        if not dense(z) or tuple(z.shape[1:]) != shape or not z.is_floating_point() or not len(z):
+        fits = dense(z) and (tuple(z.shape[1:]) == shape or (self.any_size and z.ndim == 4 and z.shape[1] == shape[0]))
+        if not fits or not z.is_floating_point() or not z.numel():
             raise UsageError(
                 f"latents are {described(z)}, but must be floating point (B, {_text(shape)})",
                 hint="model.lookup(codes) makes latents of codes" if "codes" in self.model.bottleneck.offers else "",

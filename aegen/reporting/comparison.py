@@ -13,6 +13,7 @@ from aegen.atomic import write_text
 from aegen.errors import AegenError, UsageError, did_you_mean, listing
 from aegen.evaluation import PROTOCOLS, evaluate, save
 from aegen.inference.loading import Output, Say, silent
+from aegen.places import locate
 from aegen.reporting import card, formats, sections
 from aegen.reporting.figures import Sights, look
 from aegen.reporting.merging import looked_at
@@ -77,7 +78,7 @@ def compare(
     if protocol is not None and protocol not in PROTOCOLS:
         hint = did_you_mean(protocol, PROTOCOLS) or f"protocols are {listing(PROTOCOLS)}"
         raise UsageError(f"unknown protocol {protocol!r}", hint=hint)
-    runs = read_runs([Path(place) for place in places])
+    runs = read_runs([locate(place) for place in places])
     if len(runs) < least:
         given = f"{len(runs)} run was given" if len(places) < least else "all of these are the same run"
         raise UsageError(f"{given}, but it takes {least} or more", hint="name another run")

@@ -29,6 +29,7 @@ from aegen.inference.samplers import fitted, tell_fallback
 from aegen.lock import Lock, held
 from aegen.messages import Say, silent
 from aegen.model_spec import LatentStatistics
+from aegen.places import locate
 from aegen.rundir import RunDir, begun_in, disk_error, find_checkpoint, refuse_existing
 from aegen.settings import DataSettings, RunSpec
 from aegen.spec import Spec
@@ -144,6 +145,7 @@ def train(
         plan = _going_on(resume, layers)
     else:
         resolved = resolve(layers)
+        init_from = None if init_from is None else locate(init_from)
         plan = Plan(resolved.spec, init_from, run_dir, force, usual_map=resolved.usual_map)
     with world(plan.spec.train.device) as here, ExitStack() as until:
         if here.device.type == "cpu":

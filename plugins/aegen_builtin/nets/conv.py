@@ -54,6 +54,9 @@ class Conv(Architecture):
                 deepest = math.ceil(math.log2(max(image.height, image.width)))
                 raise UsageError(f"--arch.depth {depth} is too deep for {image} images", hint=f"use at most {deepest}")
             self.sizes.append((-(-height // 2), -(-breadth // 2)))
+        # The way up doubles each side only if nothing was rounded on the way down.
+        self.factor = 2**depth
+        self.any_size = spatial and image.height % self.factor == 0 and image.width % self.factor == 0
 
     def encoder(self) -> nn.Module:
         """(B, C, H, W) → (B, fan_in), or (B, fan_in, h, w) if spatial."""
