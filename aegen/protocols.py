@@ -4,7 +4,7 @@
                                  Objective.turns() ─► [Turn]      turn.loss(model, x) ─► Outcome
                                  Sampler.fit(latents) or loss(latent, labels); sample(n) ─► latents ─► model.decode ─► Pixels
 
-Shapes: B batch, C image channels, H × W pixels, z the shape of one latent: `(D,)` or `(D, h, w)`.
+Shapes: B batch, C image channels, H × W pixels, z the shape of one latent: `(D,)`, `(D, n)` of tokens in a row, or `(D, h, w)`.
 Images are float32 in [-1, 1]. Losses are nats per image: summed over pixels and latent dimensions, averaged over
 the batch, so that beta = 1 is the bound itself and a mean over images does not depend on the batch size.
 
@@ -211,10 +211,14 @@ class Architecture(ABC):
 
     @abstractmethod
     def encoder(self) -> nn.Module:
+<<<<<<< HEAD
         """(B, C, H, W) → features, (B, fan_in) or (B, fan_in, h, w).
 
         One that reads classes says `forward(x, labels=None)`: int64 (B,), or None where they are not known.
         """
+=======
+        """(B, C, H, W) → features, (B, fan_in), (B, fan_in, n) of tokens in a row, or (B, fan_in, h, w)."""
+>>>>>>> modelspec
 
     @abstractmethod
     def decoder(self, latent: tuple[int, ...], fan_out: int) -> nn.Module:
@@ -248,7 +252,7 @@ class Bottleneck(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, features: Tensor) -> Latent:
-        """Features (B, fan_in) or (B, fan_in, h, w), float32 → Latent."""
+        """Features (B, fan_in), (B, fan_in, n) or (B, fan_in, h, w), float32 → Latent, whose z has the same positions."""
 
     def prior(self, n: int, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
         """`n` latents drawn from the prior, (n, *shape), if the bottleneck offers one."""

@@ -100,9 +100,9 @@ def nets(*found: Any) -> None:
 
 def features(found: Any, x: Tensor, fan_in: int) -> None:
     """What an encoder gave for images `x`."""
-    said = f"features (B, {fan_in}) or (B, {fan_in}, h, w)"
+    said = f"features (B, {fan_in}), (B, {fan_in}, n) or (B, {fan_in}, h, w)"
     hold(isinstance(found, Tensor), f"the encoder gave a {type(found).__name__}, not {said}")
-    good = found.ndim in (2, 4) and tuple(found.shape[:2]) == (len(x), fan_in)
+    good = found.ndim in (2, 3, 4) and tuple(found.shape[:2]) == (len(x), fan_in)
     hold(good, f"the encoder gave {_shape(found)} for {len(x)} images, not {said}")
     hold(found.is_floating_point(), f"the encoder gave features of {found.dtype}")
 
@@ -113,7 +113,7 @@ def latent(found: Any, given: Tensor, offers: Iterable[str]) -> None:
     count, spatial, offers = len(given), tuple(given.shape[2:]), set(offers)
     z = found.z
     good = isinstance(z, Tensor) and z.ndim >= 2 and len(z) == count and tuple(z.shape[2:]) == spatial
-    hold(good, f"z is {_shape(z)} for features {tuple(given.shape)}, not (B, D{', h, w' * bool(spatial)})")
+    hold(good, f"z is {_shape(z)} for features {tuple(given.shape)}, not (B, D{', n' if len(spatial) == 1 else ', h, w' * bool(spatial)})")
     _tensor(found.penalty, "the penalty", (count,), "(B,)")
     hold(
         "penalty" in offers or not bool(found.penalty.detach().any()),

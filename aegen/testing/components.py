@@ -34,7 +34,7 @@ def check_architecture(cls: type[Architecture], **options: Any) -> None:
         x = torch.rand(3, *image) * 2 - 1
         again = copy.deepcopy(encoder)  # state may move in training, such as that of a spectral norm
         features = encoder(x)
-        assert features.ndim in (2, 4), f"the encoder gave {features.ndim} dimensions"
+        assert features.ndim in (2, 3, 4), f"the encoder gave {features.ndim} dimensions"
         assert features.shape[:2] == (3, fan_in), f"the encoder gave {tuple(features.shape)}, not (3, {fan_in}, …)"
         decoder = nets.decoder(tuple(features.shape[1:]), fan_out)
         again = nn.Sequential(again, copy.deepcopy(decoder))
