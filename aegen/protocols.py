@@ -211,14 +211,10 @@ class Architecture(ABC):
 
     @abstractmethod
     def encoder(self) -> nn.Module:
-<<<<<<< HEAD
-        """(B, C, H, W) → features, (B, fan_in) or (B, fan_in, h, w).
+        """(B, C, H, W) → features, (B, fan_in), (B, fan_in, n) of tokens in a row, or (B, fan_in, h, w).
 
         One that reads classes says `forward(x, labels=None)`: int64 (B,), or None where they are not known.
         """
-=======
-        """(B, C, H, W) → features, (B, fan_in), (B, fan_in, n) of tokens in a row, or (B, fan_in, h, w)."""
->>>>>>> modelspec
 
     @abstractmethod
     def decoder(self, latent: tuple[int, ...], fan_out: int) -> nn.Module:
