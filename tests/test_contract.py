@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from aegen import Metric, Seen, registry, testing
+from aegen import Dataset, DataSettings, Exporter, Images, Metric, Seen, registry, testing
 from aegen.autoencoder import build_model, build_objective
 from aegen.combinations import expand
 from aegen.protocols import Architecture, Bottleneck, ImageShape, Latent, Objective, Outcome, Turn, Wrapper
@@ -234,3 +235,33 @@ def test_free_bits_need_charges_and_the_refusal_says_what_to_choose() -> None:
 @pytest.mark.parametrize("name", ["digits", "shapes"])
 def test_contract_of_a_data_set_that_needs_no_download(name: str) -> None:
     testing.check_dataset(registry.get("dataset", name))
+
+
+class Blind(Exporter):
+    """Says that everything is alike."""
+
+    suffix = ".txt"
+
+    def export(self, model: Any, path: Path, header: Any) -> list[Path]:
+        path.write_text("a model")
+        return [path]
+
+    def parity(self, model: Any, path: Path, x: torch.Tensor) -> dict[str, float]:
+        return {"decoder": 0.0}
+
+
+def test_the_contract_catches_an_exporter_that_compares_nothing() -> None:
+    with pytest.raises(AssertionError, match="finds no difference"):
+        testing.check_exporter(Blind)
+
+
+class Unsized(Dataset):
+    """Ignores the size."""
+
+    def load(self, settings: DataSettings) -> Images:
+        return Images(torch.zeros(3, 1, 8, 8, dtype=torch.uint8))
+
+
+def test_the_contract_catches_a_data_set_of_another_size() -> None:
+    with pytest.raises(AssertionError, match="16×16 were asked for"):
+        testing.check_dataset(Unsized)

@@ -113,7 +113,10 @@ def latent(found: Any, given: Tensor, offers: Iterable[str]) -> None:
     count, spatial, offers = len(given), tuple(given.shape[2:]), set(offers)
     z = found.z
     good = isinstance(z, Tensor) and z.ndim >= 2 and len(z) == count and tuple(z.shape[2:]) == spatial
-    hold(good, f"z is {_shape(z)} for features {tuple(given.shape)}, not (B, D{', n' if len(spatial) == 1 else ', h, w' * bool(spatial)})")
+    hold(
+        good,
+        f"z is {_shape(z)} for features {tuple(given.shape)}, not (B, D{', n' if len(spatial) == 1 else ', h, w' * bool(spatial)})",
+    )
     _tensor(found.penalty, "the penalty", (count,), "(B,)")
     hold(
         "penalty" in offers or not bool(found.penalty.detach().any()),
