@@ -84,15 +84,10 @@ def check_exporter(cls: type[Exporter], **options: Any) -> None:
     check_options(cls)
     made: Any = cls
     written, refused = 0, ""
-<<<<<<< HEAD
-    for model in models():
-        model.eval()
-=======
     for name in _NECKS:
         torch.manual_seed(0)
         spec = RunSpec(arch=_ARCH, objective=Spec("ae"), bottleneck=Spec(name), likelihood=Spec("gaussian"))
         model = build_model(spec.arch, spec.bottleneck, spec.likelihood, SMALL).eval()
->>>>>>> cmds
         exporter: Exporter = made(**options)
         with tempfile.TemporaryDirectory() as folder:
             place = Path(folder, f"model{exporter.suffix}")
