@@ -18,6 +18,7 @@ from aegen.errors import UsageError
 from aegen.factory import TooMuch, bounded, create, load, refuse_untyped, unvalued
 from aegen.model_spec import ModelSpec
 from aegen.nn.precision import at_least_float32
+from aegen.objective_name import ObjectiveName
 from aegen.protocols import (
     Architecture,
     Bottleneck,
@@ -301,8 +302,8 @@ def check_room(build: Callable[[], nn.Module], have: int | None = None) -> None:
     memory.require(2 * weights + rest, "training the model", _SMALLER, have)
 
 
-def objective_classes(name: str) -> list[tuple[str, type[Objective]]]:
-    """`"vae+adversarial"` → the classes, innermost first.
+def objective_classes(name: ObjectiveName) -> list[tuple[str, type[Objective]]]:
+    """The classes of its parts, innermost first.
 
     Raises:
         UsageError: a name is unknown, a wrapper stands first, or something that wraps nothing stands later.
@@ -321,14 +322,14 @@ def build_objective(spec: Spec, model: Autoencoder, *, size: int = 1) -> Objecti
     """
     known: dict[str, Any] = {"image": model.image, "latent": model.latent_shape, "size": size}
     objective: Objective | None = None
-    for (_, cls), part in zip(objective_classes(spec.name), objective_options(spec.name, spec.options), strict=True):
+    name = ObjectiveName.parse(spec.name)
+    classes = objective_classes(name)
+    for (_, cls), part in zip(classes, objective_options(name, spec.options), strict=True):
         prefix = "objective." if objective is None else f"objective.{short(part.name)}."
         extra = {} if objective is None else {"inner": objective}
         objective = create(cls, "objective", part, prefix, known | extra)
     assert objective is not None
-    check_needs(
-        f"objective {spec.name!r}", objective.needs, model.bottleneck, objective_classes(spec.name)[0][1].bottleneck
-    )
+    check_needs(f"objective {spec.name!r}", objective.needs, model.bottleneck, classes[0][1].bottleneck)
     found = objective.turns()
     outputs.checked(objective, outputs.turns, found, model)
     turns = [turn.name for turn in found]
@@ -346,7 +347,8 @@ def require_typed(spec: Spec) -> None:
     Raises:
         UsageError: naming the first that was not typed.
     """
-    for (_, cls), part in zip(objective_classes(spec.name), objective_options(spec.name, spec.options), strict=True):
+    name = ObjectiveName.parse(spec.name)
+    for (_, cls), part in zip(objective_classes(name), objective_options(name, spec.options), strict=True):
         refuse_untyped(cls, "objective", part)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from aegen import registry
 from aegen.descriptions import Description, describe, describe_all
 from aegen.errors import AegenError, PluginError, UsageError
+from aegen.objective_name import ObjectiveName
 from aegen.spec import Spec
 
 
@@ -21,19 +22,19 @@ def described(kind: str, name: str) -> Description:
     return describe(registry.find(kind, name))
 
 
-def expand(name: str) -> str:
-    """An objective's name with what stands for a combination written out: `vqgan` → `vq-vae+perceptual+adversarial`.
+def expand(name: ObjectiveName) -> ObjectiveName:
+    """The name with what stands for a combination written out: `vqgan` → `vq-vae+perceptual+adversarial`.
 
     Raises:
         UsageError: a name is unknown.
         PluginError: a name stands for itself, or what it stands for is not there.
     """
-    return "+".join(_expanded(name, ()))
+    return ObjectiveName(tuple(_expanded(name, ())))
 
 
-def _expanded(name: str, within: tuple[str, ...]) -> list[str]:
+def _expanded(name: ObjectiveName, within: tuple[str, ...]) -> list[str]:
     found: list[str] = []
-    for part in name.split("+"):
+    for part in name.parts:
         if part in within:
             way = " for ".join([*within, part])
             component = registry.find("objective", within[0])
@@ -44,8 +45,10 @@ def _expanded(name: str, within: tuple[str, ...]) -> list[str]:
             if not within:
                 raise
             component = registry.find("objective", within[-1])
-            raise PluginError(f"{component.who} stands for {name!r}, but {error}", hint=component.remedy) from error
-        found += _expanded(meant, (*within, part)) if meant else [part]
+            raise PluginError(
+                f"{component.who} stands for {str(name)!r}, but {error}", hint=component.remedy
+            ) from error
+        found += _expanded(ObjectiveName.parse(meant), (*within, part)) if meant else [part]
     return found
 
 
@@ -54,33 +57,35 @@ def short(part: str) -> str:
     return part.rpartition(":")[2] if registry.is_file(part) else part.rpartition("/")[2]
 
 
-def stack(name: str) -> list[tuple[str, Description]]:
-    """`"vae+adversarial"` → its parts, innermost first.
+def stack(name: ObjectiveName) -> list[tuple[str, Description]]:
+    """Its parts with their descriptions, innermost first.
 
     Raises:
         UsageError: a name is unknown, a wrapper stands first, or something that wraps nothing stands later.
     """
-    parts = [(part, described("objective", part)) for part in name.split("+")]
+    parts = [(part, described("objective", part)) for part in name.parts]
     first, *others = parts
     if first[1].wraps:
         raise UsageError(f"objective {first[0]!r} wraps another", hint=f"put one before it: vae+{name}")
     for part, told in others:
         if not told.wraps:
-            raise UsageError(f"{part!r} in objective {name!r} wraps nothing", hint=f"only wrappers follow {first[0]}+")
+            raise UsageError(
+                f"{part!r} in objective {str(name)!r} wraps nothing", hint=f"only wrappers follow {first[0]}+"
+            )
     if len({short(part) for part, _ in parts}) < len(parts):
-        raise UsageError(f"objective {name!r} names a part twice")
+        raise UsageError(f"objective {str(name)!r} names a part twice")
     for part, told in parts:  # options of a wrapper stand under its name, beside those of what it wraps
         for other in (short(wrapper) for wrapper, _ in others if wrapper != part):
             if any(option.name == other for option in told.options):
                 component = registry.find("objective", part)
-                message = f"option {other!r} of {component.who} has the name of the wrapper in {name!r}"
+                message = f"option {other!r} of {component.who} has the name of the wrapper in {str(name)!r}"
                 raise PluginError(message, hint=f"leave the wrapper out, or {component.remedy}")
     return parts
 
 
-def meant(name: str) -> list[tuple[str, Description]]:
+def meant(name: ObjectiveName) -> list[tuple[str, Description]]:
     """What a name as it was typed means: its parts, innermost first, then those that stand for several of them."""
-    short_for = [(part, told) for part in name.split("+") if (told := described("objective", part)).stands_for]
+    short_for = [(part, told) for part in name.parts if (told := described("objective", part)).stands_for]
     return [*stack(expand(name)), *short_for]
 
 
@@ -98,11 +103,10 @@ def require_usual(objective: str, kind: str, name: str) -> None:
         raise PluginError(message, hint=f"choose --{kind}, or {component.remedy}") from error
 
 
-def objective_options(name: str, options: Mapping[str, Any]) -> list[Spec]:
+def objective_options(name: ObjectiveName, options: Mapping[str, Any]) -> list[Spec]:
     """One Spec for each part of a stack: options of the innermost stand bare, a wrapper's under its short name."""
-    first, *wrappers = name.split("+")
-    own = {k: v for k, v in options.items() if k not in map(short, wrappers)}
-    return [Spec(first, own), *(Spec(w, dict(options.get(short(w), {}))) for w in wrappers)]
+    own = {k: v for k, v in options.items() if k not in map(short, name.wrappers)}
+    return [Spec(name.base, own), *(Spec(w, dict(options.get(short(w), {}))) for w in name.wrappers)]
 
 
 def combinations() -> list[dict[str, Any]]:
@@ -116,7 +120,7 @@ def combinations() -> list[dict[str, Any]]:
     describe_all(c for c in registry.components("objective"))
     for name in names:
         try:
-            told, first = described("objective", name), described("objective", expand(name).partition("+")[0])
+            told, first = described("objective", name), described("objective", expand(ObjectiveName((name,))).base)
         except AegenError:
             continue
         rows.append(
@@ -124,7 +128,9 @@ def combinations() -> list[dict[str, Any]]:
                 "objective": name,
                 "stands_for": told.stands_for,
                 "wraps": first.wraps,
-                "map": any(part.map_options is not None for _, part in meant(name)) if not first.wraps else False,
+                "map": any(part.map_options is not None for _, part in meant(ObjectiveName((name,))))
+                if not first.wraps
+                else False,
                 "bottleneck": "" if first.wraps else first.bottleneck,
                 "likelihood": "" if first.wraps else first.likelihood,
                 "goes_with": [neck for neck, has in offers.items() if first.needs <= has],
@@ -146,7 +152,7 @@ def _offers() -> dict[str, frozenset[str]]:
     return found
 
 
-def check_fit(objective: str, bottleneck: str) -> None:
+def check_fit(objective: ObjectiveName, bottleneck: str) -> None:
     """Refuse what makes no sense before anything is built; what only instances know is checked when they are.
 
     Raises:
@@ -155,7 +161,7 @@ def check_fit(objective: str, bottleneck: str) -> None:
     parts, neck = stack(objective), described("bottleneck", bottleneck)
     if neck.settled:
         needs = frozenset[str]().union(*(told.needs for _, told in parts))
-        meet(f"objective {objective!r}", needs, neck.title, neck.offers, parts[0][1].bottleneck)
+        meet(f"objective {str(objective)!r}", needs, neck.title, neck.offers, parts[0][1].bottleneck)
 
 
 def meet(who: str, needs: Iterable[str], bottleneck: str, offers: Iterable[str], usual: str = "") -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from aegen.data.dataset_names import dataset_name
 from aegen.descriptions import Description
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
 from aegen.filenames import native
+from aegen.objective_name import ObjectiveName
 from aegen.settings import COMPONENTS, FLAGS, RESUMABLE, SETTINGS, RunSpec, flatten, nest
 from aegen.spec import Option, check_options, options_of
 from aegen.untrusted import parse_toml, quoted, read_text
@@ -149,7 +150,22 @@ def merge(layers: Sequence[Layer]) -> tuple[dict[str, Any], dict[str, str]]:
     return values, origins
 
 
-def chosen(values: Mapping[str, Any]) -> dict[str, str]:
+@dataclass(frozen=True)
+class Names:
+    """What the components of a configuration are called; of an objective nothing is left that stands for several."""
+
+    arch: str
+    objective: ObjectiveName
+    bottleneck: str
+    likelihood: str
+    data: str
+
+    def text(self, key: str) -> str:
+        """As a configuration has it."""
+        return str(getattr(self, key))
+
+
+def chosen(values: Mapping[str, Any]) -> Names:
     """The names of the components that a table of values means; an objective says its bottleneck and likelihood.
 
     Raises:
@@ -160,18 +176,23 @@ def chosen(values: Mapping[str, Any]) -> dict[str, str]:
         name = values.get(f"{key}.name")
         if name is not None and not isinstance(name, str):
             raise UsageError(f"{key} is {quoted(name)}, but takes a name")
-    objective = expand(values.get("objective.name", DEFAULT_OBJECTIVE))
+    objective = expand(_objective(values))
     ((name, first), *_) = stack(objective)
     for kind in ("bottleneck", "likelihood"):
         if f"{kind}.name" not in values:
             require_usual(name, kind, getattr(first, kind))
-    return {
-        "arch": values.get("arch.name", DEFAULT_ARCH),
-        "objective": objective,
-        "bottleneck": values.get("bottleneck.name", first.bottleneck),
-        "likelihood": values.get("likelihood.name", first.likelihood),
-        "data": str(values.get("data.name", SETTINGS["data"]().name)),
-    }
+    return Names(
+        arch=values.get("arch.name", DEFAULT_ARCH),
+        objective=objective,
+        bottleneck=values.get("bottleneck.name", first.bottleneck),
+        likelihood=values.get("likelihood.name", first.likelihood),
+        data=str(values.get("data.name", SETTINGS["data"]().name)),
+    )
+
+
+def _objective(values: Mapping[str, Any]) -> ObjectiveName:
+    """As it was typed."""
+    return ObjectiveName.parse(values.get("objective.name", DEFAULT_OBJECTIVE))
 
 
 def suggestions(values: Mapping[str, Any]) -> list[Layer]:
@@ -183,21 +204,21 @@ def suggestions(values: Mapping[str, Any]) -> list[Layer]:
     names = chosen(values)
     return [
         (f"objective {name}", {f"train.{k}": v for k, v in told.suggests.items()} | _map(name, told, names, values))
-        for name, told in meant(values.get("objective.name", DEFAULT_OBJECTIVE))
+        for name, told in meant(_objective(values))
     ]
 
 
-def _map(name: str, objective: Description, names: Mapping[str, str], values: Mapping[str, Any]) -> dict[str, Any]:
+def _map(name: str, objective: Description, names: Names, values: Mapping[str, Any]) -> dict[str, Any]:
     """The options of a feature map, if the objective usually has one and the user did not choose a vector."""
-    architecture = described("architecture", names["arch"])
+    architecture = described("architecture", names.arch)
     if objective.map_options is None or not architecture.map_options:
         return {}
     switch, on = next(iter(architecture.map_options.items()))
     if _options(architecture)[switch].check(values.get(f"arch.{switch}", on), f"arch.{switch}") != on:
         return {}
     found = {f"arch.{k}": v for k, v in architecture.map_options.items()}
-    if names["bottleneck"] == stack(names["objective"])[0][1].bottleneck:
-        _check_map(name, objective.map_options, names["bottleneck"])
+    if names.bottleneck == stack(names.objective)[0][1].bottleneck:
+        _check_map(name, objective.map_options, names.bottleneck)
         found |= {f"bottleneck.{k}": v for k, v in objective.map_options.items()}
     return found
 
@@ -215,7 +236,7 @@ def _check_map(name: str, given: Mapping[str, Any], bottleneck: str) -> None:
         raise PluginError(f"map_options of {component.who}: {error.message}", hint=component.remedy) from error
 
 
-def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Component, dict[str, Option]]]:
+def component_options(names: Names) -> dict[str, tuple[registry.Component, dict[str, Option]]]:
     """Section (`arch`, `objective`, `objective.adversarial`, …) → its component and its options."""
     found = {}
     for key, kind in (
@@ -224,9 +245,9 @@ def component_options(names: Mapping[str, str]) -> dict[str, tuple[registry.Comp
         ("likelihood", "likelihood"),
         ("data", "dataset"),
     ):
-        name = dataset_name(names[key]) if key == "data" else names[key]
+        name = dataset_name(names.data) if key == "data" else names.text(key)
         found[key] = registry.find(kind, name), _options(described(kind, name))
-    for i, (name, told) in enumerate(stack(names["objective"])):
+    for i, (name, told) in enumerate(stack(names.objective)):
         section = f"objective.{short(name)}" if i else "objective"
         found[section] = registry.find("objective", name), _options(told)
     return found
@@ -246,8 +267,7 @@ def resolve(layers: Sequence[Layer], *, suggest: bool = True) -> Resolved:
     for key in values:
         _check_key(key, values[key], origins[key])
     names = chosen(values)
-    typed = values.get("objective.name", DEFAULT_OBJECTIVE)
-    usual = [name for name, told in meant(typed) if told.map_options is not None]
+    usual = [name for name, told in meant(_objective(values)) if told.map_options is not None]
     values, origins = merge([*(suggestions(values) if suggest else []), *layers])
     sections = component_options(names)
     tables = nest(values)
@@ -255,7 +275,7 @@ def resolve(layers: Sequence[Layer], *, suggest: bool = True) -> Resolved:
     full: dict[str, Any] = {}
     for key in COMPONENTS:
         given = {k: v for k, v in tables.get(key, {}).items() if k != "name"}
-        full[key] = {"name": names[key], **_component(key, names[key], given, sections, labels)}
+        full[key] = {"name": names.text(key), **_component(key, names, given, sections, labels)}
     for key, settings in SETTINGS.items():
         own = options_of(settings)
         given = tables.get(key, {})
@@ -273,7 +293,7 @@ def resolve(layers: Sequence[Layer], *, suggest: bool = True) -> Resolved:
     if len(full["train"]["betas"]) != 2:
         raise UsageError(f"train.betas is {full['train']['betas']}, but takes two numbers")
     spec = RunSpec.from_dict({k: {n: v for n, v in t.items() if v is not None} for k, t in full.items()}, typed=True)
-    check_fit(names["objective"], names["bottleneck"])
+    check_fit(names.objective, names.bottleneck)
     every = flatten(spec.to_dict())
     return Resolved(spec, {k: origins.get(k, "default") for k in every}, usual[-1] if usual else "")
 
@@ -299,15 +319,15 @@ def _check_key(key: str, value: Any, origin: str) -> None:
 
 def _component(
     key: str,
-    name: str,
+    names: Names,
     given: Mapping[str, Any],
     sections: Mapping[str, tuple[registry.Component, dict[str, Option]]],
     labels: Mapping[str, str],
 ) -> dict[str, Any]:
     """Checked options of one component; those of an objective's wrappers are nested under their names."""
     if key != "objective":
-        return check_options(sections[key][1], given, f"{key}.", f"{sections[key][0].kind} {name}", labels)
-    first, *wrappers = objective_options(name, given)
+        return check_options(sections[key][1], given, f"{key}.", f"{sections[key][0].kind} {names.text(key)}", labels)
+    first, *wrappers = objective_options(names.objective, given)
     checked = check_options(sections["objective"][1], first.options, "objective.", f"objective {first.name}", labels)
     for part in wrappers:
         section = f"objective.{short(part.name)}"
@@ -327,14 +347,14 @@ def merge_resume(saved: RunSpec, layers: Sequence[Layer]) -> RunSpec:
     values, origins = merge(layers)
     for part in COMPONENTS:  # first, or the options of one component are read as another's
         name = f"{part}.name"
-        if name == "objective.name" and name in values:
-            values[name] = expand(values[name])
+        if name == "objective.name" and isinstance(values.get(name), str):
+            values[name] = str(expand(_objective(values)))
         if name in values and values[name] != before[name]:
             raise _fixed(name, values[name], before[name], origins[name])
     if (
         "data.name" in values
     ):  # a set of another kind has other options, and other images, which its fingerprint will tell
-        _, known = component_options({**chosen(before), "data": str(values["data.name"])})["data"]
+        _, known = component_options(replace(chosen(before), data=str(values["data.name"])))["data"]
         own = (*options_of(SETTINGS["data"]), *known)
         before = {k: v for k, v in before.items() if not k.startswith("data.") or k.removeprefix("data.") in own}
     # What today's aegen suggests is not that run's.

@@ -20,6 +20,7 @@ from typing import Any
 
 from aegen import package_metadata, signals
 from aegen.errors import PluginError, UsageError, did_you_mean, listing
+from aegen.objective_name import ObjectiveName
 from aegen.tracebacks import raised_at, said
 from aegen.untrusted import quoted
 
@@ -161,7 +162,7 @@ _typed_files: set[str] = set()
 def trust(name: str) -> None:
     """Allow `name` (`./mine.py:Mine`) to be run. Called with what the user typed, never with what a file says."""
     allow(name)
-    for part in name.split("+"):
+    for part in ObjectiveName.parse(name).parts:
         if is_file(part):
             _trusted_files.add(part)
 

@@ -38,6 +38,7 @@ from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
 from aegen.factory import load as load_class
 from aegen.nn.importance import importance_nll
+from aegen.objective_name import ObjectiveName
 from aegen.settings import DataSettings
 from aegen.spec import options_of
 
@@ -62,7 +63,7 @@ def options(name: str) -> str:
     """Net and objective of a row, and ten latent dimensions, where a vector's bottleneck counts in dimensions."""
     if has_map(name):
         return f"{MAP_NET} --objective {name}"
-    neck = objective_classes(expand(name))[0][1].bottleneck
+    neck = objective_classes(expand(ObjectiveName.parse(name)))[0][1].bottleneck
     dim = f" --latent-dim {DIM}" if "dim" in options_of(load_class("bottleneck", neck, Bottleneck)) else ""
     return f"{NET} --objective {name}{dim}"
 

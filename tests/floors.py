@@ -18,7 +18,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         "errors, what comes from outside, several processes, files that are whole or not there",
         [
             "errors collectives atomic threads untrusted accumulation filenames safetensors_file messages signals "
-            "caches intervals energy_distance",
+            "caches intervals energy_distance objective_name",
             "schedules noise tracebacks memory lock signing nn.precision",
         ],
     ),

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from aegen import registry
 from aegen.autoencoder import Autoencoder, build_model, build_objective
+from aegen.objective_name import ObjectiveName
 from aegen.protocols import ImageShape, Objective, Turn
 from aegen.spec import Spec
 from aegen.training.turns import reduce
@@ -130,11 +131,11 @@ def test_a_wrapper_cannot_stand_first_nor_a_plain_objective_later() -> None:
     from aegen.errors import UsageError
 
     with pytest.raises(UsageError, match="wraps another"):
-        objective_classes("adversarial")
+        objective_classes(ObjectiveName.parse("adversarial"))
     with pytest.raises(UsageError, match="wraps nothing"):
-        objective_classes("vae+ae")
+        objective_classes(ObjectiveName.parse("vae+ae"))
     with pytest.raises(UsageError, match="twice"):
-        objective_classes("vae+adversarial+adversarial")
+        objective_classes(ObjectiveName.parse("vae+adversarial+adversarial"))
 
 
 def test_the_critic_is_one_of_the_objectives_own_parts() -> None:

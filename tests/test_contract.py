@@ -13,6 +13,7 @@ from torch import nn
 from aegen import Dataset, DataSettings, Exporter, Images, Metric, Seen, registry, testing
 from aegen.autoencoder import build_model, build_objective
 from aegen.combinations import expand
+from aegen.objective_name import ObjectiveName
 from aegen.protocols import Architecture, Bottleneck, ImageShape, Latent, Objective, Outcome, Turn, Wrapper
 from aegen.spec import Spec
 
@@ -41,7 +42,7 @@ BUILTIN = [c for kind in CHECKS for c in registry.components(kind) if c.builtin]
 def test_contract(component: registry.Component) -> None:
     cls = registry.load(component)
     if component.kind == "objective" and cls.stands_for:
-        assert expand(component.name) == expand(cls.stands_for)
+        assert expand(ObjectiveName((component.name,))) == expand(ObjectiveName.parse(cls.stands_for))
         return
     if (component.kind, component.name) == ("objective", "perceptual"):
         return  # it needs weights; tests/test_wrappers.py holds it to the contract with random ones

@@ -16,6 +16,7 @@ from test_startup import run
 from aegen import caches, combinations, descriptions, registry
 from aegen.descriptions import Description, describe
 from aegen.factory import load
+from aegen.objective_name import ObjectiveName
 from aegen.protocols import Bottleneck, Objective
 
 CODE = """
@@ -261,7 +262,7 @@ def test_a_refusal_by_description_is_the_refusal_by_the_instances() -> None:
     from aegen.spec import Spec
 
     with pytest.raises(UsageError) as early:
-        combinations.check_fit("vae", "deterministic")
+        combinations.check_fit(ObjectiveName.parse("vae"), "deterministic")
     model = build_model(Spec("mlp", {"hidden": [4]}), Spec("deterministic"), Spec("gaussian"), ImageShape(1, 8, 8))
     with pytest.raises(UsageError) as late:
         build_objective(Spec("vae"), model)

@@ -27,6 +27,7 @@ from aegen.combinations import combinations, expand
 from aegen.data.source import Data
 from aegen.errors import UsageError
 from aegen.hooks import Hooks
+from aegen.objective_name import ObjectiveName
 from aegen.protocols import ImageShape
 from aegen.rundir import RunDir
 from aegen.settings import RunSpec, TrainSettings
@@ -71,7 +72,7 @@ def pairs() -> list[Pair]:
 
 
 def parts(objective: str, neck: str) -> tuple[Spec, Spec]:
-    name = expand(objective)
+    name = str(expand(ObjectiveName.parse(objective)))
     registry.trust(f"{__file__}:Brightness")
     seen = {"perceptual": {"features": f"{__file__}:Brightness"}} if "perceptual" in name else {}
     return Spec(name, seen), Spec(neck, SMALL.get(neck, {}))

@@ -25,6 +25,7 @@ from aegen.data.source import Data, located, options_without_word, without_word
 from aegen.errors import UsageError
 from aegen.filenames import native, portable
 from aegen.inference.loading import check_fits
+from aegen.objective_name import ObjectiveName
 from aegen.package_metadata import version_of
 from aegen.protocols import Objective
 from aegen.rundir import ASKS, BEGUN, FIRST, RUNS, RunDir, disk_error, sealed_paths, told_paths
@@ -107,8 +108,9 @@ def open_run(
 
 def run_name(spec: RunSpec) -> str:
     """What a run is called unless it is told: architecture, objective, a bottleneck that is not the objective's own, data."""
-    parts = [short(spec.arch.name), "+".join(short(part) for part in spec.objective.name.split("+"))]
-    if spec.bottleneck.name != stack(spec.objective.name)[0][1].bottleneck:
+    objective = ObjectiveName.parse(spec.objective.name)
+    parts = [short(spec.arch.name), str(ObjectiveName(tuple(map(short, objective.parts))))]
+    if spec.bottleneck.name != stack(objective)[0][1].bottleneck:
         parts.append(short(spec.bottleneck.name))
     name = spec.data.name
     # Of a folder, what follows a dot is no ending.
@@ -215,7 +217,7 @@ def header_of(spec: RunSpec, model: Autoencoder, data: Data, fingerprint: str, k
         ("architecture", spec.arch.name),
         ("bottleneck", spec.bottleneck.name),
         ("likelihood", spec.likelihood.name),
-        *(("objective", name) for name in spec.objective.name.split("+")),
+        *(("objective", name) for name in ObjectiveName.parse(spec.objective.name).parts),
         ("dataset", kind or dataset_name(spec.data.name)),
         *(("tracker", name) for name in spec.log.trackers),
     ]
