@@ -86,7 +86,7 @@ def test_one_command_then_all_the_others_without_naming_a_checkpoint(aegen: Aege
     assert done.out.splitlines()[1] == "samples    runs/mlp-vae-digits/samples.png"
     run = tmp_path / "runs/mlp-vae-digits"
     assert {p.name for p in run.iterdir()} == {
-        "checkpoints", "config.toml", "environment.json", "metrics.jsonl", "samples", "samples.png"
+        "checkpoints", "config.toml", "environment.json", "metrics.jsonl", "samples", "samplers", "samples.png"
     }  # fmt: skip
     assert (tmp_path / "runs/latest").resolve() == run.resolve()
     assert aegen("sample", "-n", 5).worked().out == "samples.png\n"
