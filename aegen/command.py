@@ -48,7 +48,7 @@ import aegen.cli.options as lines
 from aegen import registry
 from aegen.cli.help_format import page
 from aegen.cli.options import Device, Force, Json, Seed, checked
-from aegen.cli.render import Display, number, say, table, tell, tell_files, tell_json
+from aegen.cli.render import number, say, table, tell, tell_files, tell_json
 from aegen.contract.commands import MARK
 from aegen.errors import PluginError
 from aegen.spec import Range
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
     from torch import Tensor
 
+    from aegen.cli.progress import Display
     from aegen.inference import Model as Handle
 
 __all__ = [
@@ -94,6 +95,16 @@ __all__ = [
     "tell_json",
     "usual",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What is seldom needed, and would slow every `--help`."""
+    if name == "Display":
+        from aegen.cli.progress import Display
+
+        return Display
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 _Parameters = list[inspect.Parameter]

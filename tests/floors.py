@@ -126,10 +126,11 @@ FLOORS: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "the command kit and the core's own commands; `render.py` alone imports rich",
+        "the command kit and the core's own commands; `render` and `progress` alone import rich",
         [
             "cli.text_width cli.help_format cli.options",
             "cli.render",
+            "cli.progress",
             "command cli.builtin_commands",
             "cli.app",
             "cli.train cli.evaluate cli.list_plugins",
