@@ -233,7 +233,10 @@ class Sequential(Architecture):
                 again = _shapes("arch.decoder", layers, (latent[0], *wide[1:]))[-1]
             except UsageError:
                 return False
-            if wide[1:] != (latent[1] + down, latent[2] + right) or again[1:] != (height + down * by, width + right * by):
+            if wide[1:] != (latent[1] + down, latent[2] + right) or again[1:] != (
+                height + down * by,
+                width + right * by,
+            ):
                 return False
         return True
 
