@@ -29,6 +29,7 @@ from aegen.data.batches import normalize
 from aegen.data.image_rows import Pictures
 from aegen.data.source import Data
 from aegen.errors import UsageError, counted
+from aegen.header import versioned
 from aegen.inference.loading import Loaded
 from aegen.settings import DataSettings
 from aegen.training.distributed import World
@@ -56,8 +57,8 @@ class _RowsFile(Checkpoint):
     header: _Note  # type: ignore[assignment]
 
     @staticmethod
-    def _validated(raw: Any) -> Any:
-        return _note_type().validate_python(raw)
+    def _read(text: str) -> Any:
+        return _note_type().validate_python(versioned(text, FORMAT))
 
 
 def latent_rows(loaded: Loaded, data: Data, settings: DataSettings, here: World, tell: Tell) -> Data:

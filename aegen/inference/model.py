@@ -255,7 +255,9 @@ class Model(Loaded):
             )
         shape, books = self._codes_shape, list(neck.codebooks)
         fits = dense(codes) and not codes.is_floating_point() and not codes.is_complex()
-        if not fits or codes.ndim != 1 + len(shape) or tuple(codes.shape[1:]) != shape:
+        fixed = len(shape) - 2 if self.any_size else len(shape)  # of images of other sizes there are other maps
+        fits = fits and codes.ndim == 1 + len(shape) and tuple(codes.shape[1 : 1 + fixed]) == shape[:fixed]
+        if not fits or (self.any_size and not codes.numel()):
             raise UsageError(f"codes are {described(codes)}, but the model's are integers (B, {_text(shape)})")
         sizes = torch.tensor(books).view(1, -1, *[1] * (len(shape) - 1)) if len(books) > 1 else torch.tensor(books[0])
         given = codes.cpu().long()
@@ -293,9 +295,8 @@ class Model(Loaded):
         tile -= tile % self.factor
         shared = whole(tile // 4 if overlap is None else overlap, "overlap", 1, tile // 2)
         shared += -shared % self.factor  # tiles then begin where the nets' own grid has a point
-        return sizes.tiled(sizes.padded(x.float(), self.factor), again, tile, min(shared, tile // 2))[
-            :, :, : x.shape[2], : x.shape[3]
-        ]
+        shared = min(shared, tile // 2 // self.factor * self.factor)
+        return sizes.tiled(sizes.padded(x.float(), self.factor), again, tile, shared)[:, :, : x.shape[2], : x.shape[3]]
 
     @torch.no_grad()
     def sample(
@@ -374,7 +375,8 @@ class Model(Loaded):
 
         Args:
             kind: `pixel`, the mean squared error of the reconstruction by the posterior mean, with pixels in [0, 1]; `nll`,
-                -log p(x|z) at the posterior mean and what the bottleneck charges, in nats an image.
+                -log p(x|z) at the posterior mean and what the bottleneck charges, in nats an image, of all pixels that the nets are given:
+                where `factor` does not divide a side, its last ones are repeated, and count.
 
         Raises:
             UsageError: as `encode`; an unknown kind.
@@ -383,13 +385,15 @@ class Model(Loaded):
             raise UsageError(f"kind is {quoted(kind)}, but takes pixel or nll")
         self._check_images(x)
         found = []
-        for part in sizes.padded(x.float(), self.factor).split(self._batch_of(x)):
+        for part in x.float().split(self._batch_of(x)):
             latent = self.encode(part)
             if kind == "pixel":
-                error = ((self.decode(latent.mean) - part) / 2).square().flatten(1).mean(1)
+                made = self.decode(latent.mean)[:, :, : part.shape[2], : part.shape[3]]
+                error = ((made - part) / 2).square().flatten(1).mean(1)
             else:
                 pixels = self.model.decode(latent.mean.to(self.device))
-                error = (pixels.nll(part.to(self.device)) + latent.penalty.to(self.device)).to(part.device)
+                wide = sizes.padded(part.to(self.device), self.factor)
+                error = (pixels.nll(wide) + latent.penalty.to(self.device)).to(part.device)
             found.append(error)
         return torch.cat(found)
 
