@@ -15,12 +15,11 @@ import aegen.inference.latents as latents
 import aegen.inference.samplers as samplers
 import aegen.inference.sizes as sizes
 import aegen.inference.statistics as statistics
-from aegen.data.batches import normalize
 from aegen.errors import UsageError, listing
 from aegen.inference.arguments import SEEDS, dense, in_python, paths_of, whole
 from aegen.inference.coding import Coder
 from aegen.inference.loading import open_checkpoint
-from aegen.inference.reading import find_images, read_images
+from aegen.inference.reading import find_images, read_in_batches, stacked
 from aegen.messages import silent
 from aegen.model_spec import LatentStatistics
 from aegen.protocols import Sampler
@@ -109,37 +108,42 @@ class Model(Coder):
 
     # ------------------------------------------------------------------------------------------------ images
 
-    def read(self, paths: str | Path | Iterable[str | Path]) -> Tensor:
+    def read(self, paths: str | Path | Iterable[str | Path], size: sizes.Size | None = None) -> Tensor:
         """Image files, folders and globs → (N, C, H, W) in [-1, 1], brought to the model's shape as by every command, in order.
 
         What is left out or cannot be read in a folder is said in a warning of the log "aegen".
 
-        Raises:
-            UsageError: a file that was named cannot be read, or there is none.
-        """
-        return torch.cat(list(self.read_batches(paths)))
+        Args:
+            size: another than the model's, where it takes any (`any_size`): pixels a side, (height, width), or `own`, that of the files, which
+                must then be of one.
 
-    def read_batches(self, paths: str | Path | Iterable[str | Path], batch: int | None = None) -> Iterator[Tensor]:
+        Raises:
+            UsageError: a file that was named cannot be read, or there is none; it takes no such size.
+        """
+        parts = list(self.read_batches(paths, size=size))
+        with in_python():
+            return stacked([image for part in parts for image in part]) if size == sizes.OWN else torch.cat(parts)
+
+    def read_batches(
+        self, paths: str | Path | Iterable[str | Path], batch: int | None = None, size: sizes.Size | None = None
+    ) -> Iterator[Tensor]:
         """The images of `read` in batches (B, C, H, W), for more than fit into memory.
 
         Args:
-            batch: images in each but the last.
+            batch: images in each but the last; fewer where their sizes change, if they are read in their `own`.
+            size: as `read`.
 
         Raises:
             UsageError: as `read`.
         """
         batch = None if batch is None else whole(batch, "batch", 1)
+        with in_python():
+            wanted = sizes.require(self.model, self.path, size)
         places = paths_of(paths)
         if not places:
             raise UsageError("no image was named", hint="give files, folders or globs")
-        sources, size, any_read = find_images([str(place) for place in places]), batch or self.batch, False
-        for start in range(0, len(sources), size):
-            part = sources[start : start + size]
-            last = start + size >= len(sources)
-            good, pixels = read_images(part, self, silent, any_will_do=any_read or not last)
-            if good:
-                any_read = True
-                yield normalize(pixels)
+        sources = find_images([str(place) for place in places])
+        yield from (x for _, x in read_in_batches(sources, self, silent, batch or self.batch, wanted))
 
     # ------------------------------------------------------------------------------------------------ uses
 
@@ -182,6 +186,7 @@ class Model(Coder):
         sampler: str | None = None,
         label: str | int | None = None,
         seed: int = 0,
+        size: sizes.Size | None = None,
         **options: Any,
     ) -> Tensor:
         """`n` new images (n, C, H, W) in [-1, 1]; the same seed gives the same images.
@@ -190,12 +195,13 @@ class Model(Coder):
             sampler: its name; by default the one that was fitted when training ended, else the prior. One that is not fitted yet is fitted
                 on the run's training images, for this handle alone; one that is trained must have been, by `aegen fit-sampler`.
             label: class that they are to be of, by name or number, for a model that was told classes.
+            size: of the images, another than the model's where it takes any and the sampler is fitted to no size, as the prior is.
             options: of the sampler.
 
         Raises:
             UsageError: the sampler does not fit the model, or the model knows no such class; `n` is less than 1.
         """
-        return torch.cat(list(self.sample_batches(n, sampler, label, seed, **options)))
+        return torch.cat(list(self.sample_batches(n, sampler, label, seed, size, **options)))
 
     @torch.no_grad()
     def sample_batches(
@@ -204,6 +210,7 @@ class Model(Coder):
         sampler: str | None = None,
         label: str | int | None = None,
         seed: int = 0,
+        size: sizes.Size | None = None,
         **options: Any,
     ) -> Iterator[Tensor]:
         """The images of `sample`, in batches (B, C, H, W)."""
@@ -212,10 +219,12 @@ class Model(Coder):
             raise UsageError(f"sampler is {quoted(sampler)}, but must be a name")
         told = None if label is None else str(label)
         with in_python():
+            wanted = samplers.size_to_draw(self, size)
             for z in samplers.draw_latents(
-                self, n, sampler=sampler, options=options, label=told, seed=seed, prepare=self._prepare
+                self, n, sampler=sampler, options=options, label=told, seed=seed, prepare=self._prepare, size=wanted
             ):
-                yield from self.decode_batches(z)
+                for images in self.decode_batches(z):
+                    yield images if wanted is None else images[:, :, : wanted[0], : wanted[1]]
 
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 12, method: str = "lerp") -> Tensor:
