@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from aegen import caches, checkpoint
+from aegen import caches, checksummed
 from aegen.checkpoint import Checkpoint
 from aegen.data.batches import normalize
 from aegen.data.image_rows import Pictures
@@ -152,6 +152,6 @@ def _write(place: Path, rows: Tensor, most: float) -> None:
         return
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write(place, {"rows": rows}, json.dumps({"format": FORMAT}), _RowsFile.entry)
+        checksummed.write(place, {"rows": rows}, json.dumps({"format": FORMAT}), _RowsFile.entry)
         others = (path for path in place.parent.glob("*.safetensors") if len(path.stem) == 32 and path != place)
         caches.tidy(others, most - rows.nbytes)
