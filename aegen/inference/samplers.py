@@ -98,6 +98,16 @@ def draw_latents(
     yield from draw_from(loaded, drawer, count, wanted=wanted, seed=seed)
 
 
+def require_drawable(loaded: Loaded, name: str) -> None:
+    """See, before minutes of work, that a sampler goes with the model, and was trained if it must be.
+
+    Raises:
+        UsageError: it does not, or was not; there is no such sampler.
+    """
+    if build_sampler(Spec(name, {}), loaded.model).learns and _found(loaded, name, {}) is None:
+        raise _untrained(loaded, name, {})
+
+
 def require_room(loaded: Loaded, count: int, more: int = 0) -> None:
     """See that so many latents, which are drawn at once, and `more` bytes fit into the memory.
 
