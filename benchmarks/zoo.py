@@ -37,6 +37,7 @@ from aegen.combinations import combinations, expand, meant
 from aegen.data.batches import normalize
 from aegen.data.source import Data, load_data
 from aegen.factory import load as load_class
+from aegen.inference.samplers import fitted
 from aegen.nn.importance import importance_nll
 from aegen.objective_name import ObjectiveName
 from aegen.settings import DataSettings
@@ -158,7 +159,7 @@ def measure(run: Path, data: Data, net: nn.Sequential, real: Tensor) -> dict[str
             torch.manual_seed(0)
             found["nll"] = float(importance_nll(model, x[:1000], samples=100, chunk=20).mean())
     samplers = ["prior"] if "prior" in model.bottleneck.offers else []
-    if header.get("encodes", True) and "mixture" in header["samplers"]:
+    if header.get("encodes", True) and "mixture" in fitted(loaded):
         samplers.append("mixture")
     for sampler in samplers:
         images = torch.cat(list(loaded.sample_batches(COUNT, sampler=sampler)))

@@ -36,7 +36,7 @@ from aegen.filenames import portable
 from aegen.inference.loading import Output, Say, silent
 from aegen.inference.model import Model
 from aegen.inference.model import load as load_model
-from aegen.inference.samplers import default_sampler, draw_latents
+from aegen.inference.samplers import default_sampler, draw_latents, require_drawable
 from aegen.protocols import Metric, Objective
 from aegen.rundir import owner, reason
 from aegen.settings import PARTS, DataSettings
@@ -354,6 +354,8 @@ def _subject(
     sampler = rules.sampler or default_sampler(loaded)
     drawable = "prior" in there or _ENCODER in there
     know(_SAMPLER, drawable, f"sampler {sampler} cannot draw from this model")
+    if drawable and any(isinstance(metric, Metric) and _SAMPLER in metric.needs for metric in chosen.values()):
+        require_drawable(loaded, sampler)
     return Subject(loaded, objective, images, rules, space, sampler, there), missing
 
 

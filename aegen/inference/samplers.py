@@ -131,6 +131,16 @@ def _of_any_size(loaded: Loaded, name: str, options: dict[str, Any], shape: tupl
     return build_sampler(Spec(name, options_as_checked(name, options)), loaded.model, shape)
 
 
+def require_drawable(loaded: Loaded, name: str) -> None:
+    """See, before minutes of work, that a sampler goes with the model, and was trained if it must be.
+
+    Raises:
+        UsageError: it does not, or was not; there is no such sampler.
+    """
+    if build_sampler(Spec(name, {}), loaded.model).learns and _found(loaded, name, {}) is None:
+        raise _untrained(loaded, name, {})
+
+
 def require_room(loaded: Loaded, count: int, more: int = 0, shape: tuple[int, ...] | None = None) -> None:
     """See that so many latents, which are drawn at once, and `more` bytes fit into the memory.
 

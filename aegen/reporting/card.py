@@ -93,10 +93,9 @@ def known_limits(run: Run, seen: Sights) -> list[str]:
         found.append(f"It cannot be used: {run.trouble}.")
     if seen.offers and "prior" not in seen.offers:
         found.append("It has no prior; samples come from a density that was fitted to its latents after training.")
-    elif len(seen.samples) > 1:
-        own = next(iter(seen.samples))
+    elif seen.usual not in ("", "prior"):
         found.append(
-            f"By default its samples come from a {own} fitted to its latents after training; "
+            f"By default its samples come from a {seen.usual} fitted to its latents after training; "
             "straight from the prior they are usually poorer, as both pictures show."
         )
     if seen.active and seen.active[0] < seen.active[1]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,10 @@ from aegen import evaluation, registry
 from aegen.atomic import write_text
 from aegen.errors import AegenError, UsageError, did_you_mean, listing
 from aegen.evaluation import PROTOCOLS, evaluate, save
+from aegen.evaluation.protocol import protocol as protocol_of
+from aegen.inference import load
 from aegen.inference.loading import Output, Say, silent
+from aegen.inference.samplers import require_drawable
 from aegen.places import locate
 from aegen.reporting import card, formats, sections
 from aegen.reporting.figures import Sights, look
@@ -27,10 +30,15 @@ _NAMED = 4  # runs that a title names
 
 @dataclass
 class Comparison:
-    """Runs and their numbers, a table for each protocol."""
+    """Runs and their numbers, a table for each protocol.
+
+    Attributes:
+        sampler: that draws on its page, beside each model's own choice.
+    """
 
     runs: list[Run]
     tables: list[Table]
+    sampler: str | None = None
 
     def text(self, form: str) -> str:
         """The tables as `csv`, `json` or `latex`."""
@@ -58,6 +66,7 @@ def compare(
     places: Sequence[Path | str],
     *,
     protocol: str | None = None,
+    sampler: str | None = None,
     evaluates: bool = True,
     least: int = 1,
     device: str = "auto",
@@ -69,11 +78,12 @@ def compare(
 
     Args:
         protocol: by which they are compared; by default one by which all of them were evaluated, else the usual one.
+        sampler: how images are drawn, in numbers and pictures; by default each model's own choice.
         evaluates: whether what is missing is measured.
         least: how many runs it takes.
 
     Raises:
-        UsageError: a place is no run folder, a run is given twice, or there is no such protocol.
+        UsageError: a place is no run folder, a run is given twice, there is no such protocol, or the sampler cannot draw from a run.
     """
     if protocol is not None and protocol not in PROTOCOLS:
         hint = did_you_mean(protocol, PROTOCOLS) or f"protocols are {listing(PROTOCOLS)}"
@@ -85,10 +95,30 @@ def compare(
     for run in runs:
         for note in run.notes:
             say(f"{run.name}: {note}")
-    chosen = protocol or _shared(runs)
-    if evaluates and chosen in PROTOCOLS:
-        _complete([run for run in runs if run.checkpoint is not None], chosen, device, say)
-    return Comparison(runs, tables(runs, chosen))
+    usable = [run for run in runs if run.checkpoint is not None]
+    if sampler is None:
+        rules = _Rules(protocol or _shared(runs))
+    else:
+        registry.trust(sampler)
+        rules = _Rules(protocol or _USUAL, {"sampler": sampler})
+        for run in usable:
+            require_drawable(load(run.checkpoint, device="cpu"), sampler)
+    if evaluates and rules.by in PROTOCOLS:
+        _complete(usable, rules, device, say)
+    return Comparison(runs, tables(runs, rules.name), sampler)
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """A protocol, and what of it is asked for otherwise."""
+
+    by: str
+    changes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Under which numbers by these rules stand."""
+        return protocol_of(self.by, self.changes).name if self.changes else self.by
 
 
 def _shared(runs: Sequence[Run]) -> str:
@@ -99,27 +129,27 @@ def _shared(runs: Sequence[Run]) -> str:
     return _USUAL if _USUAL in shared or not shared else shared[0]
 
 
-def _complete(runs: Sequence[Run], protocol: str, device: str, say: Say) -> None:
+def _complete(runs: Sequence[Run], rules: _Rules, device: str, say: Say) -> None:
     """Measure what is missing: everything of a run alone or one without numbers, and of others what one of them has."""
     for run in runs:
-        if run.evaluated(protocol) is None:
-            _evaluate(run, protocol, (), device, say)
+        if run.evaluated(rules.name) is None:
+            _evaluate(run, rules, (), device, say)
     installed = registry.names("metric")
-    known = {run.path: looked_at(found) for run in runs if (found := run.evaluated(protocol)) is not None}
+    known = {run.path: looked_at(found) for run in runs if (found := run.evaluated(rules.name)) is not None}
     wanted = set(installed) if len(runs) == 1 else set().union(*known.values())
     for run in runs:
         missing = [name for name in installed if name in wanted - known.get(run.path, wanted)]
         if missing:
-            _evaluate(run, protocol, missing, device, say)
+            _evaluate(run, rules, missing, device, say)
 
 
-def _evaluate(run: Run, protocol: str, metrics: Sequence[str], device: str, say: Say) -> None:
+def _evaluate(run: Run, rules: _Rules, metrics: Sequence[str], device: str, say: Say) -> None:
     lacking = f"no {', '.join(metrics)} of it" if metrics else "no numbers of it"
-    say(f"evaluating {run.name} by {protocol}: its folder has {lacking} (--no-evaluate leaves this out)")
+    say(f"evaluating {run.name} by {rules.name}: its folder has {lacking} (--no-evaluate leaves this out)")
     count = len(run.evaluations)
     asked: dict[str, Any] = {"metrics": metrics, "quiet": True} if metrics else {}
     try:
-        found = evaluate(run.checkpoint, by=protocol, device=device, say=say, **asked)
+        found = evaluate(run.checkpoint, by=rules.by, changes=rules.changes, device=device, say=say, **asked)
     except AegenError as error:
         run.notes.append(f"{NOT_EVALUATED}{run.words(error)}")
         say(f"{run.name} could not be evaluated: {error}")
@@ -146,7 +176,7 @@ def write_comparison(
     """
     place = check_place(out, "compare.html", force)
     runs = found.runs
-    seen = look(runs, device=device, say=say)
+    seen = look(runs, sampler=found.sampler, device=device, say=say)
     parts = [
         sections.metrics(runs, found.tables),
         *_shown(runs, seen),
@@ -169,7 +199,7 @@ def write_report(
     """
     place = check_place(out, "report.html", force)
     runs, (run,) = found.runs, found.runs
-    seen = look(runs, device=device, say=say)
+    seen = look(runs, sampler=found.sampler, device=device, say=say)
     parts = [
         card.about(run, seen[0]),
         card.data(run),
@@ -179,7 +209,8 @@ def write_report(
         *_shown(runs, seen),
         card.left(),
     ]
-    return _write(place, page("Model card", run.name, "", parts, shlex.join(["aegen", "report", run.name])))
+    command = ["aegen", "report", run.name, *(["--sampler", found.sampler] if found.sampler else [])]
+    return _write(place, page("Model card", run.name, "", parts, shlex.join(command)))
 
 
 def check_place(out: Path | None, usual: str, force: bool = False) -> Output:

@@ -47,7 +47,8 @@ class Sights:
     Attributes:
         data: runs with the same text here show the same images.
         originals, recon: held-out images and what became of them, (N, C, H, W).
-        samples: by sampler, the model's own choice first.
+        samples: by sampler, the one that was asked for first, or the model's own choice.
+        usual: the model's own choice.
         ways: between pairs of the originals, each (STEPS, C, H, W).
         sizes: parameters by part.
         active: of so many latent dimensions, how many move over held-out images; None where they are not a vector.
@@ -58,6 +59,7 @@ class Sights:
     recon: Tensor | None = None
     errors: list[float] = field(default_factory=list)
     samples: dict[str, Tensor] = field(default_factory=dict)
+    usual: str = ""
     ways: list[Tensor] = field(default_factory=list)
     journeys: list[Journey] = field(default_factory=list)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -100,13 +102,17 @@ def choose(count: int, labels: Tensor | None, most: int = SHOWN) -> Tensor:
     return torch.tensor(list(dict.fromkeys([*first, *even]))[: min(count, most)])
 
 
-def look(runs: Sequence[Run], *, device: str, say: Say) -> list[Sights]:
-    """The pictures of each run, one model in memory at a time."""
+def look(runs: Sequence[Run], *, sampler: str | None = None, device: str, say: Say) -> list[Sights]:
+    """The pictures of each run, one model in memory at a time.
+
+    Args:
+        sampler: that draws, beside the model's own choice.
+    """
     album = _Album()
     found = []
     for run in runs:
         say(f"drawing {run.name}")
-        found.append(_look(run, album, device, say))
+        found.append(_look(run, album, sampler, device, say))
     return found
 
 
@@ -114,7 +120,7 @@ SECTIONS = ("reconstructions", "samples", "interpolations", "traversals")
 
 
 @torch.no_grad()
-def _look(run: Run, album: _Album, device: str, say: Say) -> Sights:
+def _look(run: Run, album: _Album, sampler: str | None, device: str, say: Say) -> Sights:
     sights = Sights()
     try:
         if run.checkpoint is None:
@@ -134,7 +140,7 @@ def _look(run: Run, album: _Album, device: str, say: Say) -> Sights:
         except AegenError as error:
             sights.missing[section] = run.words(error)
 
-    part("samples", lambda: _sample(loaded, sights))
+    part("samples", lambda: _sample(loaded, sampler, sights))
     try:
         if not loaded.about.encodes:
             raise AegenError(f"objective {loaded.spec.objective.name} trains no encoder")
@@ -168,12 +174,12 @@ def _reconstruct(loaded: Model, latents: Tensor, sights: Sights) -> None:
     sights.errors = ((sights.recon.clamp(-1, 1) - sights.originals) / 2).square().flatten(1).mean(1).tolist()
 
 
-def _sample(loaded: Model, sights: Sights) -> None:
+def _sample(loaded: Model, asked: str | None, sights: Sights) -> None:
     height, width = loaded.model.image[1:]
     count = max(16, min(SAMPLES, _ROOM // (height * width)))
-    own = default_sampler(loaded)
-    others = ["prior"] if own != "prior" and "prior" in loaded.model.bottleneck.offers else []
-    for sampler in [own, *others]:
+    own = sights.usual = default_sampler(loaded)
+    prior = ["prior"] * ("prior" in loaded.model.bottleneck.offers)
+    for sampler in dict.fromkeys([asked or own, own, *prior]):
         sights.samples[sampler] = torch.cat(
             list(map(loaded.decode, draw_latents(loaded, count, sampler=sampler, seed=_SEED)))
         ).cpu()

@@ -212,15 +212,15 @@ def samples(runs: Sequence[Run], sights: Sequence[Sights]) -> str:
             columns = max(4, round(len(images) ** 0.5))
             picture = sprite(images, f"samples of {runs[i].name}, {sampler}", columns=columns)
             caption = f"<figcaption>{who(i, runs[i].name)}<small>{text(sampler)}</small></figcaption>"
-            (prior if place else own).append(f'<figure class="card">{caption}{picture}</figure>')
+            (prior if place and sampler == "prior" else own).append(f'<figure class="card">{caption}{picture}</figure>')
     if len(runs) == 1:  # both beside each other
         own, prior = own + prior, []
     body = [f'<div class="sheets">{"".join(own)}</div>'] if own else []
     if prior:
         body.append(f'<h3>Straight from the prior</h3><div class="sheets">{"".join(prior)}</div>')
-    told = (
-        say("As each model draws by default; the sampler stands beside its name. The seed is the same.") if own else ""
-    )
+    asked = any(seen.usual != next(iter(seen.samples), seen.usual) for seen in sights)
+    how = "As was asked for, and as each model draws by default" if asked else "As each model draws by default"
+    told = say(f"{how}; the sampler stands beside its name. The seed is the same.") if own else ""
     return section("samples", "Samples", told, *body, *_gone("samples", runs, sights))
 
 

@@ -250,7 +250,7 @@ def _resumed_options(saved: Checkpoint, given: Spec) -> Spec:
     return Spec(given.name, had)
 
 
-def _saved(model: Model, name: str, folder: Path, learns: bool) -> Checkpoint | None:
+def _saved(model: Model, name: str, folder: Path, learns: bool) -> Checkpoint:
     """The last checkpoint of a training that goes on.
 
     Raises:
@@ -279,7 +279,8 @@ def _refuse_present(plan: _Plan, force: bool) -> None:
     if not there.exists() or force:
         return
     hint = "replace it with --force"
-    if RunDir(plan.folder).last.is_file():
+    with suppress(UsageError):
+        _saved(plan.model, name, plan.folder, plan.learns).close()
         hint += f", or go on with its training: {plan.again}"
     raise UsageError(f"{there} exists already", hint=hint)
 

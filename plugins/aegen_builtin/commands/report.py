@@ -9,6 +9,7 @@ from aegen.command import Annotated, Device, Force, Json, Path, Run, command, op
 @command(
     "aegen report",
     "aegen report runs/faces -o faces.html",
+    "aegen report runs/faces --sampler flow",
     short="A run as a page, its model card: aegen report runs/faces",
     meant=("plot", "show", "view", "card", "summary", "summarize", "visualize", "visualise", "dashboard"),
 )
@@ -22,6 +23,10 @@ def report(
             "--protocol", metavar="text", help="By which it is evaluated.  [default: one by which it was, else aegen-1]"
         ),
     ] = None,
+    sampler: Annotated[
+        str | None,
+        option("--sampler", metavar="text", help="How images are drawn.  [default: the model's own choice]"),
+    ] = None,
     evaluates: Annotated[
         bool, option("--evaluate/--no-evaluate", help="Measure what was not yet, and keep the numbers.")
     ] = True,
@@ -30,5 +35,5 @@ def report(
 ) -> None:
     """Describe a run as one HTML page: a model card with numbers, curves and pictures."""
     aegen.check_page(out, "report.html", force)
-    found = aegen.compare([run], protocol=by, evaluates=evaluates, device=device, say=say)
+    found = aegen.compare([run], protocol=by, sampler=sampler, evaluates=evaluates, device=device, say=say)
     tell_files([aegen.write_report(found, out, force=force, device=device, say=say)], as_json=as_json)
