@@ -124,6 +124,7 @@ class _Role:
     usual: str = ""
     flag: str = ""
     without: tuple[str, ...] = ()
+    unnamed: bool = False
 
 
 # ---------------------------------------------------------------------------------------------------- options
@@ -178,16 +179,18 @@ def out_option(text: str) -> Any:
     return lines.out(text)
 
 
-def chosen(kind: str, *flags: str, help: str, prefix: str = "") -> _Role:
+def chosen(kind: str, *flags: str, help: str, prefix: str = "", unnamed: bool = False) -> _Role:
     """An option that names a component of `kind`, whose own options are the command's too: `--sampler.components`.
 
     What the line says of them is given as `Options`.
 
     Args:
         prefix: of its options, by default the kind.
+        unnamed: whether those of the default are there too where the line names none; it is then described for every line.
     """
     info = option(*flags, help=help, metavar="text", complete=lambda: registry.names(kind))
-    return _Role("chosen", info, kind, prefix or kind, flag=next(flag for flag in flags if flag.startswith("--")))
+    flag = next(flag for flag in flags if flag.startswith("--"))
+    return _Role("chosen", info, kind, prefix or kind, flag=flag, unnamed=unnamed)
 
 
 def settings(heading: str, *, without: Sequence[str] = ()) -> _Role:
@@ -440,7 +443,7 @@ class _Part:
         if self.role != "chosen":
             return []
         named, default = lines.peek(args, self.mark.flag)[self.mark.flag], self.parameter.default
-        words = args if named or not isinstance(default, str) else [*args, self.mark.flag, default]
+        words = args if named or not self.mark.unnamed else [*args, self.mark.flag, default]
         return lines.flags_of(words, self.mark.flag, self.mark.kind, self.mark.prefix)
 
 

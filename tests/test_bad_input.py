@@ -70,7 +70,7 @@ def test_an_unknown_component_is_answered_with_a_suggestion(aegen: Aegen, flag: 
 
 def test_an_unknown_sampler_or_format_is_answered_with_a_suggestion(aegen: Aegen) -> None:
     aegen("sample", "--sampler", "mixtur").refused(
-        2, "'mixtur'; did you mean 'mixture'? installed: gaussian, mixture, prior"
+        2, "'mixtur'; did you mean 'mixture'? installed: flow, gaussian, mixture, prior"
     )
     aegen("export", "--format", "onx").refused(2, "'onx'", "did you mean 'onnx'?")
     aegen("list-plugins", "--kind", "objectiv").refused(2, "'objectiv'", "did you mean 'objective'?")
@@ -455,7 +455,7 @@ def test_foreign_files_are_refused(aegen: Aegen) -> None:
 
 
 def test_a_newer_format_says_what_to_install(aegen: Aegen, alter: Alter) -> None:
-    aegen("sample", "-c", alter({"format": 99})).refused(2, "format 99", "up to 1", "pip install --upgrade aegen")
+    aegen("sample", "-c", alter({"format": 99})).refused(2, "format 99", "up to 2", "pip install --upgrade aegen")
 
 
 @pytest.mark.parametrize("use", [["sample", "-c"], ["train", "--epochs", 2, "--resume"]])

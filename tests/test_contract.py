@@ -13,6 +13,7 @@ from torch import nn
 from aegen import Dataset, DataSettings, Exporter, Images, Metric, Seen, registry, testing
 from aegen.autoencoder import build_model, build_objective
 from aegen.combinations import expand
+from aegen.descriptions import describe
 from aegen.objective_name import ObjectiveName
 from aegen.protocols import Architecture, Bottleneck, ImageShape, Latent, Objective, Outcome, Turn, Wrapper
 from aegen.spec import Spec
@@ -71,11 +72,9 @@ def test_contract_with_options(kind: str, name: str, options: dict[str, Any]) ->
 
 
 def test_every_builtin_documents_its_options() -> None:
-    from aegen.spec import options_of
-
     for component in registry.every_component():
         if component.builtin:
-            for option in options_of(registry.load(component)).values():
+            for option in describe(component).options:
                 assert option.help, f"{component.kind} {component.name}: option {option.name} has no help"
 
 

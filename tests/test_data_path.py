@@ -235,11 +235,11 @@ def test_a_run_that_was_killed_leaves_what_it_decoded_to_the_next(
     """SIGKILL after the 25th image, with one thread, and images written by fives."""
     code = f"""
 import os, signal
-from aegen.data import decode, files, keep, store
+from aegen.data import cache_file, decode, decoded_cache, encoded
 from aegen.data.source import load_data
 from aegen.settings import DataSettings
-decoded_cache._LEAST, files.workers, read, seen = 0, lambda: 1, decode.noted, []
-store._TOGETHER = 5 * 3 * 9 * 11
+decoded_cache._LEAST, encoded.workers, read, seen = 0, lambda: 1, decode.noted, []
+cache_file._TOGETHER = 5 * 3 * 9 * 11
 def count(source, target):
     seen.append(1)
     if len(seen) == 26:

@@ -61,6 +61,7 @@ def test_what_is_done_after_the_last_step_is_said_with_its_progress(fits: Fits, 
     assert texts == [
         "encoding 1,617 training images for sampler mixture of best and last",
         "fitting sampler mixture of best and last on 1,617 latents",
+        "measuring the latents of best",
         "drawing samples",
     ]
     encoded = [done for text, done, total in ear.told if text == texts[0] and total == 1617]

@@ -681,7 +681,12 @@ def test_ctrl_c_anywhere_is_130_and_a_sentence(
     def interrupted(*args: object, **kwargs: object) -> None:
         raise KeyboardInterrupt
 
-    for place in ("use.sampling.load", "use.exporting.load", "registry.every_component", "reporting.compare"):
+    for place in (
+        "inference.sampling.load",
+        "inference.exporting.load",
+        "registry.every_component",
+        "reporting.compare",
+    ):
         monkeypatch.setattr(f"aegen.{place}", interrupted)
     where = {"sample": ["-c", trained], "export": ["-c", trained], "report": [trained]}.get(str(line[0]), [])
     aegen(*line, *where).refused(130, "interrupted")

@@ -25,7 +25,6 @@ from aegen_builtin.metrics.probe import Probe
 from aegen_builtin.metrics.structure import MSSSIM, SSIM
 from aegen_builtin.metrics.terms import Terms
 from aegen_builtin.metrics.total_correlation import TotalCorrelation
-from aegen_builtin.objectives import kernels
 from aegen_builtin.perceptual.ms_ssim import ms_ssim
 from conftest import SIGMA, TINY, Aegen, Plain
 from skimage.metrics import structural_similarity
@@ -38,6 +37,7 @@ from aegen.autoencoder import Autoencoder
 from aegen.errors import EnvironmentFault, UsageError
 from aegen.evaluation.per_image import Rows
 from aegen.evaluation.protocol import Protocol
+from aegen.nn import kernels
 from aegen.nn.densities import DiagonalGaussian
 from aegen.protocols import ImageShape, Latent, Likelihood, Objective, Outcome
 

@@ -61,7 +61,8 @@ def test_every_float_is_an_image(model: Model, kind: torch.dtype) -> None:
     given = x.to(kind)
     assert torch.equal(model.reconstruct(given), model.reconstruct(given.float()))
     assert torch.equal(model.interpolate(given, x), model.interpolate(given.float(), x))
-    assert torch.equal(model.interpolate(given[0], x[1]), model.interpolate(given.float(), x.roll(-1, 0))[0])
+    # Of one image and of a batch: another processor may add up in another order.
+    torch.testing.assert_close(model.interpolate(given[0], x[1]), model.interpolate(given.float(), x.roll(-1, 0))[0])
 
 
 NUMBERS: dict[str, Callable[[Model, Any], object]] = {

@@ -41,6 +41,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 # Command line without the output, the output, and one of the files that stand there afterwards.
+FOREIGN = {"encoder.0.weight": torch.zeros(2, 64), "decoder.0.weight": torch.zeros(64, 2)}
 WRITERS: dict[str, tuple[list[str], str, str]] = {
     "sample": (["sample", "-n", "2", "-o"], "s.png", "s.png"),
     "sample --each": (["sample", "-n", "2", "--each", "-o"], "s", "s/0001.png"),
@@ -65,8 +66,7 @@ def test_what_is_there_is_refused_and_replaced_only_when_that_is_said(
     picture(tmp_path / "a.png")
     picture(tmp_path / "in/b.png", 90)
     if words[0] == "import":
-        foreign = {"encoder.0.weight": torch.zeros(2, 64), "decoder.0.weight": torch.zeros(64, 2)}
-        save_file(foreign, tmp_path / "foreign.safetensors")
+        save_file(FOREIGN, tmp_path / "foreign.safetensors")
     if "other" in words:
         (tmp_path / "other").symlink_to(_copy(trained, tmp_path / "copied"))
     words = [str(trained) if word == "RUN" else word for word in words]
@@ -93,6 +93,8 @@ def test_default_names_count_up(name: str, aegen: Aegen, trained: Path, tmp_path
     words, _, _ = WRITERS[name]
     picture(tmp_path / "a.png")
     picture(tmp_path / "in/b.png", 90)
+    if words[0] == "import":
+        save_file(FOREIGN, tmp_path / "foreign.safetensors")
     if "other" in words:
         _copy(trained, tmp_path / "other")
     words = [str(trained) if word == "RUN" else word for word in words[:-1]]

@@ -27,10 +27,13 @@ def test_an_error_of_the_handle_names_the_argument_and_that_of_the_command_the_f
         aegen.inference.sample(trained, label="7", out=tmp_path / "x.png")
 
 
-def test_data_that_is_gone_is_told_with_the_sampler_that_needs_none(trained: Path, tmp_path: Path) -> None:
+def test_data_that_is_gone_is_told_with_the_sampler_that_needs_none(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     model = aegen.load(run)
-    model.spec = replace(model.spec, data=replace(model.spec.data, name=str(tmp_path / "gone")))
+    gone = replace(model.spec, data=replace(model.spec.data, name=str(tmp_path / "gone")))
+    monkeypatch.setattr(type(model), "spec", gone)
     with pytest.raises(UsageError) as told:
         model.sample(2, sampler="gaussian")
     assert "sampler='prior'" in str(told.value) and "--" not in str(told.value)

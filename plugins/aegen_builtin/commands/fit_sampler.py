@@ -33,7 +33,7 @@ def fit_sampler(
         Checkpoint, argument("[RUN]", "Run folder or checkpoint.  [default: the latest run under ./runs]")
     ] = None,
     sampler: Annotated[
-        str, chosen("sampler", "--sampler", help="Which one: flow, gaussian, mixture, or a plugin's.")
+        str, chosen("sampler", "--sampler", help="Which one: flow, gaussian, mixture, or a plugin's.", unnamed=True)
     ] = "flow",
     sets: Annotated[Settings | None, settings("Training", without=["--parallel"])] = None,
     resume: Annotated[bool, option("--resume", help="Go on with its training, bit for bit.")] = False,

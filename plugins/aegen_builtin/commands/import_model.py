@@ -34,6 +34,7 @@ def import_model(
             "importer",
             "--importer",
             help="Who reads it: state-dict (safetensors of a PyTorch MLP or conv autoencoder), or a plugin's.",
+            unnamed=True,
         ),
     ] = "state-dict",
     data: Annotated[
