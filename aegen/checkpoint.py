@@ -359,6 +359,8 @@ def resumable(place: Path) -> Resumable:
         return Resumable(place, None, spec, False)
     saved = Checkpoint(find_checkpoint(place, prefer="last"))
     saved.require_model()
+    if not saved.has_run:
+        raise headers.without_run(saved.path)
     home = owner(saved.path)
     saved.require_plugins(("architecture", "bottleneck", "likelihood", "objective", "dataset", "tracker"))
     return Resumable(home, saved, saved.spec, saved.own)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from aegen import registry
+from aegen.contract import outputs
 from aegen.contract.blame import blamed
 from aegen.errors import AegenError, PluginError, UsageError, listing
 from aegen.rundir import LATEST, RUNS, find_checkpoint, latest_run
@@ -91,6 +92,6 @@ def _fetched(scheme: str, rest: str) -> Path:
         raise
     except Exception as error:
         raise blamed(error) or PluginError(f"{component.who} failed ({error})", hint=component.remedy) from error
-    if not isinstance(found, str | Path) or not Path(found).exists():
+    if not outputs.place_of_scheme(found):
         raise PluginError(f"{component.who} gave {found!r}, which is no file or folder here", hint=component.remedy)
     return Path(found)

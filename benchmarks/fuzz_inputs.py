@@ -425,6 +425,99 @@ def checkpoint_table(chance: random.Random, corpus: Path) -> Words:
     return uses_of(chance, "run")
 
 
+_NETS: list[list[tuple[str, tuple[int, ...]]]] = [
+    [("encoder.0", (8, 64)), ("fc_mu", (3, 8)), ("fc_logvar", (3, 8)), ("decoder.0", (8, 3)), ("decoder.2", (64, 8))],
+    [("encoder.0", (8, 192)), ("encoder.2", (4, 8)), ("decoder.0", (8, 4)), ("decoder.2", (192, 8))],
+    [
+        ("encoder.0", (4, 1, 3, 3)),
+        ("encoder.2", (8, 4, 3, 3)),
+        ("fc_mu", (3, 32)),
+        ("fc_logvar", (3, 32)),
+        ("decoder_input", (32, 3)),
+        ("decoder.0", (8, 4, 4, 4)),
+        ("decoder.2", (4, 1, 4, 4)),
+    ],
+]
+
+
+def _foreign(chance: random.Random) -> tuple[dict[str, Any], bytes]:
+    """A small autoencoder as somebody's own PyTorch saves it: the table of a safetensors file and its tensors."""
+    table: dict[str, Any] = {}
+    body = b""
+    for name, shape in chance.choice(_NETS):
+        out = shape[1] if name.startswith("decoder.") and len(shape) == 4 else shape[0]
+        for last, sizes in (("weight", shape), ("bias", (out,))):
+            raw = np.random.default_rng(len(body)).normal(0, 0.1, sizes).astype("<f4").tobytes()
+            table[f"{name}.{last}"] = {
+                "dtype": "F32",
+                "shape": list(sizes),
+                "data_offsets": [len(body), len(body) + len(raw)],
+            }
+            body += raw
+    return table, body
+
+
+@kind
+def importer(chance: random.Random, corpus: Path) -> Words:
+    """A model of somebody else, to be imported, that is damaged, oddly named, oddly shaped, or of enormous counts; and odd options."""
+    table, body = _foreign(chance)
+    keys = list(table)
+    match chance.randrange(9):
+        case 0:
+            write("mine.safetensors", damage(chance, _closed(json.dumps(table), body)))
+        case 1:
+            table = bend(chance, table)
+        case 2:  # other names
+            for key in chance.sample(keys, chance.choice([1, 2, len(keys)])):
+                last = chance.choice([".weight", ".bias", ".running_mean", ".running_var", ".num_batches_tracked", ""])
+                table[str(chance.choice([*ODD_TEXTS, "a", "net.0", "encoder.9", "decoder.fc_mu"])) + last] = table.pop(
+                    key
+                )
+        case 3:  # the same numbers in other shapes
+            for key in chance.sample(keys, chance.choice([1, 3])):
+                count = math.prod(table[key]["shape"])
+                shapes = [[count], [1, count], [count, 1], [1, 1, count, 1], [count, 1, 1, 1], [1] * 20 + [count]]
+                table[key]["shape"] = chance.choice(shapes)
+        case 4:  # counts that no file holds
+            key = chance.choice(keys)
+            table[key]["shape"] = [chance.choice([0, 1, 2**31, 2**40, 2**62, 2**64, -1, 10**30]) for _ in range(2)]
+        case 5:  # layers that are missing, or there twice
+            for key in chance.sample(keys, chance.choice([1, 2, 4])):
+                del table[key]
+        case 6:
+            key = chance.choice(keys)
+            table[key]["dtype"] = chance.choice(["F16", "F64", "BF16", "I32", "BOOL", "F8_E4M3", "U8", "I64", "F4"])
+        case 7:  # numbers that are none
+            body = struct.pack("<f", chance.choice([math.nan, math.inf, -math.inf, 3e38])) * (len(body) // 4)
+        case 8:  # what the words ask for
+            write("mine.safetensors", _closed(json.dumps(table), body))
+    if not Path("mine.safetensors").exists():
+        write("mine.safetensors", _closed(as_json(table), body))
+    if chance.random() < 0.1:
+        write("mine.safetensors", chance.choice([b"PK\x03\x04" + body, b"\x80\x02" + body, b"", b"{}", body]))
+    words = ["import", "mine.safetensors", "-o", "made.safetensors"]
+    layer = chance.choice(
+        ["Linear(64, 8)", "Linear(64, 10**9)", "Conv2d(1, 4, kernel_size=3)", "Flatten()", "eval('1')", "Linear(", ""]
+    )
+    odd = [
+        ("size", chance.choice(["[8, 8]", "8", "[0, 8]", "[8192, 8192]", "[8]", "x"])),
+        ("strides", chance.choice(["[1]", "[2, 2]", "[16, 16, 16]", "[0]", "2"])),
+        ("padding", chance.choice(["-1", "0", "64", "65"])),
+        ("order", json.dumps(chance.sample(["encoder.0", "encoder.2", "decoder.0", "decoder.2", "", "x"], 4))),
+        ("encoder", json.dumps([layer] * chance.choice([0, 1, 3, 3000]))),
+        ("decoder", json.dumps([layer, "Unflatten(1, (1, 8, 8))"])),
+        ("mean", chance.choice(["[0.5]", "[1e400]", "[nan]", "[0.5, 0.5]"])),
+        ("std", chance.choice(["[0.5]", "[0]", "[1e-300]"])),
+        ("activation", chance.choice(["tanh", "none", "leaky-relu", "x"])),
+        ("output", chance.choice(["none", "tanh", "sigmoid"])),
+        ("likelihood", chance.choice(["bernoulli", "gaussian"])),
+        ("scale", str(chance.choice(ODD_NUMBERS))),
+    ]
+    for name, value in chance.sample(odd, chance.choice([0, 0, 1, 2])):
+        words += [f"--importer.{name}={value}"]
+    return words
+
+
 @kind
 def run_files(chance: random.Random, corpus: Path) -> Words:
     """A run's folder whose text files are odd: configuration, environment, metrics, evaluations."""

@@ -116,7 +116,8 @@ FLOORS: list[tuple[str, list[str]]] = [
         "the contract that every plugin can be tested against",
         [
             "testing.models",
-            "testing.metrics testing.objectives testing.components testing.importers testing.samplers testing.tools",
+            "testing.metrics testing.objectives testing.components testing.importers testing.samplers testing.schemes "
+            "testing.tools",
             "testing",
         ],
     ),

@@ -362,6 +362,11 @@ def parity(found: Any) -> None:
     hold(good, f"parity() gave {found!r}, not differences by output")
 
 
+def place_of_scheme(found: Any) -> bool:
+    """Whether what a scheme's function gave is a path of something that is here."""
+    return isinstance(found, str | Path) and Path(found).exists()
+
+
 def imported(found: Any) -> None:
     """What `Importer.read` gave."""
     hold(isinstance(found, Imported), f"read() gave a {type(found).__name__}, not Imported")

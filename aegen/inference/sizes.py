@@ -165,11 +165,15 @@ def tiled(x: Tensor, run: Callable[[Tensor], Tensor], tile: int, overlap: int) -
 
 
 def _ramp(begin: int, length: int, side: int, overlap: int) -> Tensor:
-    """Weights along a side of a tile: 1, but rising from its beginning and falling to its end where it has neighbours."""
-    place = torch.arange(length) + 0.5
+    """Weights along a side of a tile: 1, but rising from its beginning and falling to its end where it has neighbours.
+
+    A quarter of the overlap has none, since there the nets see their own padding in place of the image, which leaves a seam.
+    """
+    edge = overlap // 4
+    place = torch.arange(length) + 0.5 - edge
     ramp = torch.ones(length)
     if begin > 0:
-        ramp = torch.minimum(ramp, place / overlap)
+        ramp = torch.minimum(ramp, place / (overlap - 2 * edge))
     if begin + length < side:
-        ramp = torch.minimum(ramp, (length - place) / overlap)
-    return ramp.clamp_max(1)
+        ramp = torch.minimum(ramp, (length - 2 * edge - place) / (overlap - 2 * edge))
+    return ramp.clamp(0, 1)

@@ -15,6 +15,7 @@ from aegen.checkpoint import Checkpoint, Header
 from aegen.errors import AegenError, UsageError, counted
 from aegen.evaluation import Evaluation
 from aegen.filenames import native
+from aegen.header import without_run
 from aegen.reporting.merging import merged
 from aegen.rundir import METRICS, RunDir, find_checkpoint, pointed
 from aegen.settings import RunSpec, flatten
@@ -157,11 +158,28 @@ def _tail(path: Path, depth: int) -> str:
     return "/".join(path.parts[-depth:])
 
 
+def _refuse_imported(place: Path) -> None:
+    """Say of a file what it is, where it is a model without a run.
+
+    Raises:
+        UsageError: it is.
+    """
+    if not place.is_file():
+        return
+    try:
+        file = Checkpoint(place)
+    except (UsageError, OSError):  # whatever else it is
+        return
+    if not file.has_run and "trains" not in file.header:
+        raise without_run(place)
+
+
 def _read(place: Path) -> Run:
     if not place.exists():
         raise UsageError(f"there is no {place}", hint=_WHAT)
     folder = RunDir(pointed(place).resolve())
     if not folder.config.is_file():
+        _refuse_imported(place)
         kind = "has no config.toml" if place.is_dir() else "is a file"
         raise UsageError(f"{place} is no run folder: it {kind}", hint=_WHAT)
     try:

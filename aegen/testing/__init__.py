@@ -20,6 +20,7 @@ from aegen.testing.metrics import check_metric
 from aegen.testing.models import check_options
 from aegen.testing.objectives import check_objective
 from aegen.testing.samplers import check_sampler
+from aegen.testing.schemes import check_scheme
 from aegen.testing.tools import check_command, check_dataset, check_exporter, check_tracker
 
 __all__ = [
@@ -35,5 +36,6 @@ __all__ = [
     "check_objective",
     "check_options",
     "check_sampler",
+    "check_scheme",
     "check_tracker",
 ]

@@ -63,10 +63,14 @@ def _check_map_options(cls: type[Architecture], options: dict[str, Any]) -> None
 
 
 def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
-    """For vectors and feature maps: shapes, a finite penalty (B,), what it offers is there, gradients to the features."""
+    """For vectors, tokens in a row and feature maps: shapes, a finite penalty (B,), what it offers is there, gradients to the features.
+
+    A bottleneck knows channels and takes any positions beside them: (B, fan_in), (B, fan_in, n) and (B, fan_in, h, w) alike. One whose
+    `any_size` is not False also takes maps of other sides than it has seen.
+    """
     check_options(cls)
     known = {"image": SMALL, "classes": CLASSES}
-    for spatial in ((), (3, 2)):
+    for spatial in ((), (5,), (3, 2)):
         make: Any = cls
         neck = make(*(known[name] for name in positional_of(cls)), **options)
         assert neck.fan_in >= 1
@@ -113,6 +117,26 @@ def check_bottleneck(cls: type[Bottleneck], **options: Any) -> None:
         _check_nearest(neck, features)
         _check_statistics(neck, features)
         _check_state_is_still(neck, features)
+        if len(spatial) == 2 and neck.any_size:
+            _check_other_sides(neck)
+
+
+@torch.no_grad()
+def _check_other_sides(neck: Bottleneck) -> None:
+    """A map of other sides than the last: what it gives and draws has them."""
+    neck.eval()
+    told = "any_size must be False where a bottleneck is made for maps of one size"
+    try:
+        latent = neck(torch.randn(BATCH, neck.fan_in, 4, 5))
+        shape = tuple(latent.z.shape[1:])
+        drawn = neck.prior(2, shape) if "prior" in neck.offers else latent.z
+        density = neck.log_prior(latent.z) if "density" in neck.offers else latent.penalty
+    except RuntimeError as error:
+        raise AssertionError(f"{told}: it fails at others ({error})") from error
+    assert shape[1:] == (4, 5), f"{told}: its latents are {shape} for a map of 4×5"
+    assert tuple(drawn.shape[1:]) == shape, f"{told}: its prior gave {tuple(drawn.shape[1:])}, not {shape}"
+    assert latent.penalty.shape == density.shape == (BATCH,), told
+    neck.train()
 
 
 @torch.no_grad()
