@@ -410,8 +410,8 @@ class Command:
                 at += 1
             plain.insert(at, _keyword("kit_component", lines.Components, None))
 
-        def run(given: lines.Given | None = None, **values: Any) -> Any:
-            return call(values, given or {})
+        def run(kit_given: lines.Given | None = None, **values: Any) -> Any:  # a name that no option has
+            return call(values, kit_given or {})
 
         run.__doc__, run.__name__ = self.function.__doc__, self.function.__name__
         made: Callable[..., Any] = run
@@ -419,7 +419,7 @@ class Command:
         run.__annotations__ = {p.name: p.annotation for p in plain}
         flags = [flag for part in parts for flag in part.flags(args)]
         if any(part.role in ("chosen", "settings") for part in parts):
-            made = lines.extend(run, flags)
+            made = lines.extend(run, flags, "kit_given")
         return made, page(self.examples, *self.notes)
 
 

@@ -16,11 +16,16 @@ import tifffile
 import torch
 from conftest import Aegen
 from PIL import Image
+from safetensors.torch import save_file
 
 import aegen
 from aegen import ImageShape, Spec, UsageError, registry
 from aegen.autoencoder import Autoencoder, build_model
+from aegen.checkpoint import Checkpoint
 from aegen.cli import render
+from aegen.cli.app import single
+from aegen.command import Annotated, chosen, command
+from aegen.contract import commands
 from aegen.factory import unvalued
 
 ROOT = Path(__file__).parents[1]
@@ -187,3 +192,55 @@ def test_other_sizes_are_tiled_on_the_grid_of_the_nets_scored_and_looked_up(tmp_
     model = aegen.load(tmp_path / "vq", device="cpu")
     latent = model.encode(wide)
     assert torch.equal(model.lookup(latent.codes), latent.mean)
+
+
+# ---------------------------------------------------------------------------------------------------- commands and samplers
+
+
+def test_an_option_of_a_command_may_have_any_name() -> None:
+    got: list[tuple[int, int, str]] = []
+
+    @command("aegen odd")
+    def odd(
+        given: int = 1,
+        ctx: int = 2,
+        sampler: Annotated[str, chosen("sampler", "--sampler", help="Which.")] = "gaussian",
+    ) -> None:
+        """Odd names."""
+        got.append((given, ctx, sampler))
+
+    made = commands.kit(odd)
+    assert made is not None
+    args = ["--given", "7", "--ctx", "8", "--sampler", "mixture"]
+    single(made.plain(args)[0], "odd")(args, standalone_mode=False)
+    assert got == [(7, 8, "mixture")]
+
+
+def test_a_fitted_sampler_that_is_not_there_any_more_does_not_stop_an_export(aegen: Aegen) -> None:
+    aegen("train", *TINY, "--objective", "vae", "--device", "cpu", "--run-dir", "r").worked()
+    Path("mine.py").write_text(
+        "import torch\nfrom aegen import Sampler\n"
+        "class Mine(Sampler):\n"
+        "    def __init__(self, latent):\n"
+        "        super().__init__()\n"
+        "        self.register_buffer('mean', torch.zeros(latent))\n"
+        "    def fit(self, latents, seed=0):\n"
+        "        self.mean.copy_(latents.mean(0))\n"
+        "    def sample(self, n, generator):\n"
+        "        return self.mean + torch.randn(n, *self.mean.shape, generator=generator)\n"
+    )
+    aegen("fit-sampler", "r", "--sampler", "./mine.py:Mine", "--device", "cpu").worked()
+    Path("mine.py").rename("theirs.py")
+    aegen("export", "-c", "r", "-o", "out.safetensors").worked()
+    header = Checkpoint(Path("out.safetensors")).header
+    assert header["plugins"]["sampler:./mine.py:Mine"]["package"] == "file"
+
+
+def test_a_sampler_of_an_imported_model_is_refused_with_what_helps(aegen: Aegen) -> None:
+    layers = {"encoder.0": (4, 64), "decoder.0": (64, 4)}
+    tensors = {f"{name}.weight": torch.full(shape, 0.1) for name, shape in layers.items()}
+    save_file(
+        tensors | {f"{name}.bias": torch.zeros(shape[0]) for name, shape in layers.items()}, "foreign.safetensors"
+    )
+    aegen("import", "foreign.safetensors", "-o", "m.safetensors").worked()
+    aegen("fit-sampler", "m.safetensors", "--data", "digits").refused(2, "import it again with --data")

@@ -129,20 +129,20 @@ def _completion(names: Callable[[], Iterable[str]]) -> Callable[[str], list[str]
     return complete
 
 
-def extend(function: Callable[..., Any], flags: Sequence[Flag]) -> Callable[..., Any]:
-    """`function` with `flags` added to its signature and what was typed of them collected in its `given`."""
+def extend(function: Callable[..., Any], flags: Sequence[Flag], collects: str = "given") -> Callable[..., Any]:
+    """`function` with `flags` added to its signature and what was typed of them collected in its parameter `collects`."""
 
-    def wrapper(ctx: typer.Context, **values: Any) -> Any:
+    def wrapper(kit_context: typer.Context, **values: Any) -> Any:
         given: Given = {}
         for flag in flags:
             value = values.pop(flag.parameter)
-            source = ctx.get_parameter_source(flag.parameter)
+            source = kit_context.get_parameter_source(flag.parameter)
             if source is not None and source.name == "COMMANDLINE":
                 given[flag.key] = (flag.decl, value)
-        return function(**values, given=given)
+        return function(**values, **{collects: given})
 
-    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in _parameters(function) if p.name != "given"]
-    context = inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    own = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in _parameters(function) if p.name != collects]
+    context = inspect.Parameter("kit_context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
     everything = [context, *own, *(f.signature() for f in flags)]
     wrapper.__doc__ = function.__doc__
     wrapper.__signature__ = inspect.Signature(everything)  # type: ignore[attr-defined]

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from aegen.checkpoint import origins
+from aegen import sampler_file
 from aegen.contract import outputs
 from aegen.errors import RunError, listing
 from aegen.factory import create
@@ -64,7 +64,9 @@ def export(
         refuse_present([out], force)
     # Others read one file: what lies beside the checkpoint goes inside.
     exporter.samplers, options = states(loaded), fitted(loaded)
-    plugins = loaded.file.header["plugins"] | origins(("sampler", name) for name in options)
+    plugins = dict(loaded.file.header["plugins"])
+    for file in sampler_file.kept(loaded.file).values():  # by its word: nothing of it is run
+        plugins |= file.header["plugins"]
     header: dict[str, Any] = {**loaded.file.header, "samplers": options, "plugins": plugins}
     _tell_what_stays(exporter, loaded, format, say)
     with writing(out):

@@ -155,6 +155,7 @@ def fit_sampler(
         talk = say if here.first else silent
         model = load(place, device=str(here.device))
         model.require_encoder(f"fitting sampler {sampler}")
+        model.require_run(f"fitting sampler {sampler}")
         if not component.fitted:
             raise UsageError(
                 f"sampler {sampler} draws without being fitted", hint=f"aegen sample --sampler {sampler} draws from it"
