@@ -48,15 +48,15 @@ class _Near(Latent):
 def load(place: Path | str | None = None, *, device: str = "auto") -> Model:
     """The trained model of a run folder, a checkpoint file, or the latest run under ./runs.
 
-        model = aegen.load("runs/faces")
-        x = model.read(["a.png", "b.png"])  # (2, C, H, W) in [-1, 1]
-        latent = model.encode(x)  # .mean, .z, .posterior, .codes
-        images = model.decode(latent.mean)  # (2, C, H, W)
-        again = model.reconstruct(x)  # (2, C, H, W)
-        new = model.sample(16, seed=1)  # (16, C, H, W)
-        way = model.interpolate(x[0], x[1], steps=9)  # (9, C, H, W)
-        same = model.lookup(latent.codes)  # (2, *latent_shape), of models with a codebook
-        strange = model.score(x)  # (2,), mean squared error with pixels in [0, 1]; kind="nll": nats an image
+        >>> import aegen
+        >>> model = aegen.load("runs/digits")
+        >>> x = model.read(["a.png", "b.png"])  # (2, C, H, W) in [-1, 1]
+        >>> latent = model.encode(x)  # .mean, .z, .posterior, .codes
+        >>> images = model.decode(latent.mean)  # (2, C, H, W)
+        >>> again = model.reconstruct(x)  # the same
+        >>> new = model.sample(16, seed=1)  # (16, C, H, W)
+        >>> way = model.interpolate(x[0], x[1], steps=9)  # (9, C, H, W)
+        >>> strange = model.score(x)  # (2,), mean squared error with pixels in [0, 1]; kind="nll": nats an image
 
     Averaged weights if the run kept them. Of the file only the tensors of the model are read.
 
@@ -80,6 +80,13 @@ class Model(Loaded):
     any number of images may be given at once; what does not fit into memory goes batch by batch, through `read_batches`,
     `encode_batches`, `decode_batches` and `sample_batches`. (A latent's `posterior`
     and `watch` stay where the model computes.)
+
+        >>> model = aegen.load("runs/digits")  # the examples of its methods go on from here
+        >>> model
+        <Model runs/digits/checkpoints/best.safetensors: mlp, gaussian, trained as vae; images 8×8×1, latents 3, on cpu>
+        >>> model.latent_shape, model.samplers
+        ((3,), ['mixture', 'prior'])
+        >>> x = model.read(["a.png", "b.png"])
 
     The autoencoder itself, a `torch.nn.Module` with the parts `encoder`, `bottleneck`, `decoder` and `likelihood`, is `model`.
     """
@@ -154,6 +161,9 @@ class Model(Loaded):
 
         What is left out or cannot be read in a folder is said in a warning of the log "aegen".
 
+            >>> model.read("photos/").shape
+            torch.Size([12, 1, 8, 8])
+
         Raises:
             UsageError: a file that was named cannot be read, or there is none.
         """
@@ -161,6 +171,9 @@ class Model(Loaded):
 
     def read_batches(self, paths: str | Path | Iterable[str | Path], batch: int | None = None) -> Iterator[Tensor]:
         """The images of `read` in batches (B, C, H, W), for more than fit into memory.
+
+            >>> [len(batch) for batch in model.read_batches("photos/", 5)]
+            [5, 5, 2]
 
         Args:
             batch: images in each but the last.
@@ -186,6 +199,10 @@ class Model(Loaded):
     @torch.no_grad()
     def encode(self, x: Tensor, *, labels: Tensor | Sequence[int] | None = None, seed: int = 0) -> Latent:
         """Images → Latent: `.mean` is the posterior mean, `.z` a draw from the posterior, `.codes` integers where it is discrete.
+
+            >>> latent = model.encode(x)
+            >>> latent.mean.shape, latent.posterior.std.shape
+            (torch.Size([2, 3]), torch.Size([2, 3]))
 
         Args:
             x: (B, C, H, W) in [-1, 1]; of any size where the model takes any (`any_size`), the last row and column repeated until `factor`
@@ -221,6 +238,8 @@ class Model(Loaded):
     def encode_batches(self, batches: Iterable[Tensor], *, seed: int = 0) -> Iterator[Latent]:
         """Batches of images (B, C, H, W) → their Latents, each with noise of its own.
 
+            >>> means = [latent.mean for latent in model.encode_batches(model.read_batches("photos/"))]
+
         Raises:
             UsageError: as `encode`.
         """
@@ -233,6 +252,10 @@ class Model(Loaded):
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, *latent_shape) → images (B, C, H, W) in [-1, 1].
 
+            >>> mean = model.encode(x).mean.mean(0, keepdim=True)
+            >>> model.decode(mean).shape
+            torch.Size([1, 1, 8, 8])
+
         Raises:
             UsageError: the latents are of another shape.
             RunError: a pixel is not finite.
@@ -243,6 +266,11 @@ class Model(Loaded):
     @torch.no_grad()
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes, integers (B, …) as `encode(x).codes` has them → their latents (B, *latent_shape).
+
+            >>> tokens = aegen.load("runs/codes")
+            >>> latent = tokens.encode(tokens.read("a.png"))
+            >>> bool((tokens.lookup(latent.codes) == latent.mean).all())
+            True
 
         Raises:
             UsageError: the model has no codes, or there are none of these numbers.
@@ -270,6 +298,8 @@ class Model(Loaded):
         self, x: Tensor, *, stochastic: bool = False, seed: int = 0, tile: int | None = None, overlap: int | None = None
     ) -> Tensor:
         """Images (B, C, H, W) → what the model makes of them, by the posterior mean, or `stochastic` by a draw; of the same size.
+
+            >>> error = ((model.reconstruct(x) - x) / 2).square().mean()  # pixels in [0, 1]
 
         Args:
             tile: side of the tiles, in pixels, in which images are taken that do not fit into the memory at once; a multiple of `factor`.
@@ -308,6 +338,9 @@ class Model(Loaded):
     ) -> Tensor:
         """`n` new images (n, C, H, W) in [-1, 1]; the same seed gives the same images.
 
+            >>> model.sample(4, sampler="prior", seed=7).shape
+            torch.Size([4, 1, 8, 8])
+
         Args:
             sampler: its name; by default the one that was fitted when training ended, else the prior. One that is not fitted yet is fitted
                 on the run's training images, for this handle alone; one that is trained must have been, by `aegen fit-sampler`.
@@ -328,7 +361,10 @@ class Model(Loaded):
         seed: int = 0,
         **options: Any,
     ) -> Iterator[Tensor]:
-        """The images of `sample`, in batches (B, C, H, W)."""
+        """The images of `sample`, in batches (B, C, H, W).
+
+        >>> count = sum(len(batch) for batch in model.sample_batches(1000))
+        """
         n, seed = whole(n, "n", 1), whole(seed, "seed", *SEEDS)
         if not isinstance(sampler, str | None):
             raise UsageError(f"sampler is {quoted(sampler)}, but must be a name")
@@ -342,6 +378,9 @@ class Model(Loaded):
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 12, method: str = "lerp") -> Tensor:
         """The way from one image to another, ends included: images (C, H, W) → (steps, C, H, W); batches (B, C, H, W) → (B, steps, …).
+
+            >>> model.interpolate(x[0], x[1], steps=5, method="slerp").shape
+            torch.Size([5, 1, 8, 8])
 
         Args:
             method: `lerp`, straight, or `slerp`, along the great circle.
@@ -371,6 +410,8 @@ class Model(Loaded):
     @torch.no_grad()
     def score(self, x: Tensor, kind: Score = "pixel") -> Tensor:
         """How badly the model knows each image, (B,) float32: the higher, the stranger.
+
+            >>> strangest = x[model.score(x).argmax()]
 
         Args:
             kind: `pixel`, the mean squared error of the reconstruction by the posterior mean, with pixels in [0, 1]; `nll`,
