@@ -126,13 +126,18 @@ class Autoencoder(nn.Module):
         return self.decode(latent.z if stochastic else latent.mean).mean
 
     def prior(
-        self, n: int, generator: torch.Generator | None = None, device: torch.device | str | None = None
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        device: torch.device | str | None = None,
+        shape: tuple[int, ...] | None = None,
     ) -> Tensor:
-        """`n` latents from the prior, (n, *latent_shape), drawn on `device`, or on the CPU."""
+        """`n` latents from the prior, (n, *latent_shape) or of another shape, drawn on `device`, or on the CPU."""
+        shape = shape or self.latent_shape
         with torch.device(device) if device is not None else nullcontext():
             if generator is not None:
-                return self.bottleneck.prior(n, self.latent_shape, generator)
-            return noise.draw_rows(n, device, lambda count, g: self.bottleneck.prior(count, self.latent_shape, g))
+                return self.bottleneck.prior(n, shape, generator)
+            return noise.draw_rows(n, device, lambda count, g: self.bottleneck.prior(count, shape, g))
 
 
 class _Given:
@@ -258,7 +263,7 @@ def build_model(
     outputs.checked(nets, outputs.nets, encoder, decoder)
     model = Autoencoder(image, encoder, neck, decoder, pixels, latent_shape)
     model.architecture = type(nets)
-    model.any_size, model.factor = nets.any_size and len(latent_shape) == 3, nets.factor
+    model.any_size, model.factor = nets.any_size and neck.any_size and len(latent_shape) == 3, nets.factor
     return model
 
 
@@ -352,15 +357,15 @@ def require_typed(spec: Spec) -> None:
         refuse_untyped(cls, "objective", part)
 
 
-def build_sampler(spec: Spec, model: Autoencoder) -> Sampler:
-    """A sampler for a model's latents.
+def build_sampler(spec: Spec, model: Autoencoder, latent: tuple[int, ...] | None = None) -> Sampler:
+    """A sampler for a model's latents, or for those of another shape, if it is not fitted.
 
     Raises:
         UsageError: unknown name or option, or a need that the bottleneck does not meet.
     """
     cls = load("sampler", spec.name, Sampler)
     check_needs(f"sampler {spec.name!r}", cls.needs, model.bottleneck, "gaussian")
-    known = {"model": model, "latent": model.latent_shape}
+    known = {"model": model, "latent": latent or model.latent_shape}
     return create(cls, "sampler", spec, "sampler.", known)
 
 

@@ -9,7 +9,6 @@ training file is the inference file.
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import os
 import re
@@ -22,15 +21,14 @@ from typing import Any, TypeVar
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from aegen import header as headers
 from aegen import registry, signing
-from aegen.atomic import drafted
+from aegen.checksummed import checksums, digest, digest_of_text, write
 from aegen.errors import PluginError, UsageError
-from aegen.factory import TooMuch, bounded, unvalued
 from aegen.filenames import native
+from aegen.fitting import compare, fitting
 from aegen.header import Header as Header
 from aegen.header import Origin
 from aegen.header import Unwritable as Unwritable
@@ -40,14 +38,12 @@ from aegen.places import locate
 from aegen.rundir import ASKS, find_checkpoint, owner, told_paths
 from aegen.safetensors_file import OpenedFile
 from aegen.settings import RunSpec
-from aegen.untrusted import parse_json, parse_toml, read_text, shown
+from aegen.untrusted import parse_toml, read_text, shown
 
 T = TypeVar("T", bound=nn.Module)
 V = TypeVar("V")
 
 _DECAYED = "a disk or a copy changed it after it was written; use another checkpoint of the run, or a copy of this one"
-_ALTERED = "the file was altered, or a plugin changed since it was written"
-_SPARE_LAYERS = 5000  # a frozen network that is in no checkpoint has some hundred
 _AGAIN = "do it again"
 _DAMAGED = "it was altered after aegen wrote it; use another checkpoint of the run"
 
@@ -70,78 +66,6 @@ def save(
         OSError: the file cannot be written; what stood at `path` is untouched and nothing is left behind.
     """
     write(path, tensors, json.dumps(check(header)), "aegen", may, replaces=replaces)
-
-
-def write(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    about: str,
-    entry: str,
-    may: Callable[[], None] | None = None,
-    *,
-    replaces: bool = True,
-) -> None:
-    """As `save`, with any JSON `about` as the metadata `entry`."""
-    plain = _detached(tensors)
-    sums = {"header": _digest(about.encode()), "tensors": {k: digest(v) for k, v in plain.items()}}
-    with drafted(path, may=may, replaces=replaces) as temporary:
-        try:
-            save_file(plain, temporary, {entry: about, "checksums": json.dumps(sums)})
-        except SafetensorError as error:
-            raise _disk(error) from error
-
-
-def _detached(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """On the CPU, contiguous, each with memory of its own, which safetensors demands."""
-    seen: set[int] = set()
-    result = {}
-    for name, tensor in tensors.items():
-        plain = tensor.detach().cpu().contiguous()
-        if plain.numel() and plain.untyped_storage().data_ptr() in seen:
-            plain = plain.clone()
-        seen.add(plain.untyped_storage().data_ptr())
-        result[name] = plain
-    return result
-
-
-def _disk(error: SafetensorError) -> OSError:
-    """safetensors reports a full disk with an error of its own, the system's number in its text."""
-    found = re.search(r"\(os error (\d+)\)", str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(str(error))
-
-
-_BLOCK = 4096  # bytes
-
-
-def digest(tensor: Tensor) -> str:
-    """Sixteen hexadecimal digits of a contiguous tensor's bytes, at the speed of memory.
-
-    BLAKE2b of the sums of its words of 64 bits in each whole block of 4,096 bytes, and of the bytes that are left. It is there
-    for accidents: it sees any flipped bit and any block that is lost, zeroed or moved, and hides nothing from an attacker. A
-    cryptographic hash of all bytes would take longer than reading them.
-    """
-    raw = tensor.reshape(-1).view(torch.uint8)
-    whole = raw.numel() // _BLOCK * _BLOCK
-    found = hashlib.blake2b(digest_size=8)
-    if whole:  # read as a buffer: in a file a tensor begins anywhere, and a view of words would have to be aligned
-        words = torch.frombuffer(raw.numpy(), dtype=torch.int64, count=whole // 8)
-        found.update(words.view(-1, _BLOCK // 8).sum(1).numpy().data)
-    found.update(raw[whole:].numpy().data)
-    return found.hexdigest()
-
-
-def _digest(text: bytes) -> str:
-    return hashlib.blake2b(text, digest_size=8).hexdigest()
-
-
-def _checksums(metadata: Mapping[str, str], entry: str) -> dict[str, str]:
-    """Digests of the tensors by key; none in a file from before there were any."""
-    if "checksums" not in metadata:
-        return {}
-    sums = parse_json(metadata["checksums"])
-    if not isinstance(sums, dict) or sums.get("header") != _digest(metadata[entry].encode()):
-        raise ValueError("its checksum does not fit")
-    return dict(sums["tensors"])
 
 
 class Checkpoint:
@@ -184,7 +108,7 @@ class Checkpoint:
                 hint="give a checkpoint that `aegen train` wrote",
             )
         try:
-            self._sums = _checksums(metadata, self.entry)
+            self._sums = checksums(metadata, self.entry)
             self.header = self._read(metadata[self.entry])
         except headers.Newer as error:
             raise UsageError(f"{path} {error}", hint="pip install --upgrade aegen") from error
@@ -226,7 +150,7 @@ class Checkpoint:
     def weights(self) -> str:
         """One digest of the model's and the objective's tensors, 16 hexadecimal digits; nothing where the file has none of some."""
         own = self._sums_of_weights()
-        return "" if None in own.values() else _digest(json.dumps(own, sort_keys=True).encode())
+        return "" if None in own.values() else digest_of_text(json.dumps(own, sort_keys=True).encode())
 
     @functools.cached_property
     def decoder_weights(self) -> str:
@@ -234,7 +158,7 @@ class Checkpoint:
         prefix = "ema." if self.has("ema.") else "model."
         keys = sorted(key for key in self.keys if key.startswith(prefix))
         sums = {key.removeprefix(prefix): self._sums.get(key) or digest(self._file.tensor(key)) for key in keys}
-        return _digest(json.dumps(sums, sort_keys=True).encode())
+        return digest_of_text(json.dumps(sums, sort_keys=True).encode())
 
     def _sums_of_weights(self) -> dict[str, str | None]:
         return {k: self._sums.get(k) for k in self.keys if k.startswith(("model.", "ema.", "objective."))}
@@ -366,68 +290,6 @@ class Checkpoint:
                     "which is not installed",
                     hint=_installing(origin["package"]),
                 )
-
-
-def fitting(
-    path: Path, build: Callable[[], T], held: Mapping[str, tuple[tuple[int, ...], bool]], prefix: str = ""
-) -> T | None:
-    """See that what `build` makes has the tensors of a file, `held`, before any of it is made.
-
-    It is built on the meta device, where tensors have shapes and no values, and no further than the file can fill.
-
-    Args:
-        held: shapes of the tensors, and whether they are fractions, by name.
-        prefix: of the names, for messages.
-
-    Returns:
-        What was built there; None where a plugin's code cannot be run without values.
-
-    Raises:
-        UsageError: naming the first tensor that is missing, superfluous or of another shape or kind.
-    """
-    try:
-        with bounded(_SPARE_LAYERS + 4 * len(held)), unvalued():
-            made = build()
-    except TooMuch:
-        raise UsageError(
-            f"{path} does not fit its own configuration: that has more layers than the file has tensors ({len(held)})",
-            hint=_ALTERED,
-        ) from None
-    except UsageError as error:
-        raise UsageError(f"{path} cannot be used: {error.message}", hint=error.hint) from error
-    except (RuntimeError, NotImplementedError, TypeError, OverflowError) as error:
-        if "overflow" not in str(error).lower():
-            return None
-        raise UsageError(
-            f"{path} does not fit its own configuration: that is larger than any memory", hint=_ALTERED
-        ) from error
-    compare(path, prefix, made.state_dict(), held)
-    return made
-
-
-def compare(
-    path: Path, prefix: str, own: Mapping[str, Tensor], held: Mapping[str, tuple[tuple[int, ...], bool]]
-) -> None:
-    """Names, shapes, and whether they are fractions, of a module's tensors and of a file's.
-
-    Raises:
-        UsageError: they differ.
-    """
-    wrong = [f"{k} is missing" for k in own if k not in held]
-    wrong += [f"{k} is unknown to the model" for k in held if k not in own]
-    wrong += [
-        f"{k} is {held[k][0]}, the model has {tuple(v.shape)}"
-        for k, v in own.items()
-        if k in held and held[k][0] != tuple(v.shape)
-    ]
-    wrong += [
-        f"{k} holds {'fractions' if held[k][1] else 'whole numbers'}, the model has {v.dtype}"
-        for k, v in own.items()
-        if k in held and held[k][1] != v.is_floating_point()
-    ]
-    if wrong:
-        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise UsageError(f"{path} does not fit its own configuration: {prefix}{wrong[0]}{more}", hint=_ALTERED)
 
 
 def _installing(package: str) -> str:

@@ -25,6 +25,7 @@ A parameter's type says what a line can give for it, and what the function gets:
 | `Annotated[str, chosen("sampler", "--sampler", …)]` | `--sampler`, and the options of the sampler that it names | the name |
 | `Options` | nothing | what the line says of those options, by name |
 | `Annotated[Settings, settings("Training")]` | the flags of `aegen train` under that heading, and `--set` | layers of settings, `[(flag, {"train.epochs": 5})]` |
+| `Size` | `--size`, of images where a model takes any | the text; `Pictures.read(size=…)` and the functions of `aegen` know it |
 | `File`, `Force`, `Device`, `Seed`, `Json` | as in every command | the value |
 
 Other parameters are Typer's: `n: int = 3`, or `Annotated[int, option("-n", "--count", help="How many.", least=1)] = 3`. `--component` is added where
@@ -48,7 +49,7 @@ import aegen.cli.options as lines
 from aegen import registry
 from aegen.cli.help_format import page
 from aegen.cli.options import Device, Force, Json, Seed, checked
-from aegen.cli.render import Display, number, say, table, tell, tell_files, tell_json
+from aegen.cli.render import number, say, table, tell, tell_files, tell_json
 from aegen.contract.commands import MARK
 from aegen.errors import PluginError
 from aegen.spec import Range
@@ -57,7 +58,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image as Picture
     from torch import Tensor
 
+    from aegen.cli.progress import Display
     from aegen.inference import Model as Handle
+    from aegen.inference.sizes import Size as _Size
 
 __all__ = [
     "Annotated",
@@ -79,6 +82,7 @@ __all__ = [
     "Runs",
     "Seed",
     "Settings",
+    "Size",
     "argument",
     "chosen",
     "command",
@@ -94,6 +98,16 @@ __all__ = [
     "tell_json",
     "usual",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What is seldom needed, and would slow every `--help`."""
+    if name == "Display":
+        from aegen.cli.progress import Display
+
+        return Display
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 F = TypeVar("F", bound=Callable[..., Any])
 _Parameters = list[inspect.Parameter]
@@ -194,6 +208,15 @@ Run = Annotated[
 Runs = Annotated[list[Path], _Role("runs"), typer.Argument(metavar="RUN", help="Run folders, two or more.")]
 Options = Annotated[dict[str, Any], _Role("options")]
 Settings = list[tuple[str, dict[str, Any]]]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        "--size",
+        metavar="pixels|HEIGHTxWIDTH|own",
+        help="Another size than the model was trained at: pixels a side, height x width, or each image's own.  [default: the model's]",
+        show_default=False,
+    ),
+]
 
 
 # ---------------------------------------------------------------------------------------------------- what a function gets
@@ -229,35 +252,40 @@ class Pictures:
 
         spare(files, self._sources)
 
-    def read(self, model: Handle | None = None) -> Tensor:
+    def read(self, model: Handle | None = None, size: _Size | None = None) -> Tensor:
         """The images (N, C, H, W) in [-1, 1], in the shape of `model`; what is converted or skipped is said.
 
+        Args:
+            size: another than the model's, as `--size` has it, where it takes any; `own` of images that are all of one size.
+
         Raises:
-            UsageError: a file that was named, or every file, cannot be read.
+            UsageError: a file that was named, or every file, cannot be read; the model takes no such size.
         """
         from aegen.data.batches import normalize
+        from aegen.inference import sizes
         from aegen.inference.reading import read_images
 
-        self._sources, pixels = read_images(self._sources, self._known(model), say)
+        known = self._known(model)
+        wanted = sizes.require(known.model, known.path, size)
+        self._sources, pixels = read_images(self._sources, known, say, size=wanted)
         return normalize(pixels)
 
-    def batches(self, model: Handle | None = None, size: int | None = None) -> Iterator[tuple[list[Path], Tensor]]:
+    def batches(
+        self, model: Handle | None = None, batch: int | None = None, size: _Size | None = None
+    ) -> Iterator[tuple[list[Path], Tensor]]:
         """The images of `read` some at a time, with their paths, for more than fit into memory.
 
         Args:
-            size: images at a time; by default as many as the model computes at once.
+            batch: images at a time; by default as many as the model computes at once, and fewer where sizes change.
+            size: as `read`.
         """
-        from aegen.data.batches import normalize
-        from aegen.inference.reading import read_images
+        from aegen.inference import sizes
+        from aegen.inference.reading import read_in_batches
 
-        known, found, sources = self._known(model), False, self._sources
-        size = size or known.batch
-        for start in range(0, len(sources), size):
-            last = start + size >= len(sources)
-            good, pixels = read_images(sources[start : start + size], known, say, any_will_do=found or not last)
-            if good:
-                found = True
-                yield [source.path for source in good], normalize(pixels)
+        known = self._known(model)
+        wanted = sizes.require(known.model, known.path, size)
+        for sources, x in read_in_batches(self._sources, known, say, batch or known.batch, wanted):
+            yield [source.path for source in sources], x
 
     def _known(self, model: Handle | None) -> Handle:
         known = model or self._model

@@ -108,6 +108,18 @@ def pairs(originals: Tensor, again: Tensor, columns: int | None = None) -> Image
     return grid(torch.cat(rows), columns)
 
 
+def framed(images: Sequence[Tensor]) -> Tensor:
+    """uint8 (C, H, W) of several sizes → (N, C, H, W), each in the middle of grey where others are larger, and as large as it is."""
+    height, width = (max(image.shape[axis] for image in images) for axis in (1, 2))
+    sheet = torch.full((len(images), images[0].shape[0], height, width), _GREY, dtype=torch.uint8)
+    if not sheet.shape[1] % 2:
+        sheet[:, -1] = 255  # opaque
+    for place, image in zip(sheet, images, strict=True):
+        top, left = (height - image.shape[1]) // 2, (width - image.shape[2]) // 2
+        place[:, top : top + image.shape[1], left : left + image.shape[2]] = image
+    return sheet
+
+
 def strip(ways: Sequence[Tensor]) -> Image.Image:
     """Ways of frames, each (T, C, H, W), in a row each; of frames that are much wider than high in a column each."""
     frames = torch.cat(list(ways))

@@ -52,7 +52,7 @@ def locate(place: Path | str) -> Path:
     if path.exists() or "\0" in text:
         return path
     if (scheme := _SCHEME.fullmatch(text)) is not None:
-        return _fetched(scheme[1].lower(), scheme[2], text)
+        return _fetched(scheme[1].lower(), scheme[2])
     if path.name in WORDS and (run := _run(path.parent)) is not None:
         return run / "checkpoints" / f"{path.name}.safetensors"
     found = _run(path)
@@ -73,12 +73,14 @@ def _run(path: Path) -> Path | None:
     return named if len(path.parts) == 1 and (named / "config.toml").is_file() else None
 
 
-def _fetched(scheme: str, rest: str, text: str) -> Path:
+def _fetched(scheme: str, rest: str) -> Path:
     """What a scheme's plugin, a function of the rest of the text, gives: a path on this machine."""
     known = registry.names("scheme")
     if scheme not in known:
         hint = f"schemes are {listing(known)}" if known else "a package that knows it can be installed; or give a file"
-        raise UsageError(f"{quoted(text)} begins with {scheme}://, which no installed package knows", hint=hint)
+        raise UsageError(
+            f"{quoted(f'{scheme}://{rest}')} begins with {scheme}://, which no installed package knows", hint=hint
+        )
     component = registry.find("scheme", scheme)
     fetch: Any = registry.load(component)
     if not callable(fetch):

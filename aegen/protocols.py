@@ -232,6 +232,8 @@ class Bottleneck(nn.Module, ABC):
         offers: any of `prior` (it can be drawn from), `density` (a posterior, and log_prior), `diagonal` (the posterior is a
             normal, independent in every dimension, with `mean` and `std`), `penalty` (not always 0), `charges`, `codes`,
             `labels` (its `forward` takes `labels` beside the features, int64 (B,) or None where they are not known).
+        any_size: whether the maps that it takes and draws may have other sides than those it was trained on; not where its prior is made of
+            images, or of maps, of one size.
         codebooks: how many codes each codebook has, if the bottleneck offers codes; of several, `codes` are (B, books, …).
         undecayed: names of those of its own parameters that weight decay leaves alone: priors, pseudo-inputs, codebooks, shifts by
             class, for which 0 is no simpler than another value. Any module may declare such, a layer inside this one or a net; of
@@ -242,6 +244,7 @@ class Bottleneck(nn.Module, ABC):
     """
 
     fan_in: int
+    any_size: bool = True
     offers: frozenset[str] | set[str] = frozenset()
     codebooks: Sequence[int] = ()
     undecayed: Collection[str] = ()
@@ -384,8 +387,8 @@ class Wrapper(Objective):
 class Sampler(nn.Module, ABC):
     """How latents are drawn: fitted on latents in closed form, or trained on them; kept in a file beside the model's.
 
-    Positional constructor parameters are filled by name: `model` (Autoencoder), `latent` (shape of one latent).
-    What is found is kept in buffers and parameters whose shapes the constructor fixes.
+    Positional constructor parameters are filled by name: `model` (Autoencoder), `latent` (shape of one latent; for one that is not fitted maybe
+    of another size than the model's, and that is what it then draws). What is found is kept in buffers and parameters whose shapes the constructor fixes.
 
     One in closed form writes `fit`. One that learns says `learns = True` and writes `loss`, which `aegen fit-sampler` minimises over its
     parameters by the loop that trains models; if it writes `fit` too, that is called once before the first step, for what is not found by

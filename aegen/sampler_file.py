@@ -19,7 +19,7 @@ from pydantic import Field, TypeAdapter
 from torch import nn
 from typing_extensions import TypedDict
 
-from aegen import checkpoint
+from aegen import checkpoint, checksummed
 from aegen.checkpoint import Checkpoint
 from aegen.errors import UsageError
 from aegen.filenames import native, portable
@@ -179,7 +179,7 @@ def save(
     path = place_of(model.path, spec.name)
     path.parent.mkdir(exist_ok=True)
     state = {PREFIX + key: value for key, value in sampler.state_dict().items()}
-    checkpoint.write(path, state, about, SamplerFile.entry, may)
+    checksummed.write(path, state, about, SamplerFile.entry, may)
     return path
 
 

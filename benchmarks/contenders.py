@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 
 from aegen import registry
 from aegen.autoencoder import Autoencoder, build_model, build_objective
-from aegen.cli.render import Display
+from aegen.cli.progress import Display
 from aegen.config import resolve
 from aegen.data.source import Data, load_data
 from aegen.errors import Interrupted

@@ -19,7 +19,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "errors collectives atomic threads untrusted accumulation filenames safetensors_file messages signals "
             "caches intervals energy_distance objective_name",
-            "schedules noise tracebacks memory lock signing nn.precision",
+            "schedules noise tracebacks memory lock signing nn.precision checksummed",
         ],
     ),
     (
@@ -44,7 +44,7 @@ FLOORS: list[tuple[str, list[str]]] = [
     (
         "what an autoencoder is, how it is made and kept",
         [
-            "autoencoder rundir pictures header foreign",
+            "autoencoder rundir pictures header foreign fitting",
             "places",
             "checkpoint",
             "sampler_file",
@@ -85,6 +85,7 @@ FLOORS: list[tuple[str, list[str]]] = [
         [
             "inference.arguments inference.concatenation inference.latents inference.loading inference.sizes",
             "inference.reading inference.samplers inference.statistics inference.latent_rows",
+            "inference.coding",
             "inference.model",
             "inference.sampling inference.reconstruction inference.exporting inference.importing",
             "inference.interpolation",
@@ -126,10 +127,11 @@ FLOORS: list[tuple[str, list[str]]] = [
         ],
     ),
     (
-        "the command kit and the core's own commands; `render.py` alone imports rich",
+        "the command kit and the core's own commands; `render` and `progress` alone import rich",
         [
             "cli.text_width cli.help_format cli.options",
             "cli.render",
+            "cli.progress",
             "command cli.builtin_commands",
             "cli.app",
             "cli.train cli.evaluate cli.list_plugins",

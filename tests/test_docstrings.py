@@ -16,6 +16,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import aegen
+from aegen.inference.coding import Coder
 from aegen.nn import densities, importance, kernels, precision, spectral
 
 SHELF = (densities, importance, kernels, precision, spectral)
@@ -31,8 +32,9 @@ def own(module: Any) -> list[Any]:
 
 
 def methods() -> list[Any]:
-    """Of `Model` itself, public ones."""
-    found = [value for name, value in vars(aegen.Model).items() if not name.startswith("_")]
+    """Of the handle itself, public ones."""
+    both = {**vars(aegen.Model), **vars(Coder)}
+    found = [value for name, value in both.items() if not name.startswith("_")]
     return [value for value in found if inspect.isfunction(value)]
 
 

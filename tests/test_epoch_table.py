@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aegen.cli import render
-from aegen.cli.render import Display
+from aegen.cli.progress import Display
 
 
 def rows(monkeypatch: pytest.MonkeyPatch, width: int | None, *epochs: dict[str, float]) -> list[str]:

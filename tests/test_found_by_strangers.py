@@ -17,7 +17,9 @@ import torch
 from conftest import Aegen
 from PIL import Image
 
-from aegen import UsageError, registry
+import aegen
+from aegen import ImageShape, Spec, UsageError, registry
+from aegen.autoencoder import Autoencoder, build_model
 from aegen.cli import render
 from aegen.factory import unvalued
 
@@ -133,3 +135,55 @@ def test_rows_of_a_board_that_were_refused_are_known_in_both_spellings(monkeypat
     old = f"{tables}\n\nNot here:\n\n- `vae`: old\n- `ae`: stays\n"
     new = f"{tables}\n\n- <code>vae</code>: new"
     assert board.kept(new, old).strip().splitlines()[-2:] == ["- `ae`: stays", "- <code>vae</code>: new"]
+
+
+# ---------------------------------------------------------------------------------------------------- images of other sizes
+
+
+def _layers(encoder: list[str], decoder: list[str], side: int, wide: int | None = None) -> Autoencoder:
+    arch = Spec("sequential", {"encoder": encoder, "decoder": decoder})
+    image = ImageShape(1, side, wide or side)
+    return build_model(arch, Spec("deterministic", {"dim": 4}), Spec("gaussian"), image).eval()
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "side"),
+    [
+        (["Conv2d(1,4,3,stride=2,padding=1)"], ["ConvTranspose2d(4,1,3,stride=2,padding=1)"], 33),  # 34 became 33
+        (["Conv2d(1,4,4,stride=2,padding=1)"], [], 32),  # a linear layer that nobody wrote
+        (["Conv2d(1,4,(4,8),stride=(2,4),padding=(1,2))"], ["ConvTranspose2d(4,1,(4,8),(2,4),(1,2))"], 32),
+    ],
+)
+def test_layers_take_any_size_only_where_they_give_it_back(encoder: list[str], decoder: list[str], side: int) -> None:
+    assert not _layers(encoder, decoder, side).any_size
+
+
+def test_layers_that_do_take_any_size() -> None:
+    model = _layers(["Conv2d(1,4,4,stride=2,padding=1)"], ["ConvTranspose2d(4,1,4,stride=2,padding=1)"], 32, 24)
+    assert model.any_size and model.factor == 2
+    assert model.reconstruct(torch.zeros(1, 1, 34, 50)).shape == (1, 1, 34, 50)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["MaxPool2d(2, return_indices=True)", "MaxPool2d(2, padding=3)", "Flatten(2)", "GELU('foo')", "Affine((1, 2, 3))"],
+)
+def test_layers_that_torch_refuses_only_when_they_run_are_refused_at_once(text: str) -> None:
+    with pytest.raises(UsageError, match="does not take features of 4×16×16"):
+        _layers(["Conv2d(1,4,4,stride=2,padding=1)", text], [], 32)
+
+
+def test_other_sizes_are_tiled_on_the_grid_of_the_nets_scored_and_looked_up(tmp_path: Path) -> None:
+    small = {"arch": "conv", "data": "digits", "train.steps": 2, "data.size": [8, 8], "train.device": "cpu"}
+    nets = {"arch.spatial": True, "arch.width": 4, "bottleneck.dim": 3, "train.batch_size": 16}
+    aegen.train(objective="ae", run_dir=tmp_path / "ae", **small, **nets, **{"arch.depth": 2})
+    model = aegen.load(tmp_path / "ae", device="cpu")
+    x = torch.rand(1, 1, 13, 15, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    exact = ((model.reconstruct(x) - x) / 2).square().mean()
+    torch.testing.assert_close(model.score(x)[0], exact)  # the rows that were repeated are not the image's
+    wide = torch.rand(1, 1, 24, 48, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    torch.testing.assert_close(model.reconstruct(wide, tile=12, overlap=6), model.reconstruct(wide, tile=12, overlap=4))
+    aegen.train(objective="vq-vae", run_dir=tmp_path / "vq", **small, **nets, **{"arch.depth": 1})
+    model = aegen.load(tmp_path / "vq", device="cpu")
+    latent = model.encode(wide)
+    assert torch.equal(model.lookup(latent.codes), latent.mean)

@@ -20,7 +20,7 @@ from aegen import pictures, registry
 from aegen.data.batches import normalize
 from aegen.errors import UsageError
 from aegen.factory import load
-from aegen.inference.model import _Near
+from aegen.inference.coding import _Near
 from aegen.nn.densities import DiagonalGaussian
 from aegen.protocols import Bottleneck
 from aegen.spec import options_of

@@ -23,7 +23,8 @@ from torch import Tensor
 import aegen.training.run
 from aegen import atomic, checkpoint
 from aegen.atomic import draft_of
-from aegen.checkpoint import Checkpoint, digest
+from aegen.checkpoint import Checkpoint
+from aegen.checksummed import digest
 from aegen.errors import Interrupted, RunError
 from aegen.hooks import hookimpl
 from aegen.inference import load

@@ -19,7 +19,7 @@ from conftest import SMALL, Aegen
 from torch import Tensor
 
 import aegen
-from aegen import Sampler, UsageError, checkpoint, compare, sampler_file, testing, write_report
+from aegen import Sampler, UsageError, checkpoint, checksummed, compare, sampler_file, testing, write_report
 from aegen.checkpoint import Checkpoint
 from aegen.energy_distance import energy_distance, energy_test
 from aegen.inference.latent_rows import latent_rows
@@ -204,7 +204,7 @@ def test_options_larger_than_the_file_are_refused_before_anything_is_made(
     file = SamplerFile(place)
     header = {**file.header, "options": {"components": 60_000}}
     tensors = {f"sampler.{k}": v for k, v in file.tensors("sampler.").items()}
-    checkpoint.write(place, tensors, json.dumps(header), SamplerFile.entry)
+    checksummed.write(place, tensors, json.dumps(header), SamplerFile.entry)
     aegen("sample", "-c", "r", "--sampler", "mixture", "-o", "a.png").refused(2, "does not fit its own configuration")
 
 

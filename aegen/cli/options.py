@@ -19,7 +19,6 @@ import typer
 
 from aegen import registry
 from aegen.descriptions import describe
-from aegen.settings import FLAGS, SETTINGS
 from aegen.spec import Option, Range, options_of
 from aegen.untrusted import shown
 
@@ -185,6 +184,8 @@ def flags_of(args: Sequence[str], flag: str, kind: str, prefix: str) -> list[Fla
 
 def setting_flags(heading: str, without: Sequence[str] = ()) -> list[Flag]:
     """The flags of `aegen train` under one of its headings, but for some."""
+    from aegen.settings import FLAGS, SETTINGS
+
     found = []
     for decl, key in FLAGS[heading].items():
         section, _, name = key.partition(".")

@@ -207,7 +207,8 @@ def train(
 
     With no option at all: a convolutional VAE on the embedded digits.
     """
-    from aegen.cli.render import Display, say, tell
+    from aegen.cli.progress import Display
+    from aegen.cli.render import say, tell
     from aegen.config import resolve
 
     layers = _layers(config or [], sets or [], given)

@@ -67,7 +67,12 @@ _TABLE: Form = (_table, "options by name, as JSON has them")
 
 ATTRIBUTES: dict[str, dict[str, Form]] = {
     "architecture": {"map_options": _TABLE, "any_size": _SWITCH, "factor": _COUNT},
-    "bottleneck": {"offers": _SET, "codebooks": _COUNTS, "undecayed": (_names, "names of parameters")},
+    "bottleneck": {
+        "offers": _SET,
+        "any_size": _SWITCH,
+        "codebooks": _COUNTS,
+        "undecayed": (_names, "names of parameters"),
+    },
     "likelihood": {
         "measure": (lambda value: value in ("density", "levels", "binary"), "density, levels or binary"),
         "undecayed": (_names, "names of parameters"),

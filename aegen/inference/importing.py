@@ -18,6 +18,7 @@ from aegen.data.source import load_data
 from aegen.errors import UsageError
 from aegen.factory import create
 from aegen.factory import load as load_class
+from aegen.fitting import compare, fitting
 from aegen.header import note_of
 from aegen.inference.loading import Output, Say, silent, undrawn
 from aegen.inference.samplers import ex_post, fit_sampler, tell_fallback, told_now_and_then
@@ -108,14 +109,14 @@ def import_model(
 def _built(source: Path, found: Imported) -> tuple[ModelSpec, Autoencoder]:
     """The model that an importer told of, with its weights, its latents known, tried on a few images."""
     held = {key: (tuple(value.shape), value.is_floating_point()) for key, value in found.tensors.items()}
-    made = checkpoint.fitting(source, lambda: built_of(found.spec), held)
+    made = fitting(source, lambda: built_of(found.spec), held)
     try:
         with undrawn():
             latent = found.spec.latent if made is None else made.latent_shape
             model = built_of(replace(found.spec, latent=latent))
     except UsageError as error:
         raise UsageError(f"{source} cannot be used: {error.message}", hint=error.hint) from error
-    checkpoint.compare(source, "", model.state_dict(), held)
+    compare(source, "", model.state_dict(), held)
     model.load_state_dict(dict(found.tensors))
     model.eval().requires_grad_(False)
     x = torch.rand(_TRIED, *model.image, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -23,12 +23,13 @@ from safetensors import SafetensorError
 from torch import Tensor
 from typing_extensions import TypedDict
 
-from aegen import caches, checkpoint
+from aegen import caches, checksummed
 from aegen.checkpoint import Checkpoint
 from aegen.data.batches import normalize
 from aegen.data.image_rows import Pictures
 from aegen.data.source import Data
 from aegen.errors import UsageError, counted
+from aegen.header import versioned
 from aegen.inference.loading import Loaded
 from aegen.settings import DataSettings
 from aegen.training.distributed import World
@@ -56,8 +57,8 @@ class _RowsFile(Checkpoint):
     header: _Note  # type: ignore[assignment]
 
     @staticmethod
-    def _validated(raw: Any) -> Any:
-        return _note_type().validate_python(raw)
+    def _read(text: str) -> Any:
+        return _note_type().validate_python(versioned(text, FORMAT))
 
 
 def latent_rows(loaded: Loaded, data: Data, settings: DataSettings, here: World, tell: Tell) -> Data:
@@ -151,6 +152,6 @@ def _write(place: Path, rows: Tensor, most: float) -> None:
         return
     with suppress(OSError):
         place.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write(place, {"rows": rows}, json.dumps({"format": FORMAT}), _RowsFile.entry)
+        checksummed.write(place, {"rows": rows}, json.dumps({"format": FORMAT}), _RowsFile.entry)
         others = (path for path in place.parent.glob("*.safetensors") if len(path.stem) == 32 and path != place)
         caches.tidy(others, most - rows.nbytes)

@@ -330,7 +330,7 @@ def folder_for_each(out: Path | None, name: str) -> Path:
         return folder
 
 
-def save_each(images: Tensor, files: Sequence[Path], force: bool = False) -> None:
+def save_each(images: Iterable[Tensor], files: Sequence[Path], force: bool = False) -> None:
     """One file an image."""
     for image, file in zip(images, files, strict=True):
         with writing(file):

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import aegen.inference.sizes as sizes
 from aegen import memory, sampler_file, threads
 from aegen.autoencoder import Autoencoder, build_sampler
 from aegen.checkpoint import Checkpoint
@@ -76,26 +77,58 @@ def draw_latents(
     say: Say = silent,
     here: World | None = None,
     prepare: Callable[[str, Mapping[str, Any]], Sampler] | None = None,
+    size: tuple[int, int] | None = None,
 ) -> Iterator[Tensor]:
     """`count` latents in batches (B, *z) on the model's device; all of them in each process of `here`.
 
     Args:
         prepare: gives the sampler of a name and options, in place of `prepare_sampler`.
+        size: of the images that they are to become, if not the model's.
 
     Raises:
-        UsageError: the model knows no classes, or none of that name.
+        UsageError: the model knows no classes, or none of that name; the sampler is fitted to the model's size, and another is wanted.
         EnvironmentFault: they are more than the memory holds.
     """
-    name = sampler or default_sampler(loaded)
+    name = sampler or (default_sampler(loaded) if size is None else "prior")
     # Before minutes of fitting.
     wanted = None if label is None else _class_index(loaded, label)
-    require_room(loaded, count)
-    if prepare is not None:
+    shape = loaded.model.latent_shape if size is None else sizes.latent_shape(loaded.model, size)
+    require_room(loaded, count, shape=shape)
+    if size is not None:
+        drawer = _of_any_size(loaded, name, dict(options or {}), shape)
+    elif prepare is not None:
         drawer = prepare(name, options or {})
     else:
         drawer = prepare_sampler(loaded, name, dict(options or {}), say, here or World(loaded.device))
     say(f"sampler {name}, seed {seed} (--seed N draws others), model {loaded.path}")
-    yield from draw_from(loaded, drawer, count, wanted=wanted, seed=seed)
+    yield from draw_from(loaded, drawer, count, wanted=wanted, seed=seed, shape=shape)
+
+
+def size_to_draw(loaded: Loaded, size: sizes.Size | None) -> tuple[int, int] | None:
+    """The size of images that are to be drawn, if it is not the model's.
+
+    Raises:
+        UsageError: it is no size, or none that the model gives.
+    """
+    wanted = sizes.require(loaded.model, loaded.path, size)
+    if wanted == sizes.OWN:
+        raise UsageError("--size own is of images that are read, and these are drawn", hint="give --size HEIGHTxWIDTH")
+    return None if wanted is None or wanted == tuple(loaded.model.image[1:]) else wanted
+
+
+def _of_any_size(loaded: Loaded, name: str, options: dict[str, Any], shape: tuple[int, ...]) -> Sampler:
+    """A sampler that needs no fitting, for latents of another shape than the model's.
+
+    Raises:
+        UsageError: it is fitted.
+    """
+    if load_class("sampler", name, Sampler).fitted:
+        prior = "prior" in loaded.model.bottleneck.offers
+        raise UsageError(
+            f"sampler {name} is fitted to latents of one shape, and draws images of {loaded.model.image} alone",
+            hint="draw other sizes with --sampler prior" if prior else "leave --size out",
+        )
+    return build_sampler(Spec(name, options_as_checked(name, options)), loaded.model, shape)
 
 
 def require_drawable(loaded: Loaded, name: str) -> None:
@@ -108,23 +141,31 @@ def require_drawable(loaded: Loaded, name: str) -> None:
         raise _untrained(loaded, name, {})
 
 
-def require_room(loaded: Loaded, count: int, more: int = 0) -> None:
+def require_room(loaded: Loaded, count: int, more: int = 0, shape: tuple[int, ...] | None = None) -> None:
     """See that so many latents, which are drawn at once, and `more` bytes fit into the memory.
 
     Raises:
         EnvironmentFault: they do not.
     """
-    size = 4 * count * math.prod(loaded.model.latent_shape) + more
+    size = 4 * count * math.prod(shape or loaded.model.latent_shape) + more
     hint = "draw fewer at a time, each time with another --seed"
     memory.require(size, f"drawing {counted(count, 'image')} at once", hint)
 
 
 @torch.no_grad()
-def draw_from(loaded: Loaded, drawer: Sampler, count: int, *, wanted: int | None, seed: int) -> Iterator[Tensor]:
+def draw_from(
+    loaded: Loaded,
+    drawer: Sampler,
+    count: int,
+    *,
+    wanted: int | None,
+    seed: int,
+    shape: tuple[int, ...] | None = None,
+) -> Iterator[Tensor]:
     """`count` latents of a sampler, of the class `wanted`, in batches (B, *z) on the model's device."""
     # Drawn on the CPU, so that a seed means the same images on every device.
     generator = torch.Generator().manual_seed(seed)
-    z = _drawn(drawer, count, generator, loaded.model.latent_shape)
+    z = _drawn(drawer, count, generator, shape or loaded.model.latent_shape)
     neck = loaded.model.bottleneck
     if wanted is not None:
         z = _of_class(neck, drawer, z, wanted, generator)

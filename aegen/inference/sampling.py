@@ -12,7 +12,8 @@ import torch
 from aegen import pictures
 from aegen.inference.loading import Output, Say, folder_for_each, refuse_present, save_each, silent
 from aegen.inference.model import Model, load
-from aegen.inference.samplers import draw_latents, require_room
+from aegen.inference.samplers import draw_latents, require_room, size_to_draw
+from aegen.inference.sizes import Size
 from aegen.training.distributed import World, world
 
 _NAMES = 300  # bytes that the name of a file takes
@@ -25,6 +26,7 @@ def sample(
     sampler: str | None = None,
     options: Mapping[str, Any] | None = None,
     label: str | None = None,
+    size: Size | None = None,
     each: bool = False,
     out: Path | None = None,
     force: bool = False,
@@ -38,6 +40,7 @@ def sample(
     Under `torchrun` each process decodes a part of the images; the first one writes, and it alone returns files.
 
     Args:
+        size: of the images, another than the model's where it takes any, drawn by a sampler that is fitted to none, as the prior.
         force: replace what stands at `out`.
 
     Raises:
@@ -45,9 +48,8 @@ def sample(
     """
     with world(device) as here:
         talk = say if here.first else silent
-        return _sample(
-            load(place, device=str(here.device)), here, count, sampler, options, label, each, out, seed, talk, force
-        )
+        model = load(place, device=str(here.device))
+        return _sample(model, here, count, sampler, options, label, each, out, seed, talk, force, size)
 
 
 def sample_alone(model: Model, count: int, out: Path) -> None:
@@ -68,11 +70,14 @@ def _sample(
     seed: int,
     say: Say,
     force: bool = False,
+    size: Size | None = None,
 ) -> list[Path]:
+    wanted = size_to_draw(model, size)
+    sides = wanted or tuple(model.model.image[1:])
     if not each:
         if out is not None:
             pictures.check_ending(out)
-        pictures.check_room(count, model.model.image[1:], "add --each for one file an image")
+        pictures.check_room(count, sides, "add --each for one file an image")
     require_room(model, count, _NAMES * count * each)
     digits = max(4, len(str(count - 1)))
     names = [f"{i:0{digits}d}.png" for i in range(count if each else 0)]
@@ -81,8 +86,10 @@ def _sample(
         target = Output(out, "samples.png", force) if here.first else None
     elif out is not None and here.first:
         refuse_present((folder_for_each(out, "") / name for name in names), force)
-    latents = draw_latents(model, count, sampler=sampler, options=options, label=label, seed=seed, say=say, here=here)
-    batches = model.decode_shared(latents, here)
+    latents = draw_latents(
+        model, count, sampler=sampler, options=options, label=label, seed=seed, say=say, here=here, size=wanted
+    )
+    batches = (images[:, :, : sides[0], : sides[1]] for images in model.decode_shared(latents, here))
     if not here.first:
         for _ in batches:  # only to take part
             pass

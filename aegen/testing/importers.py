@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from aegen import checkpoint
 from aegen.autoencoder import built_of
 from aegen.contract import outputs
 from aegen.errors import AegenError, UsageError
+from aegen.fitting import compare
 from aegen.protocols import Importer
 from aegen.testing.models import check_options
 
@@ -35,7 +35,7 @@ def check_importer(cls: type[Importer], place: Path | str, **options: Any) -> No
     model = built_of(found.spec).eval()
     held = {key: (tuple(value.shape), value.is_floating_point()) for key, value in found.tensors.items()}
     try:
-        checkpoint.compare(source, "", model.state_dict(), held)
+        compare(source, "", model.state_dict(), held)
     except UsageError as error:
         raise AssertionError(error.message) from error
     model.load_state_dict(dict(found.tensors))

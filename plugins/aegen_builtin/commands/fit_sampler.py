@@ -6,7 +6,6 @@ import aegen
 from aegen.command import (
     Annotated,
     Checkpoint,
-    Display,
     Json,
     Options,
     Settings,
@@ -53,6 +52,8 @@ def fit_sampler(
 
     One in closed form is fitted at once, one that learns is trained: with the settings that it suggests, unless others are said.
     """
+    from aegen.command import Display
+
     found = aegen.fit_sampler(
         place,
         sampler,

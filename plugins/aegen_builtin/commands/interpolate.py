@@ -11,6 +11,7 @@ from aegen.command import (
     Json,
     Path,
     Seed,
+    Size,
     command,
     option,
     out_option,
@@ -36,6 +37,7 @@ def interpolate(
     stochastic: Annotated[
         bool, option("--stochastic", help="From draw to draw of the posteriors, instead of mean to mean.")
     ] = False,
+    size: Size = None,
     out: Annotated[Path | None, out_option("interpolation.png")] = None,
     force: Force = False,
     seed: Seed = 0,
@@ -49,6 +51,7 @@ def interpolate(
         steps=steps,
         method=method,
         stochastic=stochastic,
+        size=size,
         out=out,
         force=force,
         seed=seed,

@@ -11,6 +11,7 @@ from aegen.command import (
     Json,
     Path,
     Seed,
+    Size,
     command,
     option,
     out_option,
@@ -23,6 +24,7 @@ from aegen.command import (
 @command(
     "aegen reconstruct photo.png",
     "aegen reconstruct 'photos/*.jpg' --each -o again/",
+    "aegen reconstruct 'photos/*.jpg' --size own --each -o again/",
     short="Originals above reconstructions: aegen reconstruct photo.png",
     meant=("encode", "decode", "autoencode", "restore", "denoise"),
 )
@@ -33,6 +35,16 @@ def reconstruct(
     stochastic: Annotated[
         bool, option("--stochastic", help="Draw from the posterior instead of taking its mean.")
     ] = False,
+    size: Size = None,
+    tile: Annotated[
+        int | None,
+        option(
+            "--tile",
+            help="Take larger images in tiles of so many pixels a side.  [default: only where they do not fit into the memory]",
+            least=16,
+            show_default=False,
+        ),
+    ] = None,
     out: Annotated[Path | None, out_option("reconstructions.png, or the folder reconstructions with --each")] = None,
     force: Force = False,
     seed: Seed = 0,
@@ -41,7 +53,17 @@ def reconstruct(
 ) -> None:
     """Write originals above their reconstructions."""
     files = aegen.reconstruct(
-        images, checkpoint, each=each, stochastic=stochastic, out=out, force=force, seed=seed, device=device, say=say
+        images,
+        checkpoint,
+        each=each,
+        stochastic=stochastic,
+        size=size,
+        tile=tile,
+        out=out,
+        force=force,
+        seed=seed,
+        device=device,
+        say=say,
     )
     if files:  # the first of several processes has them
         tell_files(files, as_json=as_json)

@@ -42,6 +42,15 @@ def sample(
         str | None,
         option("--label", metavar="text", help="Only of this class, by name, if the model was told classes."),
     ] = None,
+    size: Annotated[
+        str | None,
+        option(
+            "--size",
+            metavar="pixels|HEIGHTxWIDTH",
+            help="Another size than the model's, where it takes any; by the prior.  [default: the model's]",
+            show_default=False,
+        ),
+    ] = None,
     each: Annotated[bool, option("--each", help="One file an image, in the folder -o, instead of a grid.")] = False,
     out: Annotated[Path | None, out_option("samples.png, or the folder samples with --each")] = None,
     force: Force = False,
@@ -58,6 +67,7 @@ def sample(
         sampler=sampler,
         options=options,
         label=label,
+        size=size,
         each=each,
         out=out,
         force=force,

@@ -29,6 +29,7 @@ class Vamp(Bottleneck):
 
     offers = frozenset({"prior", "density", "diagonal", "penalty"})
     undecayed = frozenset({"raw"})
+    any_size = False  # the pseudo-inputs have the size of the images
 
     def __init__(
         self,

@@ -114,7 +114,10 @@ def _along(size: int, one: Any, axis: int) -> int:
     if stride < 1 or kernel < 1 or dilation < 1 or padding < 0:
         raise ValueError
     if isinstance(one, nn.ConvTranspose2d):
-        return (size - 1) * stride - 2 * padding + span + _pair(one.output_padding)[axis]
+        more = _pair(one.output_padding)[axis]
+        if not 0 <= more < max(stride, dilation):
+            raise ValueError
+        return (size - 1) * stride - 2 * padding + span + more
     ceil = bool(getattr(one, "ceil_mode", False))
     return (size + 2 * padding - span + (stride - 1) * ceil) // stride + 1
 
@@ -155,6 +158,9 @@ def after(one: nn.Module, shape: tuple[int, ...]) -> tuple[int, ...]:
         if factor < 1 or channels % factor**2:
             raise ValueError
         return (channels // factor**2, height * factor, width * factor)
+    elif isinstance(one, Affine):
+        if len(shape) != 3 or any(values.shape[1] not in (1, shape[0]) for values in (one.scale, one.shift)):
+            raise ValueError
     else:
         for name in ("num_features", "num_channels"):
             takes, given = getattr(one, name, takes), shape[0]
@@ -188,9 +194,7 @@ class Sequential(Architecture):
             gives = "×".join(map(str, shape))
             hint = "the bottleneck's dim must fit; a gaussian one takes mean and log-variance, twice as many"
             raise UsageError(f"arch.encoder ends with {gives}, but the bottleneck takes {fan_in} channels", hint=hint)
-        names = {text.partition("(")[0].strip() for text in self.layers + self.back}
-        self.any_size = len(shape) == 3 and not names & _FIXED
-        self.factor = max(1, image.height // shape[1]) if self.any_size else 1
+        self.factor = max(1, image.height // shape[1]) if len(shape) == 3 else 1
 
     def encoder(self) -> nn.Module:
         """(B, C, H, W) → (B, fan_in) or (B, fan_in, h, w)."""
@@ -212,7 +216,29 @@ class Sequential(Architecture):
             raise UsageError(
                 f"arch.decoder ends with {gives}, but the likelihood takes {takes} (channels×height×width)"
             )
+        self.any_size = len(latent) == 3 and self._any_size(layers, latent)
         return nn.Sequential(*map(layer, layers))
+
+    def _any_size(self, layers: list[str], latent: tuple[int, ...]) -> bool:
+        """Whether larger images, too, become maps that are smaller by `factor`, and these images of their own size."""
+        channels, height, width = self.image
+        by = self.factor
+        if {text.partition("(")[0].strip() for text in self.layers + layers} & _FIXED:
+            return False
+        if (height, width) != (latent[1] * by, latent[2] * by):
+            return False
+        for down, right in ((1, 2), (2, 1)):
+            try:
+                wide = _shapes("arch.encoder", self.layers, (channels, height + down * by, width + right * by))[-1]
+                again = _shapes("arch.decoder", layers, (latent[0], *wide[1:]))[-1]
+            except UsageError:
+                return False
+            if wide[1:] != (latent[1] + down, latent[2] + right) or again[1:] != (
+                height + down * by,
+                width + right * by,
+            ):
+                return False
+        return True
 
 
 def _shapes(name: str, layers: Sequence[str], shape: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -221,8 +247,23 @@ def _shapes(name: str, layers: Sequence[str], shape: tuple[int, ...]) -> list[tu
         with torch.device("meta"):  # only its sizes are asked for, and a file may say any
             made = layer(text)
         try:
-            found.append(after(made, found[-1]))
-        except (ValueError, IndexError, TypeError, ZeroDivisionError):
+            gives = after(made, found[-1])
+            _tried(made, found[-1], gives)
+        except (ValueError, IndexError, TypeError, ZeroDivisionError, RuntimeError):
             given = "×".join(map(str, found[-1]))
             raise UsageError(f"{name}: layer {place}, {text[:80]!r}, does not take features of {given}") from None
+        found.append(gives)
     return found
+
+
+def _tried(one: nn.Module, shape: tuple[int, ...], gives: tuple[int, ...]) -> None:
+    """Run a layer without weights on no image: some of their options torch refuses only then.
+
+    Raises:
+        ValueError, TypeError, RuntimeError: it does, or it gives something else than `gives`.
+    """
+    if any(True for _ in one.parameters()) or any(True for _ in one.buffers()):
+        return
+    made = one.eval()(torch.empty(0, *shape, device="cpu"))
+    if not isinstance(made, Tensor) or tuple(made.shape) != (0, *gives):
+        raise ValueError

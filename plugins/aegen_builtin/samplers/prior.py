@@ -14,10 +14,11 @@ class Prior(Sampler):
     needs = frozenset({"prior"})
     fitted = False
 
-    def __init__(self, model: Autoencoder) -> None:
+    def __init__(self, model: Autoencoder, latent: tuple[int, ...]) -> None:
         super().__init__()
+        self.latent = latent
         self._draw = model.prior  # a bound method is no submodule: the model's weights are not saved twice
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, *z)."""
-        return self._draw(n, generator).cpu()
+        return self._draw(n, generator, shape=self.latent).cpu()
