@@ -275,7 +275,7 @@ def test_a_mistake_is_one_sentence(vae: Path, use: Any, told: str) -> None:
 def test_one_finds_ones_way(vae: Path) -> None:
     """The page of `load` has an example that runs, every public name a sentence, and every parameter a type."""
     model = api.load(vae)
-    assert "model.sample(16, seed=1)" in (inspect.getdoc(api.load) or "")
+    assert ">>> new = model.sample(16, seed=1)" in (inspect.getdoc(api.load) or "")
     for name in (name for name in dir(model) if not name.startswith("_")):
         member = inspect.getattr_static(type(model), name, None)
         if inspect.isfunction(member):

@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +19,7 @@ from conftest import SMALL, Aegen
 from torch import Tensor
 
 import aegen
-from aegen import Sampler, UsageError, checkpoint, checksummed, sampler_file, testing
+from aegen import Sampler, UsageError, checkpoint, checksummed, compare, sampler_file, testing, write_report
 from aegen.checkpoint import Checkpoint
 from aegen.energy_distance import energy_distance, energy_test
 from aegen.inference.latent_rows import latent_rows
@@ -256,6 +259,99 @@ def test_stopped_anywhere_it_goes_on_to_the_same_bits(trained: Path, tmp_path: P
 def _settings(steps: int) -> dict[str, Any]:
     usual = {"train.schedule": "constant", "train.ema": 0.9, "train.accumulate": 2}
     return {"steps": steps, "batch_size": 100, "options": {"depth": 2, "width": 8}, **usual}
+
+
+MORTAL = '''
+"""A flow whose process is killed at its ninth step, when that is asked for."""
+import os, signal
+from aegen_builtin.samplers.flow import Flow
+
+class Mortal(Flow):
+    """A flow.
+
+    Options:
+        depth: number of couplings.
+        width: of the hidden layers of their nets.
+    """
+    seen = 0
+
+    def loss(self, latent, labels=None):
+        self.seen += self.training and len(latent) > 2  # a look at two rows is no step
+        if self.seen == 9 and os.environ.get("MORTAL"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().loss(latent, labels)
+'''
+WORDS = ["--sampler.depth", "2", "--sampler.width", "8", "--steps", "30", "--set", "checkpoint.every_steps=5"]
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_file(
+    trained: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    (tmp_path / "mine.py").write_text(MORTAL)
+    line = [sys.executable, "-m", "aegen", "fit-sampler"]
+    words = ["--sampler", "./mine.py:Mortal"]
+    asked: dict[str, Any] = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300}
+    for name in ("whole", "part"):
+        shutil.copytree(trained, tmp_path / name)
+        kills = {"MORTAL": "1"} if name == "part" else {}
+        done = subprocess.run([*line, name, *words, *WORDS], env=environment | kills, check=False, **asked)
+        assert done.returncode == (-signal.SIGKILL if kills else 0), done.stderr
+    file = "samplers/mine.py-Mortal.safetensors"
+    assert not (tmp_path / "part" / file).exists()
+    done = subprocess.run([*line, "part", *words, "--resume"], env=environment, check=False, **asked)
+    assert done.returncode == 0 and "from step 5" in done.stderr, done.stderr
+    assert (tmp_path / "part" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def test_two_processes_train_the_sampler_of_one(trained: Path, tmp_path: Path, environment: dict[str, str]) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(trained, tmp_path / name)
+    fit = ["-m", "aegen", "fit-sampler"]
+    launch = ["-W", "ignore", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    lines = [[*fit, "one", *WORDS, "--batch-size", "64"], [*launch, *fit, "two", *WORDS, "--batch-size", "32"]]
+    for words in lines:
+        line = [sys.executable, *words]
+        done = subprocess.run(
+            line, cwd=tmp_path, env=environment, check=False, capture_output=True, text=True, timeout=300
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("samplers/flow.safetensors") == 1, "one process says it"
+    one, two = (SamplerFile(tmp_path / name / "samplers/flow.safetensors") for name in ("one", "two"))
+    assert one.header == two.header
+    theirs = two.tensors("sampler.")
+    for key, value in one.tensors("sampler.").items():
+        torch.testing.assert_close(theirs[key], value, rtol=1e-4, atol=1e-5, msg=key)
+
+
+def test_a_training_of_other_weights_is_not_gone_on_with(aegen: Aegen, trained: Path) -> None:
+    shutil.copytree(trained, "r")
+    words = ("--steps", 2, "--sampler.depth", 2, "--sampler.width", 8)
+    aegen("fit-sampler", "r", *words).worked()
+    aegen("report", "r", "--sampler", "flow", "--no-evaluate", "-o", "before.html").worked()
+    page = Path("before.html").read_text()
+    assert "samples of r, flow" in page and "samples of r, mixture" in page and "samples of r, prior" in page
+    aegen("train", "--resume", "r", "--epochs", 2).worked()
+    said = aegen("fit-sampler", "r", *words)
+    said.refused(2, "exists already", "--force")
+    assert "--resume" not in said.err, "which would be refused"
+    aegen("fit-sampler", "r", "--resume").refused(2, "for other weights", "--force")
+    for command in ("evaluate", "report"):
+        aegen(command, *("-c",) * (command == "evaluate"), "r", "--sampler", "flow").refused(2, "for other weights")
+    aegen("report", "r", "--sampler", "flwo").refused(2, "unknown sampler", "did you mean 'flow'")
+
+
+def test_a_report_measures_by_the_sampler_that_is_asked_for(aegen: Aegen, trained: Path) -> None:
+    shutil.copytree(trained, "r")
+    found = compare(["r"], sampler="gaussian", protocol="aegen-1")
+    names = [table.protocol for table in found.tables]
+    assert names == ["aegen-1 with sampler=gaussian"] and found.tables[0].rules["sampler"] == "gaussian"
+    page = write_report(found, Path("r.html")).read_text()
+    assert (
+        page.index("samples of r, gaussian") < page.index("samples of r, mixture") < page.index("samples of r, prior")
+    )
+    assert "a mixture fitted" in page and "--sampler gaussian" in page
+    again = aegen("report", "r", "--sampler", "gaussian", "-o", "again.html").worked()
+    assert "evaluating" not in again.err, "it was measured before"
 
 
 def test_in_closed_form_it_is_written_beside(aegen: Aegen, trained: Path) -> None:

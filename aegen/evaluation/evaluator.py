@@ -112,6 +112,10 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on held-out images and on images that it generates.
 
+        >>> found = aegen.evaluate("runs/digits", metrics=["reconstruction", "mmd"], changes={"samples": 100})
+        >>> [(number.name, number.better) for number in found.numbers][:2]
+        [('mse', 'lower'), ('mae', 'lower')]
+
     Under `torchrun` each process looks at its share of the images; the numbers are made by the first.
 
     Args:

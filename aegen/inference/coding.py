@@ -64,6 +64,10 @@ class Coder(Loaded):
     def encode(self, x: Tensor, *, labels: Tensor | Sequence[int] | None = None, seed: int = 0) -> Latent:
         """Images → Latent: `.mean` is the posterior mean, `.z` a draw from the posterior, `.codes` integers where it is discrete.
 
+            >>> latent = model.encode(x)
+            >>> latent.mean.shape, latent.posterior.std.shape
+            (torch.Size([2, 3]), torch.Size([2, 3]))
+
         Args:
             x: (B, C, H, W) in [-1, 1]; of any size where the model takes any (`any_size`), the last row and column repeated until `factor`
                 divides the sides.
@@ -98,6 +102,8 @@ class Coder(Loaded):
     def encode_batches(self, batches: Iterable[Tensor], *, seed: int = 0) -> Iterator[Latent]:
         """Batches of images (B, C, H, W) → their Latents, each with noise of its own.
 
+            >>> means = [latent.mean for latent in model.encode_batches(model.read_batches("photos/"))]
+
         Raises:
             UsageError: as `encode`.
         """
@@ -110,6 +116,10 @@ class Coder(Loaded):
     def decode(self, z: Tensor) -> Tensor:
         """Latents (B, *latent_shape) → images (B, C, H, W) in [-1, 1].
 
+            >>> mean = model.encode(x).mean.mean(0, keepdim=True)
+            >>> model.decode(mean).shape
+            torch.Size([1, 1, 8, 8])
+
         Raises:
             UsageError: the latents are of another shape.
             RunError: a pixel is not finite.
@@ -120,6 +130,11 @@ class Coder(Loaded):
     @torch.no_grad()
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes, integers (B, …) as `encode(x).codes` has them → their latents (B, *latent_shape).
+
+            >>> tokens = aegen.load("runs/codes")
+            >>> latent = tokens.encode(tokens.read("a.png"))
+            >>> bool((tokens.lookup(latent.codes) == latent.mean).all())
+            True
 
         Raises:
             UsageError: the model has no codes, or there are none of these numbers.

@@ -44,6 +44,10 @@ def import_model(
 ) -> Path:
     """Write a foreign file or folder as a checkpoint; the file written.
 
+        >>> path = aegen.import_model("weights.safetensors", options={"size": [8, 8]})
+        >>> aegen.load(path).latent_shape
+        (3,)
+
     Args:
         importer: who reads it, by name.
         options: of the importer: what the file does not say.

@@ -32,15 +32,15 @@ Score = Literal["pixel", "nll"]
 def load(place: Path | str | None = None, *, device: str = "auto") -> Model:
     """The trained model of a run folder, a checkpoint file, or the latest run under ./runs.
 
-        model = aegen.load("runs/faces")
-        x = model.read(["a.png", "b.png"])  # (2, C, H, W) in [-1, 1]
-        latent = model.encode(x)  # .mean, .z, .posterior, .codes
-        images = model.decode(latent.mean)  # (2, C, H, W)
-        again = model.reconstruct(x)  # (2, C, H, W)
-        new = model.sample(16, seed=1)  # (16, C, H, W)
-        way = model.interpolate(x[0], x[1], steps=9)  # (9, C, H, W)
-        same = model.lookup(latent.codes)  # (2, *latent_shape), of models with a codebook
-        strange = model.score(x)  # (2,), mean squared error with pixels in [0, 1]; kind="nll": nats an image
+        >>> import aegen
+        >>> model = aegen.load("runs/digits")
+        >>> x = model.read(["a.png", "b.png"])  # (2, C, H, W) in [-1, 1]
+        >>> latent = model.encode(x)  # .mean, .z, .posterior, .codes
+        >>> images = model.decode(latent.mean)  # (2, C, H, W)
+        >>> again = model.reconstruct(x)  # the same
+        >>> new = model.sample(16, seed=1)  # (16, C, H, W)
+        >>> way = model.interpolate(x[0], x[1], steps=9)  # (9, C, H, W)
+        >>> strange = model.score(x)  # (2,), mean squared error with pixels in [0, 1]; kind="nll": nats an image
 
     Averaged weights if the run kept them. Of the file only the tensors of the model are read.
 
@@ -64,6 +64,13 @@ class Model(Coder):
     any number of images may be given at once; what does not fit into memory goes batch by batch, through `read_batches`,
     `encode_batches`, `decode_batches` and `sample_batches`. (A latent's `posterior`
     and `watch` stay where the model computes.)
+
+        >>> model = aegen.load("runs/digits")  # the examples of its methods go on from here
+        >>> model
+        <Model runs/digits/checkpoints/best.safetensors: mlp, gaussian, trained as vae; images 8×8×1, latents 3, on cpu>
+        >>> model.latent_shape, model.samplers
+        ((3,), ['mixture', 'prior'])
+        >>> x = model.read(["a.png", "b.png"])
 
     The autoencoder itself, a `torch.nn.Module` with the parts `encoder`, `bottleneck`, `decoder` and `likelihood`, is `model`.
     """
@@ -113,6 +120,9 @@ class Model(Coder):
 
         What is left out or cannot be read in a folder is said in a warning of the log "aegen".
 
+            >>> model.read("photos/").shape
+            torch.Size([12, 1, 8, 8])
+
         Args:
             size: another than the model's, where it takes any (`any_size`): pixels a side, (height, width), or `own`, that of the files, which
                 must then be of one.
@@ -128,6 +138,9 @@ class Model(Coder):
         self, paths: str | Path | Iterable[str | Path], batch: int | None = None, size: sizes.Size | None = None
     ) -> Iterator[Tensor]:
         """The images of `read` in batches (B, C, H, W), for more than fit into memory.
+
+            >>> [len(batch) for batch in model.read_batches("photos/", 5)]
+            [5, 5, 2]
 
         Args:
             batch: images in each but the last; fewer where their sizes change, if they are read in their `own`.
@@ -152,6 +165,8 @@ class Model(Coder):
         self, x: Tensor, *, stochastic: bool = False, seed: int = 0, tile: int | None = None, overlap: int | None = None
     ) -> Tensor:
         """Images (B, C, H, W) → what the model makes of them, by the posterior mean, or `stochastic` by a draw; of the same size.
+
+            >>> error = ((model.reconstruct(x) - x) / 2).square().mean()  # pixels in [0, 1]
 
         Args:
             tile: side of the tiles, in pixels, in which images are taken that do not fit into the memory at once; a multiple of `factor`.
@@ -190,6 +205,9 @@ class Model(Coder):
     ) -> Tensor:
         """`n` new images (n, C, H, W) in [-1, 1]; the same seed gives the same images.
 
+            >>> model.sample(4, sampler="prior", seed=7).shape
+            torch.Size([4, 1, 8, 8])
+
         Args:
             sampler: its name; by default the one that was fitted when training ended, else the prior. One that is not fitted yet is fitted
                 on the run's training images, for this handle alone; one that is trained must have been, by `aegen fit-sampler`.
@@ -212,7 +230,10 @@ class Model(Coder):
         size: sizes.Size | None = None,
         **options: Any,
     ) -> Iterator[Tensor]:
-        """The images of `sample`, in batches (B, C, H, W)."""
+        """The images of `sample`, in batches (B, C, H, W).
+
+        >>> count = sum(len(batch) for batch in model.sample_batches(1000))
+        """
         n, seed = whole(n, "n", 1), whole(seed, "seed", *SEEDS)
         if not isinstance(sampler, str | None):
             raise UsageError(f"sampler is {quoted(sampler)}, but must be a name")
@@ -228,6 +249,9 @@ class Model(Coder):
     @torch.no_grad()
     def interpolate(self, a: Tensor, b: Tensor, *, steps: int = 12, method: str = "lerp") -> Tensor:
         """The way from one image to another, ends included: images (C, H, W) → (steps, C, H, W); batches (B, C, H, W) → (B, steps, …).
+
+            >>> model.interpolate(x[0], x[1], steps=5, method="slerp").shape
+            torch.Size([5, 1, 8, 8])
 
         Args:
             method: `lerp`, straight, or `slerp`, along the great circle.
@@ -257,6 +281,8 @@ class Model(Coder):
     @torch.no_grad()
     def score(self, x: Tensor, kind: Score = "pixel") -> Tensor:
         """How badly the model knows each image, (B,) float32: the higher, the stranger.
+
+            >>> strangest = x[model.score(x).argmax()]
 
         Args:
             kind: `pixel`, the mean squared error of the reconstruction by the posterior mean, with pixels in [0, 1]; `nll`,

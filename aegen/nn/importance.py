@@ -30,6 +30,9 @@ class Draws:
         log_q: log q(z|x) in nats, (S, B).
         log_prior: log p(z) in nats, (S, B).
         nll: -log p(x|z) in nats, (S, B).
+
+    >>> Draws(net, net.encode(x), x, 10).log_w.shape
+    torch.Size([10, 2])
     """
 
     def __init__(self, model: Autoencoder, latent: Latent, x: Tensor, samples: int, *, apart: bool = False) -> None:
@@ -58,12 +61,22 @@ class Draws:
 
 
 def log_mean_exp(log_w: Tensor) -> Tensor:
-    """(K, …) → (…)."""
+    """log of the mean of the exponentials over the first dimension, (K, …) → (…).
+
+    >>> log_mean_exp(torch.tensor([1000.0, 1000.0]))
+    tensor(1000.)
+    """
     return log_w.logsumexp(0) - math.log(len(log_w))
 
 
 def steered(value: Tensor, gradient: Tensor) -> Tensor:
-    """The number of `value`, with the gradient of `gradient`."""
+    """The number of `value`, with the gradient of `gradient`.
+
+    >>> w = torch.tensor(3.0, requires_grad=True)
+    >>> steered(w**2, 2 * w).backward()
+    >>> w.grad
+    tensor(2.)
+    """
     return value.detach() + (gradient - gradient.detach())
 
 
@@ -107,6 +120,9 @@ def importance_nll(model: Autoencoder, x: Tensor, samples: int = 5000, chunk: in
 
     Args:
         chunk: draws for each image that are decoded at once.
+
+    >>> importance_nll(net, x, samples=20, chunk=10).shape
+    torch.Size([2])
     """
     latent = model.encode(x)
     total = torch.full((len(x),), -math.inf, device=x.device)
@@ -116,6 +132,10 @@ def importance_nll(model: Autoencoder, x: Tensor, samples: int = 5000, chunk: in
 
 
 def weights_in_chunks(model: Autoencoder, latent: Latent, x: Tensor, samples: int, chunk: int) -> Iterator[Tensor]:
-    """log p(x|z) p(z) / q(z|x) in nats of `samples` draws for each of B images, (at most `chunk`, B) at a time."""
+    """log p(x|z) p(z) / q(z|x) in nats of `samples` draws for each of B images, (at most `chunk`, B) at a time.
+
+    >>> [len(log_w) for log_w in weights_in_chunks(net, net.encode(x), x, samples=25, chunk=10)]
+    [10, 10, 5]
+    """
     for start in range(0, samples, chunk):
         yield Draws(model, latent, x, min(chunk, samples - start)).log_w

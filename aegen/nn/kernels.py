@@ -21,7 +21,11 @@ SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
 
 def similarity(kernel: Kernel, a: Tensor, b: Tensor) -> Tensor:
-    """Of each pair of a (N, D) and b (M, D), (N, M) in [0, 1]: exp(-d²/c) or c/(c + d²), mean over the scales c."""
+    """Of each pair of a (N, D) and b (M, D), (N, M) in [0, 1]: exp(-d²/c) or c/(c + d²), mean over the scales c.
+
+    >>> similarity("imq", torch.zeros(2, 3), torch.zeros(4, 3)).shape
+    torch.Size([2, 4])
+    """
     # Without the usual product of matrices, which loses small distances.
     square = torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist").square()
     total = torch.zeros_like(square)
@@ -32,7 +36,12 @@ def similarity(kernel: Kernel, a: Tensor, b: Tensor) -> Tensor:
 
 
 def discrepancy(kernel: Kernel, a: Tensor, b: Tensor) -> Tensor:
-    """Squared maximum mean discrepancy of a and b, (N, D) each; its expectation does not depend on N. () in [-2, 2]."""
+    """Squared maximum mean discrepancy of a and b, (N, D) each; its expectation does not depend on N. () in [-2, 2].
+
+    >>> near, far = torch.linspace(0, 1, 8).view(4, 2), torch.linspace(9, 10, 8).view(4, 2)
+    >>> bool(discrepancy("rbf", near, far) > discrepancy("rbf", near, near + 0.1))
+    True
+    """
     count = len(a)
     if count < 2:
         return a.new_zeros(())  # one image has no pair
@@ -41,7 +50,11 @@ def discrepancy(kernel: Kernel, a: Tensor, b: Tensor) -> Tensor:
 
 
 def distance_to_prior(kernel: Kernel, model: Autoencoder, z: Tensor) -> Tensor:
-    """Discrepancy of the batch's latents (B, *z) and as many draws from the prior, ()."""
+    """Discrepancy of the batch's latents (B, *z) and as many draws from the prior, ().
+
+    >>> distance_to_prior("imq", net, net.encode(x).z).shape
+    torch.Size([])
+    """
     with torch.no_grad():
         prior = model.prior(len(z), device=z.device).to(z.dtype)
     return discrepancy(kernel, gather_rows(z.flatten(1)), gather_rows(prior.flatten(1)))

@@ -124,7 +124,12 @@ def fit_sampler(
     options: Mapping[str, Any] | None = None,
     **settings: Any,
 ) -> Fitted:
-    """Fit a sampler to the latents of a trained model, and keep it beside the model: `aegen.fit_sampler("runs/faces", "flow", epochs=50)`.
+    """Fit a sampler to the latents of a trained model, and keep it beside the model.
+
+        >>> fitted = aegen.fit_sampler("runs/digits", "flow", epochs=2, options={"depth": 2})
+        >>> fitted.file.name, fitted.steps
+        ('flow.safetensors', 24)
+        >>> new = aegen.load("runs/digits").sample(4, sampler="flow")
 
     Args:
         place: run folder or checkpoint; the latest run under ./runs if not said.

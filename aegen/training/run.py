@@ -104,7 +104,13 @@ def train(
     say: Say = silent,
     **options: Any,
 ) -> Result:
-    """Train a model: `aegen.train(arch="conv", objective="vae", latent_dim=16, epochs=5)`.
+    """Train a model, as `aegen train` does.
+
+        >>> import aegen
+        >>> result = aegen.train(arch="mlp", objective="vae", data="digits", latent_dim=8, steps=20, **{"data.size": 8})
+        >>> result.run.name, "kl" in result.metrics
+        ('mlp-vae-digits', True)
+        >>> model = aegen.load(result.run)
 
     Args:
         layers: configuration as (origin, flat dotted values); later ones win.
