@@ -25,6 +25,7 @@ from aegen.inference.samplers import ex_post, fit_sampler, tell_fallback, told_n
 from aegen.inference.statistics import measure
 from aegen.model_spec import ModelSpec
 from aegen.package_metadata import version_of
+from aegen.places import locate
 from aegen.protocols import Imported, Importer
 from aegen.settings import DataSettings
 from aegen.spec import Spec
@@ -59,7 +60,7 @@ def import_model(
         UsageError: it cannot be read, does not fit what it says, or something stands at `out`.
         PluginError: the importer does not keep to the contract.
     """
-    source = Path(place)
+    source = locate(place)
     if not source.exists():
         raise UsageError(f"there is no {source}", hint="give a file that was saved elsewhere")
     target = Output(out, f"{source.stem}-imported.safetensors", force)
@@ -134,12 +135,13 @@ def _measured(
     image = about.image
     usual = {"size": [image.height, image.width], "channels": image.channels, "fit": about.fit, "white": about.white}
     train = load_data(DataSettings(**{**usual, **data}), {}, say).train
-    about = replace(about, statistics=measure(model, train))
     name = ex_post(model)
-    if name is None:
-        return about, None
-    sampler = build_sampler(Spec(name), model)
-    with torch.random.fork_rng([]):
+    with torch.random.fork_rng([]):  # encoding may draw
+        torch.manual_seed(0)
+        about = replace(about, statistics=measure(model, train))
+        if name is None:
+            return about, None
+        sampler = build_sampler(Spec(name), model)
         torch.manual_seed(0)
         fit_sampler(sampler, model, train, 0, tell=told_now_and_then(say), name=name)
     tell_fallback(sampler, name, say)

@@ -18,11 +18,11 @@ def check_scheme(fetch: Callable[[str], Path | str], *known: str, unknown: str =
     """
     assert callable(fetch), f"{fetch!r} is no function"
     assert known, "check_scheme needs a text that the scheme knows"
-    for text in known:
-        found = fetch(text)
-        assert place_of_scheme(found), f"{text!r} gave {found!r}, which is no file or folder here"
-        assert Path(fetch(text)) == Path(found), f"{text!r} gives another place the second time"
     found: object
+    for text in known:
+        found = first = fetch(text)
+        assert place_of_scheme(found), f"{text!r} gave {found!r}, which is no file or folder here"
+        assert Path(fetch(text)) == Path(first), f"{text!r} gives another place the second time"
     try:
         found = fetch(unknown)
     except AegenError as refused:

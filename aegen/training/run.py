@@ -271,6 +271,8 @@ def _train(plan: Plan, here: World, dry_run: bool, listeners: Sequence[object], 
     objective = build_objective(spec.objective, model, size=len(data.train))
     source = Checkpoint(find_checkpoint(plan.init_from)) if plan.init_from is not None else None
     if source is not None:
+        source.require_model()
+    if source is not None:
         initialise(model, objective, source, spec)
         source.close()
         say(f"weights from {source.path}")
