@@ -1,6 +1,6 @@
 """How far an image that is reconstructed in tiles is from the same image reconstructed whole.
 
-    python benchmarks/tiles.py                       # trains a small model first, some minutes
+    python benchmarks/tiles.py                       # trains a small model on patches of them first, some minutes
     python benchmarks/tiles.py --checkpoint runs/x   # of any model that takes other sizes
 
 The images are scikit-learn's two photographs, 427×640, in eight bits: differences are of pixels in 0…255, of the reconstruction by the posterior

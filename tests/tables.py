@@ -25,7 +25,7 @@ _GROUPS = {
     "metrics": ("Metrics", "`aegen evaluate --metric`"),
     "datasets": ("Data sets", "`--data`"),
     "exporters": ("Exporters", "`aegen export --format`"),
-    "importers": ("Importers", "`aegen import --format`"),
+    "importers": ("Importers", "`aegen import --importer`"),
     "trackers": ("Trackers", "`--track`"),
     "commands": ("Commands", "`aegen NAME`, beside `train`, `evaluate` and `list-plugins`"),
 }

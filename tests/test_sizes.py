@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import aegen
-from aegen import UsageError
+from aegen import UsageError, memory, pictures, testing
 from aegen.inference import sizes
 
 CONV: dict[str, Any] = {"arch.name": "conv", "arch.width": 4, "arch.depth": 2}
@@ -75,3 +77,157 @@ def test_other_nets_say_that_they_take_one_size(options: dict[str, Any], size: i
     assert not model.any_size and model.factor == 1
     with pytest.raises(UsageError, match=told):
         model.encode(images(model, 48, 80))
+
+
+def test_vamp_says_that_its_prior_is_of_one_size(tmp_path: Path) -> None:
+    options: dict[str, Any] = {**CONV, "arch.spatial": True, "bottleneck.dim": 4, "bottleneck.components": 3}
+    aegen.train(
+        objective="vamp-vae", data="shapes", size=32, steps=1, device="cpu", run_dir=tmp_path / "run", **options
+    )
+    model = aegen.load(tmp_path / "run", device="cpu")
+    with pytest.raises(UsageError, match="the prior of its bottleneck, Vamp, is made of maps of that size"):
+        model.encode(images(model, 48, 80))
+
+
+@pytest.mark.parametrize(
+    ("said", "meant"),
+    [
+        (None, None),
+        ("own", "own"),
+        (48, (48, 48)),
+        ("48", (48, 48)),
+        ("48x80", (48, 80)),
+        ("48 × 80", (48, 80)),
+        ("[48, 80]", (48, 80)),
+        ([48, 80], (48, 80)),
+        ((48, 80), (48, 80)),
+    ],
+)
+def test_a_size_is_said_as_a_number_two_or_own(said: Any, meant: Any) -> None:
+    assert sizes.sides(said) == meant
+
+
+@pytest.mark.parametrize(
+    "said", ["", "48x", "x80", "0", "9000", "-4", "4.5", "Own", 0, -1, True, [1, 2, 3], [], 4.5, "1x2x3"]
+)
+def test_what_is_no_size_is_one_sentence(said: Any) -> None:
+    with pytest.raises(UsageError, match=r"--size is .*, but takes pixels a side"):
+        sizes.sides(said)
+
+
+@pytest.fixture(scope="module")
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[aegen.Model, Path]:
+    """A VAE with a map, and its run."""
+    run = tmp_path_factory.mktemp("drawn") / "run"
+    options: dict[str, Any] = {**CONV, "arch.spatial": True, "bottleneck.dim": 4}
+    aegen.train(objective="vae", data="shapes", size=32, steps=10, device="cpu", run_dir=run, **options)
+    return aegen.load(run, device="cpu"), run
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Of 48×80, 45×70 and 48×80, in colour."""
+    folder, chance = tmp_path_factory.mktemp("photos"), torch.Generator().manual_seed(0)
+    files = []
+    for number, size in enumerate([(48, 80), (45, 70), (48, 80)]):
+        files.append(folder / f"{number}.png")
+        pictures.save(pictures.to_pil(torch.rand(3, *size, generator=chance) * 2 - 1), files[-1])
+    return files
+
+
+def test_images_are_read_in_the_size_that_is_asked_for(drawn: tuple[aegen.Model, Path], photos: list[Path]) -> None:
+    model = drawn[0]
+    assert model.read(photos).shape == (3, 3, 32, 32)
+    assert model.read(photos, size="40x24").shape == (3, 3, 40, 24)
+    assert [tuple(x.shape) for x in model.read_batches(photos, size="own")] == [
+        (1, 3, 48, 80),
+        (1, 3, 45, 70),
+        (1, 3, 48, 80),
+    ]
+    own = model.read([photos[0], photos[2]], size="own")
+    assert own.shape == (2, 3, 48, 80)
+    stored = torch.from_numpy(np.array(Image.open(photos[0]))).permute(2, 0, 1)
+    assert torch.equal(pictures.to_uint8(own[0]), stored), "of its own size an image is as it is stored"
+    with pytest.raises(UsageError, match="the images are of 2 sizes, 48×80, 45×70"):
+        model.read(photos, size="own")
+
+
+def test_each_image_is_reconstructed_at_its_own_size(
+    drawn: tuple[aegen.Model, Path], photos: list[Path], tmp_path: Path
+) -> None:
+    model, run = drawn
+    texts = list(map(str, photos))
+    files = aegen.reconstruct(texts, run, size="own", each=True, out=tmp_path / "own", device="cpu")
+    for photo, file in zip(photos, files, strict=True):
+        found = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+        wanted = pictures.to_uint8(model.reconstruct(model.read(photo, size="own"))[0])
+        assert found.shape == wanted.shape and int((found.int() - wanted.int()).abs().max()) <= 1
+    (sheet,) = aegen.reconstruct(texts, run, size="own", out=tmp_path / "sheet.png", device="cpu")
+    pixels = np.array(Image.open(sheet))
+    assert pixels.shape == (2 * 50 + 2, 3 * 82 + 2, 3), "cells of the largest, none distorted"
+    small = np.array(Image.open(photos[1]))
+    assert (pixels[2 + 1 : 2 + 46, 2 + 82 + 5 : 2 + 82 + 75] == small).all(), "in the middle of its cell"
+    tiles = aegen.reconstruct(texts, run, size="own", tile=32, each=True, out=tmp_path / "tiles", device="cpu")
+    assert [Image.open(file).size for file in tiles] == [(80, 48), (70, 45), (80, 48)]
+
+
+def test_what_is_too_large_for_the_memory_is_taken_in_tiles(
+    drawn: tuple[aegen.Model, Path], photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, run = drawn
+    assert sizes.tile_for(model.model, (48, 80)) is None
+    # In float32: 4 channels of half the side after 3 of the whole, and on the way up 4 of the whole before 3.
+    assert 4 * 4 <= sizes.bytes_a_pixel(model.model) <= 4 * 16
+    monkeypatch.setattr(memory, "most", lambda: int(sizes.bytes_a_pixel(model.model) * 40 * 40 * 4))
+    said: list[str] = []
+    (sheet,) = aegen.reconstruct(
+        [str(photos[0])], run, size="own", out=tmp_path / "a.png", device="cpu", say=said.append
+    )
+    assert any("taken in tiles of 40 pixels" in text for text in said), said
+    whole = model.reconstruct(model.read(photos[0], size="own"), tile=40)
+    lower = np.array(Image.open(sheet))[52:100, 2:82]
+    assert np.abs(lower.astype(int) - pictures.to_uint8(whole[0]).permute(1, 2, 0).numpy().astype(int)).max() <= 1
+
+
+def test_the_prior_draws_other_sizes_and_fitted_densities_say_that_they_do_not(
+    drawn: tuple[aegen.Model, Path], tmp_path: Path
+) -> None:
+    model, run = drawn
+    assert model.sample(3, size="45x70").shape == (3, 3, 45, 70)
+    assert torch.equal(model.sample(3, size=32), model.sample(3)), "its own size is no other"
+    assert torch.equal(model.sample(3, size=48, seed=4), model.sample(3, sampler="prior", size=(48, 48), seed=4))
+    with pytest.raises(UsageError, match="sampler mixture is fitted to latents of one shape"):
+        model.sample(3, sampler="mixture", size=48)
+    (file,) = aegen.sample(run, count=2, size="40x64", out=tmp_path / "a.png", device="cpu")
+    assert Image.open(file).size == (64 + 4, 2 * 42 + 2)
+
+
+def test_the_way_between_images_of_another_size(
+    drawn: tuple[aegen.Model, Path], photos: list[Path], tmp_path: Path
+) -> None:
+    run = drawn[1]
+    ends = [str(photos[0]), str(photos[2])]
+    (film,) = aegen.interpolate(ends, run, size="own", steps=3, out=tmp_path / "a.gif", device="cpu")
+    assert Image.open(film).size == (80, 48)
+    with pytest.raises(UsageError, match="of 2 sizes"):
+        aegen.interpolate(list(map(str, photos)), run, size="own", out=tmp_path / "b.png", device="cpu")
+
+
+def test_a_bottleneck_of_one_size_has_to_say_so() -> None:
+    class Fixed(aegen.Bottleneck):
+        """Adds a map of its own, of the size that it saw first."""
+
+        fan_in = 2
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.learnt: dict[int, torch.Tensor] = {}
+
+        def forward(self, features: torch.Tensor) -> aegen.Latent:
+            own = self.learnt.setdefault(features.ndim, torch.ones(features.shape[1:]))
+            return aegen.Latent(features + own, torch.zeros(len(features)))
+
+    with pytest.raises(AssertionError, match="any_size must be False"):
+        testing.check_bottleneck(Fixed)
+    Fixed.any_size = False
+    testing.check_bottleneck(Fixed)

@@ -170,7 +170,8 @@ class Model(Coder):
 
         Args:
             tile: side of the tiles, in pixels, in which images are taken that do not fit into the memory at once; a multiple of `factor`.
-            overlap: of neighbouring tiles, which are blended there; a quarter of `tile` by default. What lies further from a seam than
+            overlap: of neighbouring tiles, which are blended there; by default a quarter of `tile`, or eight positions of the latent if
+                those are more, but no more than half of it. What lies further from a seam than
                 the nets see is as without tiles.
 
         Raises:
@@ -188,7 +189,9 @@ class Model(Coder):
         sizes.require_any_size(self.model, self.path)
         tile = whole(tile, "tile", 2 * self.factor)
         tile -= tile % self.factor
-        shared = whole(tile // 4 if overlap is None else overlap, "overlap", 1, tile // 2)
+        shared = whole(
+            min(tile // 2, max(tile // 4, 8 * self.factor)) if overlap is None else overlap, "overlap", 1, tile // 2
+        )
         shared += -shared % self.factor  # tiles then begin where the nets' own grid has a point
         shared = min(shared, tile // 2 // self.factor * self.factor)
         return sizes.tiled(sizes.padded(x.float(), self.factor), again, tile, shared)[:, :, : x.shape[2], : x.shape[3]]
