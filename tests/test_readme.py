@@ -1,9 +1,21 @@
-"""The README's generated table. `python tests/test_readme.py` writes it anew."""
+"""The README: its generated table, which `python tests/test_readme.py` writes anew, and its commands, each of which is run.
+
+Those that train are read by tests/test_cli.py, and its Python is run by tests/test_model_handle.py.
+"""
 
 from __future__ import annotations
 
+import re
+import shlex
+import shutil
 from pathlib import Path
 
+import numpy as np
+import pytest
+from conftest import SMALL, Aegen
+from PIL import Image
+
+import aegen as library
 from aegen import registry
 from aegen.combinations import combinations
 
@@ -34,6 +46,48 @@ def table() -> str:
 def test_the_table_of_combinations_is_what_the_components_say() -> None:
     text = README.read_text(encoding="utf-8")
     assert text.partition(BEGIN)[2].partition(END)[0] == table(), "python tests/test_readme.py writes it anew"
+
+
+def commands() -> list[str]:
+    """Every command line of the README that begins no training, in its order."""
+    lines = re.findall(r"^    aegen (.*?)(?:  +#.*)?$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    return [line.strip() for line in lines if not line.startswith("train") or line.startswith("train --resume")]
+
+
+LESS = {
+    "evaluate": ["--limit", 20, "-n", 20],
+    "fit-sampler": ["--steps", 2, "--sampler.width", 8],
+    "compare": ["--no-evaluate"],
+    "report": ["--no-evaluate"],
+}
+"""What makes them quick, and changes nothing else."""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder as somebody has it who follows the page: runs, and images of their own."""
+    folder = tmp_path_factory.mktemp("readme")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for name in ("a", "b", "faces"):
+            library.train(objective="vae", run_dir=f"runs/{name}", **SMALL, **{"train.steps": 2})
+        library.fit_sampler("runs/faces", "flow", steps=2, options={"width": 8})
+        Path("photos").mkdir()
+        for name in ("a", "b", "img", "photos/c"):
+            Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)).save(f"{name}.png")
+    return folder
+
+
+@pytest.mark.parametrize("line", commands())
+def test_every_command_does_what_it_is_there_for(aegen: Aegen, home: Path, tmp_path: Path, line: str) -> None:
+    shutil.copytree(home, tmp_path, symlinks=True, dirs_exist_ok=True)
+    words = shlex.split(line)
+    more = LESS.get(words[0], [])
+    if words[0] == "fit-sampler":
+        shutil.rmtree("runs/faces/samplers")
+    if "mig" in words:  # of what the line before it trains on
+        library.train(objective="vae", data="shapes", run_dir="runs/shapes", **SMALL, **{"train.steps": 2})
+    assert aegen(*words, *more).worked().out.strip(), "it does not say what came of it"
 
 
 if __name__ == "__main__":
