@@ -63,6 +63,8 @@ def stack(name: ObjectiveName) -> list[tuple[str, Description]]:
     Raises:
         UsageError: a name is unknown, a wrapper stands first, or something that wraps nothing stands later.
     """
+    if "" in name.parts and len(name.parts) > 1:
+        raise UsageError(f"objective {str(name)!r} names nothing on a side of a +", hint="as in vae+adversarial")
     parts = [(part, described("objective", part)) for part in name.parts]
     first, *others = parts
     if first[1].wraps:
@@ -73,7 +75,7 @@ def stack(name: ObjectiveName) -> list[tuple[str, Description]]:
                 f"{part!r} in objective {str(name)!r} wraps nothing", hint=f"only wrappers follow {first[0]}+"
             )
     if len({short(part) for part, _ in parts}) < len(parts):
-        raise UsageError(f"objective {str(name)!r} names a part twice")
+        raise UsageError(f"objective {str(name)!r} names a part twice", hint="leave one of them out")
     for part, told in parts:  # options of a wrapper stand under its name, beside those of what it wraps
         for other in (short(wrapper) for wrapper, _ in others if wrapper != part):
             if any(option.name == other for option in told.options):

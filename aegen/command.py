@@ -51,7 +51,7 @@ from aegen.cli.help_format import page
 from aegen.cli.options import Device, Force, Json, Seed, checked
 from aegen.cli.render import number, say, table, tell, tell_files, tell_json
 from aegen.contract.commands import MARK
-from aegen.errors import PluginError
+from aegen.errors import AegenError, PluginError
 from aegen.spec import Range
 
 if TYPE_CHECKING:
@@ -444,7 +444,12 @@ class _Part:
             return []
         named, default = lines.peek(args, self.mark.flag)[self.mark.flag], self.parameter.default
         words = args if named or not self.mark.unnamed else [*args, self.mark.flag, default]
-        return lines.flags_of(words, self.mark.flag, self.mark.kind, self.mark.prefix)
+        try:
+            return lines.flags_of(words, self.mark.flag, self.mark.kind, self.mark.prefix)
+        except AegenError:
+            if named:
+                raise
+            return []  # the line may name another; if it does not, using the default says what is wrong
 
 
 def _signature(function: Callable[..., Any]) -> _Parameters:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from aegen.cli import render
+from aegen.cli import progress, render
 from aegen.cli.progress import Display
 
 
 def rows(monkeypatch: pytest.MonkeyPatch, width: int | None, *epochs: dict[str, float]) -> list[str]:
     said: list[str] = []
-    monkeypatch.setattr(render, "columns", lambda stream: width)
-    monkeypatch.setattr(render, "say", said.append)
+    monkeypatch.setattr(progress, "columns", lambda stream: width)
+    monkeypatch.setattr(progress, "say", said.append)
     display = Display()
     for number, metrics in enumerate(epochs, 1):
         display._latest = {"loss": 81.2345}

@@ -22,7 +22,7 @@ import aegen
 from aegen import ImageShape, Spec, UsageError, registry
 from aegen.autoencoder import Autoencoder, build_model
 from aegen.checkpoint import Checkpoint
-from aegen.cli import render
+from aegen.cli import progress
 from aegen.cli.app import single
 from aegen.command import Annotated, chosen, command
 from aegen.contract import commands
@@ -117,8 +117,8 @@ def test_a_net_with_a_seeded_projection_and_constants_is_trained_and_loaded(aege
 def test_a_diverging_row_shows_its_numbers_whole(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(render, "columns", lambda *where: 40)
-    display = render.Display()
+    monkeypatch.setattr(progress, "columns", lambda *where: 40)
+    display = progress.Display()
     display.aegen_epoch_end(1, 3, {"loss": 1.3e10, "error": 1.25e15, "validation": 5.0})
     head, row = capsys.readouterr().err.splitlines()
     assert head.split() == ["epoch", "validation", "error"] and row.split() == ["1", "1.30e+10", "1.25e+15"]

@@ -317,7 +317,7 @@ def test_pickles_are_refused_and_never_read(tmp_path: Path) -> None:
         (
             {"encoder.0.weight": torch.full((3, 4), torch.nan), "decoder.0.weight": torch.zeros(4, 3)},
             {},
-            "no finite fraction",
+            "not finite",
         ),
         (
             {"encoder.0.weight": torch.zeros(3, 4), "decoder.0.weight": torch.zeros(4, 3)},

@@ -137,6 +137,7 @@ def test_a_term_of_a_batch_is_averaged_and_has_no_interval() -> None:
     x = normal(20, *IMAGE)
     rows = Rows()
     model: Any = nn.Module()
+    model.given = lambda labels: model
     parts = [look(part, model=model, objective=Mixed()) for part in x.split(10)]
     rows.sweep(parts, {"terms": Terms()}, {})
     numbers = {n.name: n for n in rows.numbers("terms", Terms(), 0)}

@@ -364,7 +364,7 @@ def parity(found: Any) -> None:
 
 def place_of_scheme(found: Any) -> bool:
     """Whether what a scheme's function gave is a path of something that is here."""
-    return isinstance(found, str | Path) and Path(found).exists()
+    return isinstance(found, str | Path) and str(found).strip() != "" and Path(found).exists()
 
 
 def imported(found: Any) -> None:

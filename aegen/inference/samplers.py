@@ -302,15 +302,19 @@ def tell_fallback(sampler: Sampler, name: str, say: Say) -> None:
 
 
 def _keep_sampler(loaded: Loaded, spec: Spec, sampler: Sampler, say: Say) -> None:
-    """Beside the checkpoint that it was fitted for, unless training has put another one there."""
+    """Beside the checkpoint that it was fitted for, unless training has put another one there, or a sampler lies there that is another."""
+    there = sampler_file.place_of(loaded.path, spec.name)
+    if there.exists():
+        hint = f"aegen fit-sampler {shlex.quote(str(loaded.path))} --sampler {spec.name} --force puts one there"
+        say(f"the fitted sampler was not kept: {there} has other options, or is of other weights; {hint}")
+        return
     try:
         if loaded.file.replaced:
             say(f"the fitted sampler was not kept, since {loaded.path} is another checkpoint by now")
             return
         sampler_file.save(loaded.file, spec, sampler, seed=loaded.spec.train.seed)
     except OSError as error:  # the pictures do not depend on it
-        place = sampler_file.place_of(loaded.path, spec.name)
-        say(f"the fitted sampler could not be kept in {place} ({error.strerror or error})")
+        say(f"the fitted sampler could not be kept in {there} ({error.strerror or error})")
 
 
 Tell = Callable[[str, int, int], None]

@@ -80,8 +80,12 @@ def said(tensors: Mapping[str, Tensor]) -> dict[str, Layer]:
                 f"tensor {key[:80]!r} is of no linear layer, convolution or batch norm",
                 hint="an importer for such nets is a plugin; this one takes layers in a row",
             )
-        if not tensor.is_floating_point() or not bool(tensor.isfinite().all()) or not tensor.numel():
-            raise UsageError(f"tensor {key[:80]!r} holds what is no finite fraction")
+        if not tensor.is_floating_point() or not tensor.numel() or not bool(tensor.float().isfinite().all()):
+            kind = f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"
+            raise UsageError(
+                f"tensor {key[:80]!r}, {kind}, is empty, of whole numbers, or holds what is not finite",
+                hint="weights are finite floating point numbers; save those of a model that was trained to its end",
+            )
         layers.setdefault(path, Layer(path)).tensors[last] = tensor.float()
     for layer in layers.values():
         shapes = {last: tuple(tensor.shape) for last, tensor in layer.tensors.items()}

@@ -275,7 +275,7 @@ class StateDict(Importer):
         """The map that a convolution of the decoder takes, of so many numbers: the encoder's last, or a square."""
         last = [ladder[-1] for ladder in ladders]
         for channels in dict.fromkeys([int(one.weight.shape[0]), int(one.weight.shape[1])]):
-            if channels * math.prod(last) == numbers:
+            if last and channels * math.prod(last) == numbers:
                 return (channels, *last)
         channels = int(one.weight.shape[0])
         side = math.isqrt(numbers // channels)
