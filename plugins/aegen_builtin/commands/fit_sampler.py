@@ -50,7 +50,8 @@ def fit_sampler(
 ) -> None:
     """Fit a sampler to the latents of a trained model, and keep it beside the model for every command that draws.
 
-    One in closed form is fitted at once, one that learns is trained: with the settings that it suggests, unless others are said.
+    One in closed form is fitted at once, one that learns is trained: with the settings that it suggests, unless others are said;
+    the defaults below are those of `aegen train`, which come after its own.
     """
     from aegen.command import Display
 

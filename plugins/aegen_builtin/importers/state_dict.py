@@ -42,6 +42,7 @@ _RANKS = [
 ]
 _MIDDLE = 0.5  # any other name, of which shapes must tell
 _OUTRIGHT = "say all layers outright: --importer.encoder and --importer.decoder, as print(module) shows them"
+_GUESSED = "where activations stand is guessed: hold these layers against your forward(), and say others by --importer.encoder, --importer.decoder"
 _PLACE = "name all layers in order, heads left out: --importer.order"
 
 
@@ -133,7 +134,10 @@ class StateDict(Importer):
             likelihood=Spec(self.likelihood, {"scale": self.scale} if self.likelihood == "gaussian" else {}),
             image=image,
         )
-        return Imported(spec, state, [f"encoder: {', '.join(encoder)}", f"decoder: {', '.join(decoder)}"])
+        notes = [f"encoder: {', '.join(encoder)}", f"decoder: {', '.join(decoder)}"]
+        if not all(self.outright):
+            notes.append(_GUESSED)
+        return Imported(spec, state, notes)
 
     # ------------------------------------------------------------------------------------------------ which layers
 

@@ -69,7 +69,7 @@ class VQ2(Bottleneck):
 
     def forward(self, features: Tensor) -> Latent:
         """(B, dim, …) → z (B, 2 · dim, …), codes (B, 2, …): the top's, each repeated where it stands, and the bottom's."""
-        image = features if features.ndim == 4 else features.view(*features.shape, 1, 1)
+        image = as_map(features)
         height, width = image.shape[2:]
         top = self.top(self.down(image))
         above = doubled(self.carry(top.x, top.e), height, width)
@@ -85,7 +85,7 @@ class VQ2(Bottleneck):
 
     def nearest(self, z: Tensor) -> Tensor:
         """The nearest code of either level; a top code is the nearest to the mean of the positions that share it."""
-        image = z if z.ndim == 4 else z.view(*z.shape, 1, 1)
+        image = as_map(z)
         above, below = image.chunk(2, 1)
         top = self.top.nearest(avg_pool2d(above, 2, ceil_mode=True))
         return torch.cat([doubled(top, *image.shape[2:]), self.bottom.nearest(below)], 1).view(z.shape)
@@ -93,6 +93,11 @@ class VQ2(Bottleneck):
     def lookup(self, codes: Tensor) -> Tensor:
         """Codes (B, 2, …) → z (B, 2 · dim, …)."""
         return torch.cat([self.top.lookup(codes[:, 0]), self.bottom.lookup(codes[:, 1])], 1)
+
+
+def as_map(x: Tensor) -> Tensor:
+    """(B, D, …) → (B, D, h, w): a vector is a map of one position, tokens in a row one of a single column."""
+    return x.view(*x.shape, *[1] * (4 - x.ndim))
 
 
 def doubled(x: Tensor, height: int, width: int) -> Tensor:
