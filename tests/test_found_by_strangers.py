@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import io
+import shutil
 import signal
 import subprocess
 import sys
@@ -244,3 +245,48 @@ def test_a_sampler_of_an_imported_model_is_refused_with_what_helps(aegen: Aegen)
     )
     aegen("import", "foreign.safetensors", "-o", "m.safetensors").worked()
     aegen("fit-sampler", "m.safetensors", "--data", "digits").refused(2, "import it again with --data")
+
+
+def test_drawing_never_replaces_a_sampler_that_was_kept(aegen: Aegen, trained: Path, tmp_path: Path) -> None:
+    """Fitted anew with other options for one picture, or lying where another model's file was put."""
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    aegen("sample", "-c", run, "-n", 1, "--sampler", "gaussian").worked()
+    kept = run / "samplers/mixture.safetensors"
+    aegen("fit-sampler", run, "--sampler", "mixture", "--sampler.components", 2, "--force").worked()
+    before = kept.read_bytes()
+    said = aegen("sample", "-c", run, "-n", 1, "--sampler", "mixture", "--sampler.components", 3).worked()
+    assert kept.read_bytes() == before and "not kept" in said.err and "--force" in said.err
+    shutil.copy(run / "samplers/gaussian.safetensors", kept)
+    before = kept.read_bytes()
+    aegen("sample", "-c", run, "-n", 1, "--sampler", "mixture").worked()
+    assert kept.read_bytes() == before
+
+
+def test_what_lies_where_a_sampler_is_to_be_is_told_before_the_work(
+    aegen: Aegen, trained: Path, tmp_path: Path
+) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    place = run / "samplers/flow"
+    place.mkdir(parents=True)
+    (place / "thesis.txt").write_text("mine")
+    for force in ([], ["--force"]):
+        said = aegen("fit-sampler", run, "--sampler", "flow", "--steps", 1, *force)
+        said.refused(2, "is no training of a sampler", "move it elsewhere")
+        assert "encoding" not in said.err and (place / "thesis.txt").read_text() == "mine"
+    shutil.rmtree(place)
+    (run / "samplers/flow.safetensors").mkdir()
+    aegen("fit-sampler", run, "--sampler", "flow", "--steps", 1, "--force").refused(
+        2, "is a folder", "move it elsewhere"
+    )
+
+
+def test_an_importer_says_that_it_guesses_and_what_it_cannot_take(aegen: Aegen, tmp_path: Path) -> None:
+    weights = {"encoder.0.weight": torch.ones(4, 64), "decoder.0.weight": torch.ones(64, 4)}
+    save_file(weights, tmp_path / "plain.safetensors")
+    said = aegen("import", tmp_path / "plain.safetensors", "-o", tmp_path / "a.safetensors").worked()
+    assert "guessed" in said.err and "--importer.decoder" in said.err
+    save_file({key: value.to(torch.float8_e4m3fn) for key, value in weights.items()}, tmp_path / "eight.safetensors")
+    aegen("import", tmp_path / "eight.safetensors", "-o", tmp_path / "b.safetensors").worked()
+    conv = {"encoder.0.weight": torch.ones(16, 64), "encoder.2.weight": torch.ones(8, 16, 3, 3)}
+    save_file({**conv, "decoder.0.weight": torch.ones(64, 8)}, tmp_path / "after.safetensors")
+    aegen("import", tmp_path / "after.safetensors", "-o", tmp_path / "c.safetensors").refused(2, "encoder.2")

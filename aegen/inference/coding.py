@@ -20,6 +20,7 @@ from aegen.noise import seeded
 from aegen.protocols import ImageShape, Latent
 
 _FULL = 1.001  # beyond what rounding makes of [-1, 1]
+_CLASSES = "`model.classes` has their names, in this order"
 _ALONE = threading.RLock()
 """Held by who seeds torch's generator, which all threads share."""
 
@@ -176,8 +177,15 @@ class Coder(Loaded):
             raise UsageError(
                 f"labels were given, but {self.path} has a {self.about.bottleneck.name} bottleneck, which reads none"
             )
-        if told.shape != (count,) or not bool(((told >= 0) & (told < len(self.classes))).all()):
-            raise UsageError(f"labels are {tuple(told.shape)}, but must be ({count},), of 0…{len(self.classes) - 1}")
+        most = len(self.classes) - 1
+        if told.shape != (count,):
+            raise UsageError(
+                f"labels are {tuple(told.shape)}, but must be ({count},), of 0…{most}", hint="one an image"
+            )
+        if count and not bool(((told >= 0) & (told <= most)).all()):
+            raise UsageError(
+                f"labels lie in {int(told.min())}…{int(told.max())}, but must lie in 0…{most}", hint=_CLASSES
+            )
         return told.to(self.device)
 
     @cached_property

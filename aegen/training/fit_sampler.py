@@ -7,6 +7,7 @@ One in closed form is fitted at once. One that learns is trained by the loop tha
 from __future__ import annotations
 
 import math
+import os
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -279,10 +280,23 @@ def _saved(model: Model, name: str, folder: Path, learns: bool) -> Checkpoint:
 
 
 def _refuse_present(plan: _Plan, force: bool) -> None:
+    """What is there is told before minutes of work, also what not even `force` replaces.
+
+    Raises:
+        UsageError: something is.
+    """
     name = plan.sampler.name
     file = sampler_file.place_of(plan.model.path, name)
-    there = file if file.exists() else plan.folder
-    if not there.exists() or force:
+    picture = file.with_suffix(".png")
+    for place in (file, picture):
+        if place.is_dir():
+            raise UsageError(f"{place} is a folder, where a file of the sampler is to be", hint="move it elsewhere")
+    if plan.learns and os.path.lexists(plan.folder) and not (plan.folder / "config.toml").is_file():
+        raise UsageError(
+            f"{plan.folder} is no training of a sampler", hint="move it elsewhere; nothing else is replaced"
+        )
+    there = next((place for place in (file, plan.folder, picture) if os.path.lexists(place)), None)
+    if there is None or force:
         return
     hint = "replace it with --force"
     with suppress(UsageError):
