@@ -243,8 +243,9 @@ def test_commands_work_on_what_was_imported(aegen: Aegen, tmp_path: Path, monkey
         assert done.code == 0, done.err
     for words, sentence in (
         (["evaluate", "-c", "m.safetensors"], "was imported and has no images of its own; name images"),
-        (["report", "m.safetensors"], "m.safetensors is no run folder: it is a file"),
-        (["train", "--resume", "m.safetensors"], "does not lie in a run folder"),
+        (["report", "m.safetensors"], "m.safetensors was imported and has no run here"),
+        (["compare", "m.safetensors", "m.safetensors"], "m.safetensors was imported and has no run here"),
+        (["train", "--resume", "m.safetensors"], "m.safetensors was imported and has no run here"),
         (["sample", "-c", "m.safetensors", "--sampler", "gaussian"], "needs the images that the model was trained on"),
         (["import", "mine.safetensors", "-o", "m.safetensors"], "m.safetensors exists already"),
     ):

@@ -10,7 +10,7 @@ import pytest
 from conftest import TINY, Aegen
 
 import aegen as library
-from aegen import PluginError, UsageError, places, registry
+from aegen import PluginError, UsageError, places, registry, testing
 from aegen.places import locate, resolve
 
 
@@ -78,3 +78,20 @@ def test_a_scheme_is_a_plugin_that_is_asked_where_it_was_typed(here: Path, monke
         locate("mine://a/b")
     with pytest.raises(UsageError, match="schemes are mine"):
         locate("yours://a")
+
+
+def test_the_contract_holds_what_fetches(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+
+    def fetch(rest: str) -> Path:
+        if not (tmp_path / rest).exists():
+            raise UsageError(f"mine:// has no {rest}")
+        return tmp_path / rest
+
+    testing.check_scheme(fetch, "a")
+    with pytest.raises(AssertionError, match="is no file or folder here"):
+        testing.check_scheme(lambda rest: tmp_path / "b", "a")
+    with pytest.raises(AssertionError, match=r"where aegen\.UsageError was to be raised"):
+        testing.check_scheme(lambda rest: tmp_path / "a", "a")
+    with pytest.raises(AssertionError, match=r"raises KeyError, not aegen\.UsageError"):
+        testing.check_scheme({"a": tmp_path / "a"}.__getitem__, "a")

@@ -18,18 +18,17 @@ def check_scheme(fetch: Callable[[str], Path | str], *known: str, unknown: str =
     """
     assert callable(fetch), f"{fetch!r} is no function"
     assert known, "check_scheme needs a text that the scheme knows"
-    found: object
     for text in known:
-        found = first = fetch(text)
+        found = fetch(text)
         assert place_of_scheme(found), f"{text!r} gave {found!r}, which is no file or folder here"
-        assert Path(fetch(text)) == Path(first), f"{text!r} gives another place the second time"
+        assert Path(fetch(text)) == Path(found), f"{text!r} gives another place the second time"
     try:
-        found = fetch(unknown)
+        made = fetch(unknown)
     except AegenError as refused:
         said = refused.message
     except Exception as error:
         raise AssertionError(f"{unknown!r} raises {type(error).__name__}, not aegen.UsageError") from error
     else:
-        raise AssertionError(f"{unknown!r} gave {found!r}, where aegen.UsageError was to be raised")
+        raise AssertionError(f"{unknown!r} gave {made!r}, where aegen.UsageError was to be raised")
     assert said, "its error says nothing"
     assert "\n" not in said, f"its error is no sentence: {said!r}"
