@@ -490,8 +490,12 @@ def drawn(world: World, run: Path, out: Path, each: bool) -> list[Path]:
     return _sample(loaded, world, 150, "gaussian", {}, None, each, out, 3, print if world.first else silent)
 
 
+def _again(model: Model, x: torch.Tensor, batch: int) -> torch.Tensor:
+    return model.reconstruct(x, stochastic=True, seed=3)
+
+
 def mirrored(world: World, run: Path, out: Path, images: Path) -> list[Path]:
-    return _reconstruct(load(run, device="cpu"), world, [str(images)], True, True, out, 3, silent)
+    return _reconstruct(load(run, device="cpu"), world, [str(images)], True, out, silent, False, None, _again)
 
 
 def test_samples_and_reconstructions_are_those_of_one_process(trained_run: Path, two: Pool, tmp_path: Path) -> None:
