@@ -33,7 +33,7 @@ from aegen.errors import UsageError
 from aegen.hooks import Hooks
 from aegen.inference import load
 from aegen.inference.loading import silent
-from aegen.inference.reconstruction import _reconstruct
+from aegen.inference.reconstruction import _alike, _reconstruct
 from aegen.inference.sampling import _sample
 from aegen.protocols import Outcome
 from aegen.rundir import RunDir
@@ -490,12 +490,9 @@ def drawn(world: World, run: Path, out: Path, each: bool) -> list[Path]:
     return _sample(loaded, world, 150, "gaussian", {}, None, each, out, 3, print if world.first else silent)
 
 
-def _again(model: Model, x: torch.Tensor, batch: int) -> torch.Tensor:
-    return model.reconstruct(x, stochastic=True, seed=3)
-
-
 def mirrored(world: World, run: Path, out: Path, images: Path) -> list[Path]:
-    return _reconstruct(load(run, device="cpu"), world, [str(images)], True, out, silent, False, None, _again)
+    model = load(run, device="cpu")
+    return _reconstruct(model, world, [str(images)], True, out, silent, False, None, _alike(model, world, True, 3))
 
 
 def test_samples_and_reconstructions_are_those_of_one_process(trained_run: Path, two: Pool, tmp_path: Path) -> None:
