@@ -685,7 +685,7 @@ def test_ctrl_c_anywhere_is_130_and_a_sentence(
         "inference.sampling.load",
         "inference.exporting.load",
         "registry.every_component",
-        "reporting.compare",
+        "compare",
     ):
         monkeypatch.setattr(f"aegen.{place}", interrupted)
     where = {"sample": ["-c", trained], "export": ["-c", trained], "report": [trained]}.get(str(line[0]), [])

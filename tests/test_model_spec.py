@@ -135,7 +135,7 @@ def test_training_begins_with_its_weights(run: Path, tmp_path: Path) -> None:
     )
     begun, now = (Checkpoint(place).tensors("model.") for place in (file, done.checkpoint))
     assert all(torch.allclose(now[k], v, atol=1e-6) for k, v in begun.items())
-    with pytest.raises(UsageError, match="does not lie in a run folder"):
+    with pytest.raises(UsageError, match="was imported and has no run here"):
         aegen.train(resume=file)
 
 

@@ -33,7 +33,7 @@ from aegen.errors import UsageError
 from aegen.hooks import Hooks
 from aegen.inference import load
 from aegen.inference.loading import silent
-from aegen.inference.reconstruction import _reconstruct
+from aegen.inference.reconstruction import _alike, _reconstruct
 from aegen.inference.sampling import _sample
 from aegen.protocols import Outcome
 from aegen.rundir import RunDir
@@ -491,7 +491,8 @@ def drawn(world: World, run: Path, out: Path, each: bool) -> list[Path]:
 
 
 def mirrored(world: World, run: Path, out: Path, images: Path) -> list[Path]:
-    return _reconstruct(load(run, device="cpu"), world, [str(images)], True, True, out, 3, silent)
+    model = load(run, device="cpu")
+    return _reconstruct(model, world, [str(images)], True, out, silent, False, None, _alike(model, world, True, 3))
 
 
 def test_samples_and_reconstructions_are_those_of_one_process(trained_run: Path, two: Pool, tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import SMALL, Aegen
 from PIL import Image
+from safetensors.torch import save_file
 
 import aegen as library
 from aegen import registry
@@ -73,8 +75,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
             library.train(objective="vae", run_dir=f"runs/{name}", **SMALL, **{"train.steps": 2})
         library.fit_sampler("runs/faces", "flow", steps=2, options={"width": 8})
         Path("photos").mkdir()
-        for name in ("a", "b", "img", "photos/c"):
-            Image.fromarray(np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)).save(f"{name}.png")
+        for name in ("a", "b", "img", "photo", "photos/c"):
+            pixels = np.random.default_rng(0).integers(0, 256, (9, 9, 3), np.uint8)
+            for ending in ("png", "jpg"):
+                Image.fromarray(pixels).save(f"{name}.{ending}")
+        shutil.copy("a.jpg", "huge.jpg")
+        save_file({"encoder.0.weight": torch.eye(4, 64), "decoder.0.weight": torch.eye(64, 4)}, "mine.safetensors")
     return folder
 
 
@@ -85,6 +91,13 @@ def test_every_command_does_what_it_is_there_for(aegen: Aegen, home: Path, tmp_p
     more = LESS.get(words[0], [])
     if words[0] == "fit-sampler":
         shutil.rmtree("runs/faces/samplers")
+    if "--size" in words:  # of the line before it, which trains a map
+        maps = {"arch.name": "conv", "arch.spatial": True, "arch.width": 4, "arch.depth": 1, "bottleneck.dim": 2}
+        settings = {key: value for key, value in SMALL.items() if not key.startswith(("arch", "bottleneck"))}
+        library.train(objective="vae", run_dir="runs/maps", **settings, **maps, **{"train.steps": 2})
+    if "mine-imported.safetensors" in words and words[0] != "import":
+        library.import_model("mine.safetensors")
+    words = ["digits" if word == "mnist" else word for word in words]
     if "mig" in words:  # of what the line before it trains on
         library.train(objective="vae", data="shapes", run_dir="runs/shapes", **SMALL, **{"train.steps": 2})
     assert aegen(*words, *more).worked().out.strip(), "it does not say what came of it"

@@ -262,7 +262,7 @@ def _settings(steps: int) -> dict[str, Any]:
 
 
 MORTAL = '''
-"""A flow whose process is killed at its eleventh step, when that is asked for."""
+"""A flow whose process is killed at its ninth step, when that is asked for."""
 import os, signal
 from aegen_builtin.samplers.flow import Flow
 
@@ -277,7 +277,7 @@ class Mortal(Flow):
 
     def loss(self, latent, labels=None):
         self.seen += self.training and len(latent) > 2  # a look at two rows is no step
-        if self.seen == 11 and os.environ.get("MORTAL"):
+        if self.seen == 9 and os.environ.get("MORTAL"):
             os.kill(os.getpid(), signal.SIGKILL)
         return super().loss(latent, labels)
 '''
@@ -299,10 +299,10 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_file(
     file = "samplers/mine.py-Mortal.safetensors"
     assert not (tmp_path / "part" / file).exists()
     done = subprocess.run([*line, "part", *words, "--resume"], env=environment, check=False, **asked)
-    assert done.returncode == 0 and "from step " in done.stderr, done.stderr
-    part, whole = (
-        SamplerFile(tmp_path / name / file) for name in ("part", "whole")
-    )  # safetensors writes its two texts in any order
+    # The checkpoint of step 5 is written beside the loop, and may not have been whole when it was killed.
+    assert done.returncode == 0 and ("from step 5" in done.stderr or "from step 0" in done.stderr), done.stderr
+    # By what they hold: safetensors writes its two texts in any order.
+    part, whole = (SamplerFile(tmp_path / name / file) for name in ("part", "whole"))
     one, other = part.tensors("sampler."), whole.tensors("sampler.")
     assert part.header == whole.header and list(one) == list(other)
     assert all(torch.equal(one[key], other[key]) for key in one)
@@ -346,7 +346,7 @@ def test_a_training_of_other_weights_is_not_gone_on_with(aegen: Aegen, trained: 
 
 
 def test_a_report_measures_by_the_sampler_that_is_asked_for(aegen: Aegen, trained: Path) -> None:
-    shutil.copytree(trained, "r")
+    shutil.copytree(trained, "r", ignore=shutil.ignore_patterns("evaluations"))
     found = compare(["r"], sampler="gaussian", protocol="aegen-1")
     names = [table.protocol for table in found.tables]
     assert names == ["aegen-1 with sampler=gaussian"] and found.tables[0].rules["sampler"] == "gaussian"

@@ -42,6 +42,8 @@ def load(place: Path | str | None = None, *, device: str = "auto") -> Model:
         >>> way = model.interpolate(x[0], x[1], steps=9)  # (9, C, H, W)
         >>> strange = model.score(x)  # (2,), mean squared error with pixels in [0, 1]; kind="nll": nats an image
 
+    Of a model with a codebook, `model.lookup(latent.codes)` gives the latents of codes, (B, *latent_shape).
+
     Averaged weights if the run kept them. Of the file only the tensors of the model are read.
 
     Args:

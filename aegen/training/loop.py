@@ -347,9 +347,9 @@ class Trainer:
 
     def validate(self) -> dict[str, float]:
         """The objective's loss, its terms and what it watches, of all validation images; see `training/validation.py`."""
-        return self._measured(normalize, [self.model.encoder, self.model.decoder])
+        return self._measured(None, [self.model.encoder, self.model.decoder])
 
-    def _measured(self, prepare: Callable[[Tensor], Tensor], nets: Sequence[nn.Module]) -> dict[str, float]:
+    def _measured(self, prepare: Callable[[Tensor], Tensor] | None, nets: Sequence[nn.Module]) -> dict[str, float]:
         with self._evaluation():
             return validation.measure(
                 self.model,

@@ -55,7 +55,7 @@ def measure(
     together: int,
     mode: str,
     sharded: bool = False,
-    prepare: Callable[[Tensor], Tensor] = normalize,
+    prepare: Callable[[Tensor], Tensor] | None = None,
     nets: Sequence[nn.Module] | None = None,
 ) -> dict[str, float]:
     """Means over the images of the loss, every term and what is watched, and the statistics of all of them together.
@@ -67,7 +67,7 @@ def measure(
         together: how many images the nets may see at once; it changes no number.
         mode: the precision of the nets.
         sharded: whether the processes must run the nets equally often.
-        prepare: makes what the loss is given of the rows of the data.
+        prepare: makes what the loss is given of the rows of the data; images in [-1, 1], if it is not said.
         nets: what sees at most `together` images at once; encoder and decoder, if it is not said.
     """
     images, labels = data.validation, data.validation_labels if labelled else None
@@ -86,7 +86,7 @@ def measure(
         for counts, number in [*((True, n) for n in mine), *((False, n) for n in spare)]:
             start, stop = parts[number]
             torch.manual_seed(start + 1)
-            x = prepare(images[start:stop].to(world.device))
+            x = (prepare or normalize)(images[start:stop].to(world.device))
             known = model.given(None if labels is None else labels[start:stop].to(world.device))
             with (
                 precision.autocast(mode, world.device),
