@@ -21,6 +21,7 @@ from typing_extensions import TypedDict
 
 from aegen import checkpoint, checksummed
 from aegen.checkpoint import Checkpoint
+from aegen.checksummed import digest_of_text
 from aegen.errors import UsageError
 from aegen.filenames import native, portable
 from aegen.header import Origin, Size, Unwritable, Whole, versioned
@@ -68,6 +69,12 @@ class SamplerFile(Checkpoint):
     @staticmethod
     def _read(text: str) -> Any:
         return native(_header_type().validate_python(versioned(text, FORMAT)))
+
+    @functools.cached_property
+    def fit(self) -> str:
+        """A digest of what was fitted, 16 hexadecimal digits; nothing where the file has none of some tensor."""
+        sums = {key: self._sums.get(key) for key in sorted(self.keys)}
+        return "" if None in sums.values() else digest_of_text(json.dumps(sums).encode())
 
     def fits_model(self, model: Checkpoint) -> bool:
         """Whether it was fitted to these very weights."""

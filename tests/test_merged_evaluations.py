@@ -119,7 +119,7 @@ def test_evaluations_of_other_weights_are_left_out_and_told(alone: Path) -> None
     file.with_name("other.json").write_text(json.dumps(entry))
     (table,) = comparison.compare([alone], evaluates=False).tables
     assert [note for note in table.notes if "other weights" in note] == [
-        "of the evaluations of alone, 1 by this protocol is of other weights of the run, and not in this table"
+        "of the evaluations of alone, 1 by this protocol is of other weights of the run or of its sampler, and not in this table"
     ]
 
 

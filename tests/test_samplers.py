@@ -357,6 +357,13 @@ def test_a_report_measures_by_the_sampler_that_is_asked_for(aegen: Aegen, traine
     assert "a mixture fitted" in page and "--sampler gaussian" in page
     again = aegen("report", "r", "--sampler", "gaussian", "-o", "again.html").worked()
     assert "evaluating" not in again.err, "it was measured before"
+    aegen("fit-sampler", "r", "--sampler", "gaussian", "--force").worked()
+    assert compare(["r"], sampler="gaussian", evaluates=False).tables, "it is the same once more"
+    place = Path("r/samplers/gaussian.safetensors")
+    file = SamplerFile(place)
+    state = {f"sampler.{key}": value + 0.1 for key, value in file.tensors("sampler.").items()}
+    checksummed.write(place, state, json.dumps(file.header), SamplerFile.entry)
+    assert not compare(["r"], sampler="gaussian", evaluates=False).tables, "numbers of another fit"
 
 
 def test_in_closed_form_it_is_written_beside(aegen: Aegen, trained: Path) -> None:

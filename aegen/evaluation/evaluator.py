@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from aegen import memory, registry
+from aegen import memory, registry, sampler_file
 from aegen.atomic import write_text
 from aegen.autoencoder import build_objective, require_typed
 from aegen.autoencoder import there as there_of
@@ -181,6 +181,9 @@ def _evaluate(
         skipped=skipped,
         rank=here.rank,
     )
+    drew = sampler_file.kept(loaded.file).get(subject.sampler)  # it may have been fitted just now
+    if drew is not None and any(_SAMPLER in metric.needs for metric in applies.values()):
+        evaluation.model["sampler"] = drew.fit
     if subject.space is not None:
         evaluation.protocol |= {"features_checksum": subject.space.checksum, "features_side": subject.space.side}
     for name, metric in applies.items() if here.first else ():

@@ -116,8 +116,8 @@ class Loaded:
         """
         if not self.file.has_run:
             raise UsageError(
-                f"{what} needs the images that the model was trained on, but {self.path} was imported without any",
-                hint="import it again with --data, or draw with --sampler prior where it has a prior",
+                f"{what} needs the images that the model was trained on, but {self.path} was imported and knows none",
+                hint="import it again with --data, which fits a mixture to them, or draw with --sampler prior where it has a prior",
             )
 
     def decode_shared(self, batches: Iterable[Tensor], here: World) -> Iterator[Tensor]:

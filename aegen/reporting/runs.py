@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from aegen import sampler_file
 from aegen.checkpoint import Checkpoint, Header
 from aegen.errors import AegenError, UsageError, counted
 from aegen.evaluation import Evaluation
@@ -60,6 +61,7 @@ class Run:
         evaluations: oldest first.
         checkpoint: the file that is used, and its header; None where there is none.
         weights: a digest of what it has learned, where it is known.
+        samplers: digests of those that were fitted to it, by name.
         trouble: why there is none.
         notes: what was left out, and why.
     """
@@ -73,6 +75,7 @@ class Run:
     checkpoint: Path | None = None
     header: Header | None = None
     weights: str = ""
+    samplers: dict[str, str] = field(default_factory=dict)
     trouble: str = ""
     notes: list[str] = field(default_factory=list)
 
@@ -96,7 +99,8 @@ class Run:
         told = found.apart if found else []
         others = len(self._of(protocol, data)) - len(self._current(protocol, data))
         if others:
-            told.insert(0, f"{others} by this protocol {'is' if others == 1 else 'are'} of other weights of the run")
+            verb = "is" if others == 1 else "are"
+            told.insert(0, f"{others} by this protocol {verb} of other weights of the run or of its sampler")
         return told
 
     def _of(self, protocol: str, data: str | None) -> list[Evaluation]:
@@ -106,12 +110,15 @@ class Run:
         ]
 
     def _current(self, protocol: str, data: str | None) -> list[Evaluation]:
-        """Those of the weights that are used; an evaluation that does not name them is known by its steps."""
+        """Those of the weights and the sampler that are used; an evaluation that does not name the weights is known by its steps."""
         steps = self.header["step"] if self.header else None
 
         def same(one: Evaluation) -> bool:
             told = one.model.get("weights")
             if self.weights and told and told != self.weights:
+                return False
+            drew, kept = one.model.get("sampler"), self.samplers.get(str(one.protocol.get("sampler")))
+            if drew and kept and drew != kept:
                 return False
             return steps is None or one.model.get("steps") == steps
 
@@ -209,6 +216,7 @@ def _read(place: Path) -> Run:
         run.checkpoint = find_checkpoint(folder.path)
         file = Checkpoint(run.checkpoint)
         run.header, run.weights = file.header, file.weights
+        run.samplers = {name: one.fit for name, one in sampler_file.kept(file).items()}
     except AegenError as error:
         run.checkpoint, run.trouble = None, run.words(error)
     run.read_evaluations()
